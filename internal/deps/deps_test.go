@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package deps holds the test that keeps the import graph of ARCHITECTURE.md
+// true.
+package deps
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "builder/"
+
+// graph names, for each package, the packages of this module that it may
+// import. A package that is missing here has to be drawn first.
+var graph = map[string]string{
+	"internal/sys":         "",
+	"internal/atomicfile":  "",
+	"internal/filelock":    "",
+	"internal/testutil":    "",
+	"internal/deps":        "",
+	"internal/copytree":    "internal/sys",
+	"internal/conformance": "",
+
+	"internal/conformance/record": "internal/conformance",
+
+	"image":        "",
+	"dockerfile":   "",
+	"progress":     "",
+	"mount":        "internal/sys",
+	"layer":        "internal/sys",
+	"buildcontext": "layer internal/copytree internal/sys",
+	"store":        "image internal/atomicfile internal/filelock",
+	"snapshot":     "mount internal/atomicfile internal/sys",
+	"container":    "mount internal/sys container/internal/carrier",
+	"registry":     "image store progress internal/sys",
+	"archive":      "image store layer progress",
+	"cache":        "image store internal/atomicfile internal/filelock",
+	"rootfs":       "image layer mount progress snapshot store internal/atomicfile internal/filelock internal/sys",
+	"build": "buildcontext cache container dockerfile image layer mount progress rootfs snapshot store " +
+		"internal/sys",
+	"cmd/builder": "*",
+}
+
+// fences name packages of others that only some of ours may import.
+var fences = map[string]string{
+	"github.com/regclient/regclient": "registry",
+	"github.com/moby/buildkit":       "dockerfile build",
+	"github.com/spf13/pflag":         "cmd/builder",
+	"golang.org/x/sys/unix":          "internal/sys internal/copytree mount container layer snapshot buildcontext",
+	"github.com/moby/profiles":       "container",
+	"github.com/moby/patternmatcher": "buildcontext",
+	"github.com/klauspost/compress":  "layer",
+}
+
+func TestImports(t *testing.T) {
+	const root = "../.."
+	seen := 0
+	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && (d.Name() == "testdata" || d.Name() == "examples" || (p != root && strings.HasPrefix(d.Name(), "."))) {
+			return filepath.SkipDir
+		}
+		if !strings.HasSuffix(p, ".go") || strings.HasSuffix(p, "_test.go") {
+			return nil
+		}
+		rel, err := filepath.Rel(root, p)
+		if err != nil {
+			return err
+		}
+		seen++
+		checkFile(t, path.Dir(filepath.ToSlash(rel)), p)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if seen < 30 {
+		t.Errorf("only %d source files were found: the test looks in the wrong place", seen)
+	}
+}
+
+func checkFile(t *testing.T, pkg, file string) {
+	t.Helper()
+	f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ImportsOnly)
+	if err != nil {
+		t.Fatal(err)
+	}
+	may, ok := graph[pkg]
+	if !ok {
+		t.Errorf("%s: package %s is not in the graph", file, pkg)
+		return
+	}
+	for _, spec := range f.Imports {
+		imp, err := strconv.Unquote(spec.Path.Value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if dep, own := strings.CutPrefix(imp, module); own && may != "*" && !slices.Contains(strings.Fields(may), dep) {
+			t.Errorf("%s: %s may not import %s", file, pkg, dep)
+		}
+		for fenced, by := range fences {
+			if (imp == fenced || strings.HasPrefix(imp, fenced+"/")) && !slices.Contains(strings.Fields(by), pkg) {
+				t.Errorf("%s: only %s may import %s", file, by, fenced)
+			}
+		}
+	}
+}

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package mount holds the [Mount] value that snapshots, builds and containers
+// hand to each other, and makes detached mounts with the kernel's new mount
+// API (fsopen, fsconfig, fsmount, open_tree, move_mount).
+//
+// A detached mount is an open file: it is in no mount namespace and has no
+// path until it is moved somewhere, and it is gone when its last descriptor is
+// closed. Everything a build or a container needs is put together that way, so
+// nothing is left to unmount when a process dies.
+package mount
+
+import "os"
+
+// Type says what is mounted.
+type Type string
+
+// The mounts that a container can be given.
+const (
+	Bind  Type = "bind"  // a directory or file of the host, or of Tree
+	Tmpfs Type = "tmpfs" // an empty file system in memory
+)
+
+// Mount is one mount of a container or a RUN step, applied in list order.
+type Mount struct {
+	Type   Type
+	Target string // absolute path in the container; made if missing
+
+	// Source of a Bind: Tree if set (a detached mount, or a directory or
+	// file opened with O_PATH, which the mount does not close), else the
+	// host path Source.
+	Source string
+	Tree   *os.File
+
+	ReadOnly    bool
+	Recursive   bool   // Bind: bring the mounts below the source too
+	Propagation string // Bind: "", private, rprivate, slave, rslave, shared, rshared
+	NoExec      bool
+	NoSuid      bool
+	NoDev       bool
+
+	Size int64  // Tmpfs: limit in bytes, 0 for the kernel's default
+	Mode uint32 // Tmpfs: mode of its root, 0 for 01777
+	UID  int    // Tmpfs: owner of its root
+	GID  int
+}

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rootfs
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"builder/image"
+	"builder/layer"
+	"builder/snapshot"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Collect removes what nothing needs any more: snapshots that are neither in
+// keep, nor of an image in the name table, nor below one that is; layers made
+// of them; and blobs that neither an image nor a kept snapshot's layer refers
+// to. It returns how many bytes of blobs that freed. The store must be held
+// with [store.Store.Exclusive].
+func (r *RootFS) Collect(ctx context.Context, keep []snapshot.ID) (freed int64, err error) {
+	live, err := r.live(ctx, keep)
+	if err != nil {
+		return 0, fmt.Errorf("collect snapshots: %w", err)
+	}
+	var gone []snapshot.ID
+	err = r.snapshots.Walk(ctx, func(info snapshot.Info) error {
+		if !live[info.ID] {
+			gone = append(gone, info.ID)
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("collect snapshots: %w", err)
+	}
+	for _, id := range gone {
+		if err := r.snapshots.Remove(ctx, id); err != nil {
+			return 0, err
+		}
+	}
+	blobs, err := r.collectRecords(live)
+	if err != nil {
+		return 0, fmt.Errorf("collect layers: %w", err)
+	}
+	return r.store.Collect(blobs)
+}
+
+// live returns the snapshots that must stay.
+func (r *RootFS) live(ctx context.Context, keep []snapshot.ID) (map[snapshot.ID]bool, error) {
+	live := map[snapshot.ID]bool{}
+	mark := func(id snapshot.ID) error {
+		info, err := r.snapshots.Stat(ctx, id)
+		if errors.Is(err, snapshot.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		live[id] = true
+		for _, p := range info.Parents {
+			live[p] = true
+		}
+		return nil
+	}
+	for _, id := range keep {
+		if err := mark(id); err != nil {
+			return nil, err
+		}
+	}
+	entries, err := r.store.Entries()
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		img, err := r.store.Image(e.Desc, image.HostPlatform())
+		if err != nil {
+			continue // another platform's, or not an image: not unpacked here
+		}
+		for _, chain := range img.ChainIDs() {
+			if id, ok := r.linked(ctx, chain); ok {
+				if err := mark(id); err != nil {
+					return nil, err
+				}
+			}
+		}
+	}
+	return live, nil
+}
+
+// collectRecords removes the files that describe snapshots that are gone and
+// returns the blobs that the others name.
+func (r *RootFS) collectRecords(live map[snapshot.ID]bool) (map[digest.Digest]bool, error) {
+	blobs := map[digest.Digest]bool{}
+	layers, err := readDir(r.store.Path("layers"))
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range layers {
+		id, _, _ := strings.Cut(name, ".")
+		path := r.store.Path("layers", name)
+		if !live[snapshot.ID(id)] {
+			if err := os.Remove(path); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		var l layer.Layer
+		data, err := os.ReadFile(path)
+		if err == nil && json.Unmarshal(data, &l) == nil {
+			blobs[l.Blob.Digest] = true
+		}
+	}
+	chains, err := readDir(r.store.Path("chains"))
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range chains {
+		path := r.store.Path("chains", name)
+		if id, err := os.ReadFile(path); err == nil && !live[snapshot.ID(id)] {
+			if err := os.Remove(path); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return blobs, nil
+}
+
+func readDir(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	names := make([]string, len(entries))
+	for i, e := range entries {
+		names[i] = e.Name()
+	}
+	return names, err
+}

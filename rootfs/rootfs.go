@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package rootfs joins images to file systems: it unpacks an image's layers
+// into a chain of committed snapshots, and turns a committed snapshot into a
+// layer. It is the only place that knows the store, layers and snapshots.
+//
+//	chains/CHAINID         the snapshot that an image's layers up to there make
+//	layers/SNAPSHOT.PARAMS the layer made of a snapshot, with given parameters
+//
+// Both are caches: losing a file costs the work of making it again.
+package rootfs
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"builder/internal/atomicfile"
+	"builder/internal/filelock"
+	"builder/layer"
+	"builder/snapshot"
+	"builder/store"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// RootFS makes snapshots of images and layers of snapshots.
+type RootFS struct {
+	store     *store.Store
+	snapshots *snapshot.Overlay
+}
+
+// Open returns the RootFS of a state directory.
+func Open(s *store.Store) (*RootFS, error) {
+	snaps, err := snapshot.NewOverlay(s.Path("snapshots"))
+	if err != nil {
+		return nil, err
+	}
+	return &RootFS{s, snaps}, nil
+}
+
+// Snapshots is where the snapshots are kept.
+func (r *RootFS) Snapshots() *snapshot.Overlay { return r.snapshots }
+
+// Prepare begins an active snapshot in a temporary directory of this process:
+// unless it is committed it is gone when the process is.
+func (r *RootFS) Prepare(ctx context.Context, parent snapshot.ID) (snapshot.Active, error) {
+	dir, err := r.store.TempDir()
+	if err != nil {
+		return nil, err
+	}
+	return r.snapshots.Prepare(ctx, parent, dir)
+}
+
+// Restack puts an active snapshot on another parent. It must not be mounted.
+func (r *RootFS) Restack(a snapshot.Active, parent snapshot.ID) (snapshot.Active, error) {
+	return r.snapshots.Reopen(filepath.Dir(a.Upper()), parent)
+}
+
+// Discard removes an active snapshot that Prepare made. After a commit it does
+// nothing.
+func Discard(a snapshot.Active) error { return os.RemoveAll(filepath.Dir(a.Upper())) }
+
+// Commit returns the layer that a committed snapshot is on top of its parent,
+// its blob in the store. It is made once for each set of options, whatever
+// process asks first; later calls read two small files.
+func (r *RootFS) Commit(ctx context.Context, id snapshot.ID, opts layer.Options) (layer.Layer, error) {
+	if l, ok := r.known(id, opts); ok {
+		return l, nil
+	}
+	lock, err := r.store.Lock(ctx, "layer-"+string(id), filelock.Exclusive, nil)
+	if err != nil {
+		return layer.Layer{}, err
+	}
+	defer lock.ReleaseAndRemove()
+	if l, ok := r.known(id, opts); ok {
+		return l, nil
+	}
+	l, err := r.diff(ctx, id, opts)
+	if err != nil {
+		return l, fmt.Errorf("write layer of snapshot %s: %w", id, err)
+	}
+	return l, nil
+}
+
+func (r *RootFS) diff(ctx context.Context, id snapshot.ID, opts layer.Options) (layer.Layer, error) {
+	upper, lower, err := r.snapshots.Diff(ctx, id)
+	if err != nil {
+		return layer.Layer{}, err
+	}
+	w, err := r.store.NewBlob()
+	if err != nil {
+		return layer.Layer{}, err
+	}
+	defer w.Abort()
+	l, err := layer.Diff(ctx, w.File(), layer.Upper{Dir: upper, Lower: lower, UserXattr: r.snapshots.UserXattr()}, opts)
+	if err != nil {
+		return l, err
+	}
+	if err := w.CommitFile(l.Blob); err != nil {
+		return l, err
+	}
+	data, err := json.Marshal(l)
+	if err != nil {
+		return l, err
+	}
+	return l, write(r.layerFile(id, opts), data)
+}
+
+func (r *RootFS) layerFile(id snapshot.ID, opts layer.Options) string {
+	name := fmt.Sprintf("%s.%s-%d", id, opts.Compression, opts.Level)
+	if opts.Epoch != nil {
+		name += fmt.Sprintf("-%d", opts.Epoch.Unix())
+	}
+	return r.store.Path("layers", name)
+}
+
+func (r *RootFS) known(id snapshot.ID, opts layer.Options) (layer.Layer, bool) {
+	var l layer.Layer
+	data, err := os.ReadFile(r.layerFile(id, opts))
+	if err != nil || json.Unmarshal(data, &l) != nil {
+		return l, false
+	}
+	return l, r.store.Has(l.Blob)
+}
+
+// Link remembers that a snapshot is what the layers of a chain ID make, so
+// that an image that was built here needs no unpacking.
+func (r *RootFS) Link(chain digest.Digest, id snapshot.ID) error {
+	name := r.chainFile(chain)
+	if old, err := os.ReadFile(name); err == nil && string(old) == string(id) {
+		return nil
+	}
+	return write(name, []byte(id))
+}
+
+func (r *RootFS) chainFile(chain digest.Digest) string {
+	return r.store.Path("chains", chain.Encoded())
+}
+
+// linked returns the snapshot of a chain ID, if it is still there.
+func (r *RootFS) linked(ctx context.Context, chain digest.Digest) (snapshot.ID, bool) {
+	data, err := os.ReadFile(r.chainFile(chain))
+	if err != nil || len(data) == 0 {
+		return "", false
+	}
+	_, err = r.snapshots.Stat(ctx, snapshot.ID(data))
+	return snapshot.ID(data), err == nil
+}
+
+func write(name string, data []byte) error {
+	err := atomicfile.Write(name, data, 0o600)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+			return err
+		}
+		err = atomicfile.Write(name, data, 0o600)
+	}
+	return err
+}
+
+// Has reports whether [RootFS.Commit] would find the layer made.
+func (r *RootFS) Has(id snapshot.ID, opts layer.Options) bool {
+	_, ok := r.known(id, opts)
+	return ok
+}

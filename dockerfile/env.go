@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dockerfile
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/moby/buildkit/frontend/dockerfile/shell"
+)
+
+// Env is an ordered list of variables, each once: what an instruction's
+// $NAMEs mean, and what a RUN finds in its environment. The zero value is
+// empty.
+type Env struct {
+	list []string // NAME=value
+}
+
+var _ shell.EnvGetter = (*Env)(nil)
+
+// NewEnv returns an Env of NAME=value strings; the last of a name wins.
+func NewEnv(vars ...string) *Env {
+	e := &Env{}
+	for _, v := range vars {
+		name, value, _ := strings.Cut(v, "=")
+		e.Set(name, value)
+	}
+	return e
+}
+
+// Set gives a variable a value, in its place if it has one already.
+func (e *Env) Set(name, value string) {
+	v := name + "=" + value
+	if i := e.index(name); i >= 0 {
+		e.list[i] = v
+		return
+	}
+	e.list = append(e.list, v)
+}
+
+func (e *Env) index(name string) int {
+	return slices.IndexFunc(e.list, func(v string) bool {
+		return len(v) > len(name) && v[len(name)] == '=' && v[:len(name)] == name
+	})
+}
+
+// Get returns a variable's value.
+func (e *Env) Get(name string) (string, bool) {
+	if i := e.index(name); i >= 0 {
+		return e.list[i][len(name)+1:], true
+	}
+	return "", false
+}
+
+// Keys returns the names in order.
+func (e *Env) Keys() []string {
+	names := make([]string, len(e.list))
+	for i, v := range e.list {
+		names[i], _, _ = strings.Cut(v, "=")
+	}
+	return names
+}
+
+// List returns NAME=value strings in order.
+func (e *Env) List() []string { return slices.Clone(e.list) }
+
+// Clone returns an independent copy.
+func (e *Env) Clone() *Env { return &Env{slices.Clone(e.list)} }
+
+// Expander expands the words of instructions as BuildKit's lexer does.
+type Expander struct{ escape rune }
+
+// NewExpander makes an Expander for a file's escape character.
+func NewExpander(escape rune) *Expander { return &Expander{escape} }
+
+// Word expands $NAME, ${NAME}, ${NAME:-word} and the other forms in one word
+// and takes its quotes away. unset are the names that had no value.
+func (x *Expander) Word(word string, env shell.EnvGetter) (expanded string, unset []string, err error) {
+	s, unmatched, err := shell.NewLex(x.escape).ProcessWord(word, env)
+	return s, sortedNames(unmatched), err
+}
+
+// Words is Word that splits what comes out at spaces outside of quotes.
+func (x *Expander) Words(word string, env shell.EnvGetter) ([]string, error) {
+	return shell.NewLex(x.escape).ProcessWords(word, env)
+}
+
+// Document expands the variables of a here-document and leaves its quotes.
+func (x *Expander) Document(text string, env shell.EnvGetter) (string, error) {
+	lex := shell.NewLex('\\')
+	lex.SkipProcessQuotes = true
+	s, _, err := lex.ProcessWord(text, env)
+	return s, err
+}
+
+// Display expands the variables of an instruction for showing it: quotes,
+// escapes and names without a value stay as they are written.
+func (x *Expander) Display(text string, env shell.EnvGetter) string {
+	lex := shell.NewLex(x.escape)
+	lex.RawQuotes, lex.RawEscapes, lex.SkipUnsetEnv = true, true, true
+	if s, _, err := lex.ProcessWord(text, env); err == nil {
+		return s
+	}
+	return text
+}
+
+func sortedNames(set map[string]struct{}) []string {
+	names := make([]string, 0, len(set))
+	for n := range set {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	return names
+}

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package dockerfile turns the bytes of a Dockerfile into stages of typed
+// instructions that know where they stand. It is pure: it reads no files and
+// asks no registry. The grammar is BuildKit's own parser's, so what a
+// Dockerfile means here is what it means there.
+package dockerfile
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/linter"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+)
+
+// File is a parsed Dockerfile.
+type File struct {
+	Name     string // as shown in messages
+	Source   []byte
+	Stages   []instructions.Stage
+	MetaArgs []instructions.ArgCommand // ARGs before the first FROM
+	Escape   rune
+	Warnings []Warning
+}
+
+// Warning is a build check's finding. The rules are BuildKit's.
+type Warning struct {
+	Rule    string
+	Message string
+	URL     string
+	Start   int // line numbers, from 1
+	End     int
+}
+
+// Error is a fault at a place in a Dockerfile.
+type Error struct {
+	Name       string
+	Source     []byte
+	Start, End int // line numbers from 1; 0 if the fault has no place
+	Err        error
+}
+
+// Error is NAME:LINE: what is wrong.
+func (e *Error) Error() string {
+	if e.Start == 0 {
+		return fmt.Sprintf("%s: %v", e.Name, e.Err)
+	}
+	return fmt.Sprintf("%s:%d: %v", e.Name, e.Start, e.Err)
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// At gives err the place of an instruction in f. An error that has a place
+// already keeps it.
+func (f *File) At(location []parser.Range, err error) error {
+	var placed *Error
+	if err == nil || errors.As(err, &placed) {
+		return err
+	}
+	e := &Error{Name: f.Name, Source: f.Source, Err: err}
+	e.Start, e.End = Lines(location)
+	return e
+}
+
+// Lines returns the first and the last line of a location, zeros if it is
+// empty.
+func Lines(location []parser.Range) (start, end int) {
+	for _, r := range location {
+		if start == 0 || r.Start.Line < start {
+			start = r.Start.Line
+		}
+		end = max(end, r.End.Line, r.Start.Line)
+	}
+	return start, end
+}
+
+// Parse parses a Dockerfile. name is how messages call it. The error is an
+// [*Error].
+func Parse(name string, source []byte) (*File, error) {
+	f := &File{Name: name, Source: source}
+	if len(bytes.TrimSpace(source)) == 0 {
+		return nil, &Error{Name: name, Source: source, Err: errors.New("the Dockerfile is empty")}
+	}
+	ast, err := parser.Parse(bytes.NewReader(source))
+	if err != nil {
+		return nil, f.parseError(err)
+	}
+	f.Escape = ast.EscapeToken
+	lint, err := f.linter()
+	if err != nil {
+		return nil, err
+	}
+	f.Stages, f.MetaArgs, err = instructions.Parse(ast.AST, lint)
+	if err != nil {
+		return nil, f.parseError(err)
+	}
+	if len(f.Stages) == 0 {
+		return nil, &Error{Name: name, Source: source, Err: errors.New("it has no FROM instruction, so there is nothing to build")}
+	}
+	if lint.ReturnAsError && len(f.Warnings) > 0 {
+		w := f.Warnings[0]
+		return nil, &Error{Name: name, Source: source, Start: w.Start, End: w.End,
+			Err: fmt.Errorf("build check %s: %s (the check directive makes warnings errors)", w.Rule, w.Message)}
+	}
+	return f, nil
+}
+
+// linter makes the checker that the file's "# check=" directive asks for.
+func (f *File) linter() (*linter.Linter, error) {
+	config := &linter.Config{}
+	if value, _, location, ok := parser.ParseDirective("check", f.Source); ok {
+		c, err := linter.ParseLintOptions(value)
+		if err != nil {
+			return nil, f.At(location, fmt.Errorf("check directive: %w", err))
+		}
+		config = c
+	}
+	config.Warn = func(rule, _, url, message string, location []parser.Range) {
+		start, end := Lines(location)
+		f.Warnings = append(f.Warnings, Warning{rule, message, url, start, end})
+	}
+	return linter.New(config), nil
+}
+
+// parseError takes the place out of an error of the parser.
+func (f *File) parseError(err error) error {
+	e := &Error{Name: f.Name, Source: f.Source, Err: err}
+	var located *parser.LocationError
+	if errors.As(err, &located) {
+		for _, l := range located.Locations {
+			if start, end := Lines(l); start > 0 && e.Start == 0 {
+				e.Start, e.End = start, end
+			}
+		}
+		e.Err = located.Unwrap()
+	}
+	// The parser repeats the place in its own words.
+	msg := e.Err.Error()
+	if rest, ok := strings.CutPrefix(msg, fmt.Sprintf("dockerfile parse error on line %d: ", e.Start)); ok {
+		e.Err = &reworded{msg: rest, err: e.Err}
+	}
+	return e
+}
+
+// reworded shows another text for an error.
+type reworded struct {
+	msg string
+	err error
+}
+
+func (r *reworded) Error() string { return r.msg }
+func (r *reworded) Unwrap() error { return r.err }
+
+// ParseTrigger parses one ONBUILD instruction's argument.
+func ParseTrigger(trigger string) (instructions.Command, error) {
+	ast, err := parser.Parse(strings.NewReader(trigger))
+	if err != nil {
+		return nil, fmt.Errorf("ONBUILD trigger %q: %w", trigger, err)
+	}
+	if len(ast.AST.Children) != 1 {
+		return nil, fmt.Errorf("ONBUILD trigger %q must be one instruction", trigger)
+	}
+	cmd, err := instructions.ParseCommand(ast.AST.Children[0])
+	if err != nil {
+		return nil, fmt.Errorf("ONBUILD trigger %q: %w", trigger, err)
+	}
+	return cmd, nil
+}

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package build
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"builder/image"
+	"builder/layer"
+	"builder/progress"
+	"builder/snapshot"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// finish puts the image together from what the stages left.
+func (r *runner) finish(ctx context.Context) (*Result, error) {
+	target := r.stages[r.plan.target]
+	res := &Result{}
+	if !r.opts.SkipImage {
+		const vertex = "exporting"
+		r.event(vertex, progress.Event{Start: &progress.Start{Name: "exporting to image"}})
+		err := r.assemble(ctx, res)
+		r.event(vertex, progress.Event{Done: &progress.Done{Err: err, Result: res.Desc.Digest}})
+		if err != nil {
+			return nil, err
+		}
+	}
+	if r.opts.Files {
+		id, err := target.snap(ctx)
+		if err != nil {
+			return nil, err
+		}
+		res.Snapshot = id
+	}
+	if r.opts.Context != nil {
+		s := r.opts.Context.Stats()
+		r.stats.FilesStatted, r.stats.FilesHashed, r.stats.BytesHashed = s.Statted, s.Hashed, s.HashedBytes
+	}
+	res.Stats = r.stats
+	return res, nil
+}
+
+// assemble writes config and manifest of the target's image.
+func (r *runner) assemble(ctx context.Context, res *Result) error {
+	st := r.plan.target
+	manifest := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Layers: []ocispec.Descriptor{}}
+	config := st.state.config
+	config.RootFS = ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{}}
+
+	results, base := r.chain(st)
+	for i, desc := range base.img.Manifest.Layers {
+		desc.MediaType = ociLayerType(desc.MediaType)
+		desc.Annotations = nil
+		manifest.Layers = append(manifest.Layers, desc)
+		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, base.img.Config.RootFS.DiffIDs[i])
+	}
+	for _, s := range results {
+		l, err := r.layerOf(ctx, s.snap)
+		if err != nil {
+			return err
+		}
+		manifest.Layers = append(manifest.Layers, l.Blob)
+		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, l.DiffID)
+		if err := r.env.RootFS.Link(chainID(config.RootFS.DiffIDs), s.snap); err != nil {
+			return err
+		}
+	}
+	config.History = r.history(st)
+	config.Created = r.created(config.History)
+	var err error
+	if manifest.Config, err = r.put(ocispec.MediaTypeImageConfig, config); err != nil {
+		return fmt.Errorf("write image config: %w", err)
+	}
+	if res.Desc, err = r.put(ocispec.MediaTypeImageManifest, manifest); err != nil {
+		return fmt.Errorf("write image manifest: %w", err)
+	}
+	platform := config.Platform
+	res.Desc.Platform = &platform
+	res.Config = manifest.Config
+	return nil
+}
+
+func (r *runner) layerOf(ctx context.Context, id snapshot.ID) (layer.Layer, error) {
+	return r.env.RootFS.Commit(ctx, id, r.opts.Layer)
+}
+
+func (r *runner) put(mediaType string, v any) (ocispec.Descriptor, error) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	return r.env.Store.PutBlob(mediaType, data)
+}
+
+// chain returns the results of all steps from the base image up, and the stage
+// whose image that is.
+func (r *runner) chain(st *stage) (results []stepResult, base *stage) {
+	base = st
+	for ; st != nil; st = st.base {
+		results = append(slices.Clone(r.stages[st].steps), results...)
+		base = st
+	}
+	return results, base
+}
+
+// history is the image's history. A step's line has the time at which the step
+// ran, cached or not, and a line of the config alone that of the layer before
+// or, at the start, after it: so a build from the cache gives the same bytes.
+func (r *runner) history(st *stage) []ocispec.History {
+	created := map[*step]time.Time{}
+	for s := st; s != nil; s = s.base {
+		for i, res := range r.stages[s].steps {
+			created[s.steps[i]] = res.created
+		}
+	}
+	lines := make([]ocispec.History, len(st.state.history))
+	for i, h := range st.state.history {
+		lines[i] = h.History
+		if t, ok := created[h.step]; ok && h.step != nil {
+			lines[i].Created = &t
+		} else if !h.base && r.opts.Epoch != nil {
+			lines[i].Created = r.opts.Epoch
+		}
+	}
+	fillTimes(lines)
+	return lines
+}
+
+// fillTimes dates the lines that have no time: those before the first new
+// layer like that layer, later ones like the layer before them. Where there is
+// no new layer the last date of the base serves.
+func fillTimes(lines []ocispec.History) {
+	var at *time.Time
+	undated := false
+	for _, h := range lines {
+		if h.Created == nil {
+			undated = true
+			continue
+		}
+		at = h.Created
+		if undated {
+			break
+		}
+	}
+	undated = false
+	for i := range lines {
+		switch {
+		case lines[i].Created == nil:
+			undated = true
+			lines[i].Created = at
+		case undated:
+			at = lines[i].Created
+		}
+	}
+}
+
+// created is the image's time: that of its last line of history, or of
+// SOURCE_DATE_EPOCH. A build that made no layer and has no dated base has none
+// and gets the epoch's beginning rather than a clock's reading, so that the
+// same build gives the same image.
+func (r *runner) created(lines []ocispec.History) *time.Time {
+	if r.opts.Epoch != nil {
+		return r.opts.Epoch
+	}
+	for _, h := range slices.Backward(lines) {
+		if h.Created != nil {
+			return h.Created
+		}
+	}
+	return nil
+}
+
+func chainID(diffIDs []digest.Digest) digest.Digest {
+	var img image.Image
+	img.Config.RootFS.DiffIDs = diffIDs
+	ids := img.ChainIDs()
+	return ids[len(ids)-1]
+}
+
+// ociLayerType is the OCI media type of a layer that may have docker's.
+func ociLayerType(mediaType string) string {
+	types := map[string]string{
+		image.MediaTypeDockerLayer:           ocispec.MediaTypeImageLayer,
+		image.MediaTypeDockerLayerGzip:       ocispec.MediaTypeImageLayerGzip,
+		image.MediaTypeDockerLayer + ".zstd": ocispec.MediaTypeImageLayerZstd,
+	}
+	if t, ok := types[mediaType]; ok {
+		return t
+	}
+	return mediaType
+}

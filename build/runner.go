@@ -1,0 +1,375 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"builder/buildcontext"
+	"builder/cache"
+	"builder/image"
+	"builder/progress"
+	"builder/snapshot"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// Stats say what a build did; tests hold them.
+type Stats struct {
+	Steps         int64 // steps of the stages that were needed
+	Cached        int64 // of these, how many the cache had
+	FilesStatted  int64 // context files looked at
+	FilesHashed   int64 // context files whose bytes were read to hash them
+	BytesHashed   int64
+	LayersWritten int64 // layers whose blob had to be made
+}
+
+// runner runs a plan.
+type runner struct {
+	env    Env
+	opts   Options
+	plan   *plan
+	stages map[*stage]*stageRun
+	slots  chan struct{}   // one for each step that may run at the same time
+	export map[*stage]bool // the target and the stages it is FROM: their layers are wanted
+	stats  Stats
+	temp   closers
+
+	// Layers are written beside the steps, a few at a time.
+	layers     *errgroup.Group
+	layerCtx   context.Context
+	layerSlots chan struct{}
+}
+
+// stageRun is a stage being run, or run already.
+type stageRun struct {
+	done  chan struct{}
+	err   error
+	key   cache.Key
+	ident string                                         // names the file system at the end: an image or a snapshot
+	snap  func(ctx context.Context) (snapshot.ID, error) // after the last step
+	steps []stepResult
+
+	mu   sync.Mutex // guards tree and root, made when first copied from
+	tree *buildcontext.Tree
+	root *os.File
+}
+
+// stepResult is what a step left.
+type stepResult struct {
+	key     cache.Key
+	snap    snapshot.ID
+	created time.Time
+}
+
+func newRunner(env Env, opts Options, p *plan) *runner {
+	if opts.Parallel <= 0 {
+		opts.Parallel = max(8, 2*runtime.NumCPU())
+	}
+	r := &runner{env: env, opts: opts, plan: p, stages: map[*stage]*stageRun{}, export: map[*stage]bool{}, slots: make(chan struct{}, opts.Parallel), layerSlots: make(chan struct{}, 2)}
+	for st := p.target; st != nil; st = st.base {
+		r.export[st] = !opts.SkipImage
+	}
+	return r
+}
+
+func (r *runner) run(ctx context.Context) (*Result, error) {
+	defer r.temp.close()
+	r.warn()
+	r.layers, r.layerCtx = errgroup.WithContext(ctx)
+	g, gctx := errgroup.WithContext(ctx)
+	for _, st := range r.plan.reachable() {
+		r.stages[st] = &stageRun{done: make(chan struct{})}
+	}
+	for st, run := range r.stages {
+		g.Go(func() error {
+			defer close(run.done)
+			run.err = r.runStage(gctx, st, run)
+			return run.err
+		})
+	}
+	err := g.Wait()
+	// Layers already begun are finished even after a failure: the next
+	// build has use for them. A cancelled build drops them.
+	if layerErr := r.layers.Wait(); err == nil {
+		err = layerErr
+	}
+	if err != nil {
+		return nil, err
+	}
+	return r.finish(ctx)
+}
+
+// warn shows the build checks' findings.
+func (r *runner) warn() {
+	for _, w := range r.plan.warnings {
+		text := fmt.Sprintf("%s: %s (%s:%d)\n", w.Rule, w.Message, r.plan.file.Name, w.Start)
+		r.event("warnings", progress.Event{Log: &progress.Log{Stream: progress.Warning, Data: []byte(text)}})
+	}
+}
+
+func (r *runner) event(vertex string, e progress.Event) {
+	if r.env.Sink == nil {
+		return
+	}
+	e.Vertex, e.Time = vertex, r.env.Now()
+	r.env.Sink.Event(e)
+}
+
+// wait waits for another stage's end.
+func (r *runner) wait(ctx context.Context, st *stage) (*stageRun, error) {
+	run := r.stages[st]
+	select {
+	case <-run.done:
+		if run.err != nil {
+			return nil, errStageFailed
+		}
+		return run, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// errStageFailed ends a stage because of another one's failure, which is the
+// one to be reported.
+var errStageFailed = fmt.Errorf("a stage that is needed failed: %w", context.Canceled)
+
+func (r *runner) runStage(ctx context.Context, st *stage, run *stageRun) error {
+	if err := r.startStage(ctx, st, run); err != nil {
+		return err
+	}
+	for _, s := range st.steps {
+		res, err := r.runStep(ctx, s, run)
+		if err != nil {
+			return err
+		}
+		run.key, run.ident = res.key, "snapshot "+string(res.snap)
+		run.snap = func(context.Context) (snapshot.ID, error) { return res.snap, nil }
+		run.steps = append(run.steps, res)
+	}
+	return nil
+}
+
+// startStage finds what a stage stands on: the end of another stage, nothing,
+// or an image, which is unpacked only when something needs its files.
+func (r *runner) startStage(ctx context.Context, st *stage, run *stageRun) error {
+	if st.base != nil {
+		base, err := r.wait(ctx, st.base)
+		if err != nil {
+			return err
+		}
+		run.key, run.ident, run.snap = base.key, base.ident, base.snap
+		return nil
+	}
+	h := cache.NewHash("base")
+	if st.def.BaseName == "scratch" {
+		h.Add("scratch", image.FormatPlatform(st.platform))
+		run.key, run.ident = h.Sum(), "scratch"
+		run.snap = func(context.Context) (snapshot.ID, error) { return "", nil }
+		return nil
+	}
+	h.Add("config", st.img.ID().String())
+	run.key, run.ident = h.Sum(), "image "+st.img.ID().String()
+	run.snap = r.unpackOnce(st)
+	r.event(st.fromName, progress.Event{Start: &progress.Start{Name: st.fromName, Stage: st.name, Location: r.place(st.def.Location)}})
+	r.event(st.fromName, progress.Event{Done: &progress.Done{Cached: true, Result: st.img.Desc.Digest}})
+	return nil
+}
+
+// unpackOnce returns a function that unpacks a stage's image the first time
+// it is called.
+func (r *runner) unpackOnce(st *stage) func(context.Context) (snapshot.ID, error) {
+	var mu sync.Mutex
+	var id snapshot.ID
+	var done bool
+	return func(ctx context.Context) (snapshot.ID, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if done {
+			return id, nil
+		}
+		vertex := "unpack " + st.ref.Familiar()
+		sink := &lazyStart{r: r, vertex: vertex, start: &progress.Start{Name: vertex, Stage: st.name}}
+		got, err := r.env.RootFS.Unpack(ctx, st.img, sink, vertex)
+		sink.done(err)
+		if err != nil {
+			return "", r.plan.file.At(st.def.Location, fmt.Errorf("unpack image %s: %w", st.ref.Familiar(), err))
+		}
+		id, done = got, true
+		return id, nil
+	}
+}
+
+// lazyStart shows a vertex only once something happens in it.
+type lazyStart struct {
+	r      *runner
+	vertex string
+	start  *progress.Start
+	once   sync.Once
+	begun  atomic.Bool
+}
+
+func (l *lazyStart) Event(e progress.Event) {
+	l.once.Do(func() {
+		l.begun.Store(true)
+		l.r.event(l.vertex, progress.Event{Start: l.start})
+	})
+	l.r.event(l.vertex, e)
+}
+
+func (l *lazyStart) done(err error) {
+	if l.begun.Load() {
+		l.r.event(l.vertex, progress.Event{Done: &progress.Done{Err: err}})
+	}
+}
+
+// runStep finds a step's result in the cache or runs it.
+func (r *runner) runStep(ctx context.Context, s *step, parent *stageRun) (stepResult, error) {
+	atomic.AddInt64(&r.stats.Steps, 1)
+	// What it copies from must be there before its key can be known.
+	for _, src := range s.op.sources() {
+		if _, err := r.wait(ctx, src); err != nil {
+			return stepResult{}, err
+		}
+	}
+	start, end := linesOf(s)
+	r.event(s.name, progress.Event{Start: &progress.Start{Name: s.name, Stage: s.stage.name, Location: r.place(s.location)}})
+	res, cached, err := r.result(ctx, s, parent)
+	if err != nil {
+		err = r.stepError(s, start, end, err)
+		r.event(s.name, progress.Event{Done: &progress.Done{Err: err}})
+		return res, err
+	}
+	if cached {
+		atomic.AddInt64(&r.stats.Cached, 1)
+	}
+	r.event(s.name, progress.Event{Done: &progress.Done{Cached: cached}})
+	if r.export[s.stage] {
+		r.writeLayer(s, res.snap)
+	}
+	return res, nil
+}
+
+// writeLayer begins to write a step's layer beside the steps that follow. A
+// cached step's layer mostly exists: then this is the reading of a file.
+func (r *runner) writeLayer(s *step, id snapshot.ID) {
+	if r.env.RootFS.Has(id, r.opts.Layer) {
+		return
+	}
+	r.layers.Go(func() error {
+		r.layerSlots <- struct{}{}
+		defer func() { <-r.layerSlots }()
+		atomic.AddInt64(&r.stats.LayersWritten, 1)
+		if _, err := r.env.RootFS.Commit(r.layerCtx, id, r.opts.Layer); err != nil {
+			return fmt.Errorf("layer of %s: %w", s.name, err)
+		}
+		return nil
+	})
+}
+
+// result returns a step's result and whether the cache had it.
+func (r *runner) result(ctx context.Context, s *step, parent *stageRun) (stepResult, bool, error) {
+	h := cache.NewHash(s.op.kind())
+	h.Add("parent", string(parent.key))
+	if err := s.op.key(ctx, r, s, h); err != nil {
+		return stepResult{}, false, err
+	}
+	key := h.Sum()
+	noCache := r.opts.NoCache
+	if !noCache {
+		if res, ok := r.cached(ctx, key); ok {
+			return res, true, nil
+		}
+	}
+	lock, err := r.env.Cache.Lock(ctx, key, func() {
+		r.event(s.name, progress.Event{Status: &progress.Status{ID: "lock", Action: "waiting for another build that runs this step"}})
+	})
+	if err != nil {
+		return stepResult{}, false, err
+	}
+	defer lock.ReleaseAndRemove()
+	if !noCache {
+		if res, ok := r.cached(ctx, key); ok {
+			return res, true, nil
+		}
+	}
+	select {
+	case r.slots <- struct{}{}:
+		defer func() { <-r.slots }()
+	case <-ctx.Done():
+		return stepResult{}, false, context.Cause(ctx)
+	}
+	res, err := r.execute(ctx, s, parent)
+	if err != nil {
+		return res, false, err
+	}
+	if c, ok := s.op.(*copyOp); ok && c.changed {
+		h = cache.NewHash(s.op.kind())
+		h.Add("parent", string(parent.key))
+		if err := s.op.key(ctx, r, s, h); err != nil {
+			return res, false, err
+		}
+		key = h.Sum()
+	}
+	res.key = key
+	return res, false, r.env.Cache.Put(&cache.Record{
+		Key: key, Snapshot: string(res.snap), Instruction: s.code, Created: res.created, Fields: h.Fields(),
+	})
+}
+
+// cached looks for a usable result of a key.
+func (r *runner) cached(ctx context.Context, key cache.Key) (stepResult, bool) {
+	rec, err := r.env.Cache.Get(key)
+	if err != nil {
+		if !errors.Is(err, cache.ErrMiss) || r.env.Log != nil && err != cache.ErrMiss {
+			r.env.Log.Debug("step record not used", "key", string(key), "error", err.Error())
+		}
+		return stepResult{}, false
+	}
+	info, err := r.env.RootFS.Snapshots().Stat(ctx, snapshot.ID(rec.Snapshot))
+	if err != nil {
+		return stepResult{}, false
+	}
+	return stepResult{key: key, snap: info.ID, created: rec.Created}, true
+}
+
+// execute runs a step on a fresh snapshot and seals it.
+func (r *runner) execute(ctx context.Context, s *step, parent *stageRun) (stepResult, error) {
+	below, err := parent.snap(ctx)
+	if err != nil {
+		return stepResult{}, err
+	}
+	under := below
+	if c, ok := s.op.(*copyOp); ok && c.link {
+		under = ""
+	}
+	active, err := r.env.RootFS.Prepare(ctx, under)
+	if err != nil {
+		return stepResult{}, err
+	}
+	if err := s.op.run(ctx, r, s, active); err != nil {
+		return stepResult{}, errors.Join(err, discard(active))
+	}
+	if c, ok := s.op.(*copyOp); ok && c.link {
+		// Copied beside what is below, and only now put on top of it.
+		if active, err = r.env.RootFS.Restack(active, below); err != nil {
+			return stepResult{}, err
+		}
+	}
+	id, err := active.Commit(ctx, "")
+	if err != nil {
+		return stepResult{}, errors.Join(err, discard(active))
+	}
+	created := r.env.Now().UTC()
+	if r.opts.Epoch != nil {
+		created = *r.opts.Epoch
+	}
+	return stepResult{snap: id, created: created}, nil
+}

@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command builder turns Dockerfiles into OCI images and runs them, without a
+// daemon.
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+
+	"builder/build"
+	"builder/container"
+	"builder/dockerfile"
+	"builder/progress"
+	"builder/store"
+
+	"github.com/spf13/pflag"
+)
+
+// Exit codes. A run command ends with its process's own code instead, and
+// with docker's 125, 126 and 127 where there was none.
+const (
+	exitFailure     = 1
+	exitUsage       = 2
+	exitInterrupted = 130
+)
+
+func main() {
+	container.Init() // does not return in a container's first process
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	e := &env{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv}
+	code := e.report(dispatch(ctx, e, os.Args[1:]))
+	stop()
+	os.Exit(code)
+}
+
+// env is what a command knows of the process it runs in.
+type env struct {
+	stdin          *os.File
+	stdout, stderr *os.File
+	getenv         func(string) string
+
+	root  string // --root
+	debug bool   // --debug
+
+	opened *store.Store
+}
+
+// command is one subcommand.
+type command struct {
+	name  string
+	args  string // as shown in usage
+	short string
+	run   func(ctx context.Context, e *env, args []string) error
+}
+
+func commands() []command {
+	return []command{
+		{"build", "[OPTIONS] PATH | -", "build an image from a Dockerfile", runBuild},
+		{"run", "[OPTIONS] IMAGE [COMMAND] [ARG...]", "run a command in a new container", runRun},
+		{"images", "[OPTIONS] [REPOSITORY[:TAG]]", "list images", runImages},
+		{"inspect", "[OPTIONS] IMAGE [IMAGE...]", "show everything known about images", runInspect},
+		{"history", "[OPTIONS] IMAGE", "show how an image came to be", runHistory},
+		{"tag", "SOURCE TARGET [TARGET...]", "give an image more names", runTag},
+		{"rmi", "[OPTIONS] IMAGE [IMAGE...]", "remove images", runRmi},
+		{"pull", "[OPTIONS] NAME[:TAG|@DIGEST]", "fetch an image from a registry", runPull},
+		{"load", "[OPTIONS]", "load images from an OCI or docker archive", runLoad},
+		{"save", "[OPTIONS] IMAGE [IMAGE...]", "write images to an archive", runSave},
+		{"import", "[OPTIONS] FILE|- [REPOSITORY[:TAG]]", "make an image of a root file system's tar", runImport},
+		{"ps", "[OPTIONS]", "list containers", runPs},
+		{"rm", "CONTAINER [CONTAINER...]", "remove containers", runRm},
+		{"version", "", "show the version", runVersion},
+	}
+}
+
+// usageError is a command line that can't be understood.
+type usageError struct {
+	msg  string
+	hint string
+}
+
+func (e *usageError) Error() string { return e.msg }
+
+// Hint is what to type instead.
+func (e *usageError) Hint() string { return e.hint }
+
+// exitError ends the process with a code; the message, if any, has been shown.
+type exitError struct{ code int }
+
+func (e *exitError) Error() string { return fmt.Sprintf("exit code %d", e.code) }
+
+func dispatch(ctx context.Context, e *env, args []string) error {
+	global := pflag.NewFlagSet("builder", pflag.ContinueOnError)
+	global.SetInterspersed(false)
+	global.SetOutput(io.Discard)
+	global.StringVar(&e.root, "root", "", "state directory")
+	global.BoolVarP(&e.debug, "debug", "D", false, "tell more")
+	version := global.BoolP("version", "v", false, "show the version")
+	err := global.Parse(args)
+	rest := global.Args()
+	switch {
+	case errors.Is(err, pflag.ErrHelp) || (err == nil && !*version && len(rest) == 0) || (len(rest) == 1 && rest[0] == "help"):
+		fmt.Fprint(e.stdout, usage())
+		return nil
+	case err != nil:
+		return &usageError{msg: err.Error(), hint: "builder --help lists the commands and flags"}
+	case *version:
+		return runVersion(ctx, e, nil)
+	}
+	if rest[0] == "help" {
+		rest = []string{rest[1], "--help"}
+	}
+	all := commands()
+	i := slices.IndexFunc(all, func(c command) bool { return c.name == rest[0] })
+	if i < 0 {
+		return &usageError{msg: fmt.Sprintf("unknown command %q%s", rest[0], didYouMean(rest[0], all)), hint: "builder --help lists the commands"}
+	}
+	defer e.close()
+	return all[i].run(ctx, e, rest[1:])
+}
+
+func didYouMean(name string, all []command) string {
+	for _, c := range all {
+		if strings.HasPrefix(c.name, name) || strings.HasPrefix(name, c.name) {
+			return fmt.Sprintf(" (did you mean %q?)", c.name)
+		}
+	}
+	return ""
+}
+
+func usage() string {
+	var b strings.Builder
+	b.WriteString("builder turns Dockerfiles into OCI images and runs them.\n\n")
+	b.WriteString("Usage: builder [--root DIR] [--debug] COMMAND [OPTIONS] [ARGS]\n\n")
+	b.WriteString("  builder build -t app .      build the Dockerfile here\n")
+	b.WriteString("  builder run --rm -it app    run what was built\n\nCommands:\n")
+	for _, c := range commands() {
+		fmt.Fprintf(&b, "  %-9s %s\n", c.name, c.short)
+	}
+	b.WriteString("\nbuilder COMMAND --help tells more of a command.\n")
+	b.WriteString("State is kept in /var/lib/builder, or where --root or BUILDER_ROOT says.\n")
+	b.WriteString("Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted; run ends with the\n")
+	b.WriteString("process's own code, or 125 builder failed, 126 not executable, 127 not found.\n")
+	return b.String()
+}
+
+// flags makes the flag set of a command.
+func flags(name string) *pflag.FlagSet {
+	fs := pflag.NewFlagSet(name, pflag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	fs.SortFlags = true
+	return fs
+}
+
+// parse parses a command's arguments and checks how many are left; most is -1
+// for any number. With --help it prints the usage and returns pflag.ErrHelp.
+func (e *env) parse(fs *pflag.FlagSet, args []string, least, most int) ([]string, error) {
+	cmd := commandNamed(fs.Name())
+	err := fs.Parse(args)
+	if errors.Is(err, pflag.ErrHelp) {
+		fmt.Fprintf(e.stdout, "Usage: builder %s %s\n\n%s.\n", cmd.name, cmd.args, upperFirst(cmd.short))
+		if u := fs.FlagUsages(); u != "" {
+			fmt.Fprintf(e.stdout, "\nOptions:\n%s", u)
+		}
+		return nil, err
+	}
+	hint := fmt.Sprintf("builder %s --help", cmd.name)
+	if err != nil {
+		return nil, &usageError{msg: fmt.Sprintf("%s: %s", cmd.name, err), hint: hint}
+	}
+	if n := fs.NArg(); n < least || (most >= 0 && n > most) {
+		return nil, &usageError{msg: fmt.Sprintf("%s: %d arguments given; usage: builder %s %s", cmd.name, n, cmd.name, cmd.args), hint: hint}
+	}
+	return fs.Args(), nil
+}
+
+func commandNamed(name string) command {
+	all := commands()
+	return all[slices.IndexFunc(all, func(c command) bool { return c.name == name })]
+}
+
+func upperFirst(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
+
+// store opens the state directory once.
+func (e *env) store() (*store.Store, error) {
+	if e.opened != nil {
+		return e.opened, nil
+	}
+	s, err := store.Open(e.stateDir())
+	if err != nil {
+		return nil, err
+	}
+	e.opened = s
+	return s, nil
+}
+
+// stateDir is where images, caches and containers are kept.
+func (e *env) stateDir() string {
+	if e.root != "" {
+		return e.root
+	}
+	if dir := e.getenv("BUILDER_ROOT"); dir != "" {
+		return dir
+	}
+	if os.Geteuid() == 0 {
+		return "/var/lib/builder"
+	}
+	if dir := e.getenv("XDG_DATA_HOME"); dir != "" {
+		return dir + "/builder"
+	}
+	return e.getenv("HOME") + "/.local/share/builder"
+}
+
+func (e *env) close() {
+	if e.opened == nil {
+		return
+	}
+	if err := e.opened.Close(); err != nil {
+		fmt.Fprintf(e.stderr, "builder: close state directory: %v\n", err)
+	}
+}
+
+// report prints what a command ended with and maps it to an exit code.
+func (e *env) report(err error) int {
+	var exit *exitError
+	var usage *usageError
+	var own *codedError
+	coded := errors.As(err, &own)
+	switch {
+	case err == nil, errors.Is(err, pflag.ErrHelp):
+		return 0
+	case errors.As(err, &exit):
+		return exit.code
+	case errors.Is(err, context.Canceled) && !coded:
+		fmt.Fprintln(e.stderr, "builder: interrupted")
+		return exitInterrupted
+	}
+	e.explain(err)
+	var hinter interface{ Hint() string }
+	if errors.As(err, &hinter) && hinter.Hint() != "" {
+		fmt.Fprintf(e.stderr, "hint: %s\n", hinter.Hint())
+	}
+	switch {
+	case coded:
+		return own.code
+	case errors.As(err, &usage):
+		return exitUsage
+	}
+	return exitFailure
+}
+
+// explain prints an error: of a Dockerfile with the lines it is about, of a
+// step with what its process wrote last.
+func (e *env) explain(err error) {
+	var step *build.StepError
+	if errors.As(err, &step) && len(step.Output) > 0 {
+		fmt.Fprintf(e.stderr, "------\n > %s:\n%s", step.Step, step.Output)
+		if !bytes.HasSuffix(step.Output, []byte("\n")) {
+			fmt.Fprintln(e.stderr)
+		}
+		fmt.Fprintln(e.stderr, "------")
+	}
+	var placed *dockerfile.Error
+	if errors.As(err, &placed) && placed.Start > 0 {
+		fmt.Fprint(e.stderr, progress.Excerpt(placed.Name, placed.Source, placed.Start, placed.End))
+	}
+	fmt.Fprintf(e.stderr, "builder: %v\n", err)
+}

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command bench measures whole commands of builder beside those of whichever
+// peers are installed and working here: docker (with its daemon), buildah,
+// podman, and buildctl (with BUILDKIT_HOST set). Every tool does the same work
+// on the same base image to the same end, a finished image in its own store;
+// the tools take turns, and the medians are printed as ratios to builder's.
+//
+//	bench [-n RUNS] [-only ROW,…] [-builder PATH]
+//
+// It must run as root. Everything is kept in a temporary directory, except
+// what peers keep in their own stores under the name bench-*.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+func main() {
+	runs := flag.Int("n", 5, "runs of each row and tool")
+	only := flag.String("only", "", "rows to run, comma-separated")
+	bin := flag.String("builder", "bin/builder", "the builder to measure")
+	files := flag.Int("files", 50000, "files of the large context")
+	flag.Parse()
+	if err := run(*runs, *only, *bin, *files); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// lab is where a benchmark happens.
+type lab struct {
+	dir   string
+	tools []*tool
+	runs  int
+	files int
+	out   *tabwriter.Writer
+}
+
+func run(runs int, only, bin string, files int) error {
+	bin, err := filepath.Abs(bin)
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "bench")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	l := &lab{dir: dir, runs: runs, files: files, out: tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)}
+	if err := l.prepare(bin); err != nil {
+		return err
+	}
+	defer l.clean()
+	for _, r := range rows {
+		if only != "" && !slices.Contains(strings.Split(only, ","), r.name) {
+			continue
+		}
+		if err := l.measure(r); err != nil {
+			return fmt.Errorf("%s: %w", r.name, err)
+		}
+	}
+	return nil
+}
+
+// measure runs a row with every tool in turn, some times over.
+func (l *lab) measure(r row) error {
+	fmt.Fprintf(l.out, "%s: %s\n", r.name, r.what)
+	times := map[*tool][]time.Duration{}
+	for i := range l.runs {
+		for _, t := range l.tools {
+			if r.needs(t) {
+				d, err := r.once(l, t, i)
+				if err != nil {
+					fmt.Fprintf(os.Stderr, "bench: %s: %s: %v\n", r.name, t.name, err)
+					continue
+				}
+				times[t] = append(times[t], d)
+			}
+		}
+	}
+	base := median(times[l.tools[0]])
+	for _, t := range l.tools {
+		if len(times[t]) == 0 {
+			continue
+		}
+		m := median(times[t])
+		fmt.Fprintf(l.out, "  %s\t%8.1f ms\t(min %.1f, max %.1f, %d runs)\tx %.1f\n", t.name, ms(m),
+			ms(slices.Min(times[t])), ms(slices.Max(times[t])), len(times[t]), float64(m)/float64(base))
+	}
+	return l.out.Flush()
+}
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+func median(d []time.Duration) time.Duration {
+	if len(d) == 0 {
+		return 0
+	}
+	d = slices.Sorted(slices.Values(d))
+	return d[len(d)/2]
+}
+
+// timed runs a command and returns how long it took.
+func timed(cmd *exec.Cmd) (time.Duration, error) {
+	start := time.Now()
+	out, err := cmd.CombinedOutput()
+	took := time.Since(start)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args, " "), err, lastLines(out))
+	}
+	return took, nil
+}
+
+func lastLines(out []byte) string {
+	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	return strings.Join(lines[max(0, len(lines)-5):], "\n")
+}

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// row is one kind of work.
+type row struct {
+	name string
+	what string
+	runs bool // it runs containers, rather than builds
+	once func(l *lab, t *tool, i int) (time.Duration, error)
+}
+
+func (r row) needs(t *tool) bool { return !r.runs || t.run != nil }
+
+var rows = []row{
+	{"rebuild20", "rebuild of 20 steps, nothing changed", false, rebuild20},
+	{"run-step", "one RUN step, overhead over the command: (11 steps - 1 step) / 10", false, runStep},
+	{"copy50k", "COPY of a large context and one RUN, cold, to a finished image", false, copyCold},
+	{"copy50k-same", "rebuild of the large context, nothing changed", false, copySame},
+	{"copy50k-one", "the same with one file changed", false, copyOne},
+	{"layer650", "a RUN that writes 650 MB, to a finished image", false, layer650},
+	{"stages4", "four independent stages of 2 s", false, stages4},
+	{"start", "run of /bin/true, whole command", true, start},
+}
+
+// context makes a directory with a Dockerfile.
+func (l *lab) context(name, dockerfile string) (string, error) {
+	dir := filepath.Join(l.dir, name)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	return dir, os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(dockerfile), 0o644)
+}
+
+func rebuild20(l *lab, t *tool, i int) (time.Duration, error) {
+	df := "FROM " + base + "\n"
+	for n := range 20 {
+		df += fmt.Sprintf("RUN echo %d > /f%d\n", n, n)
+	}
+	dir, err := l.context("rebuild20", df)
+	if err != nil {
+		return 0, err
+	}
+	if i == 0 {
+		if _, err := timed(t.build(dir, "bench-rebuild20", true)); err != nil {
+			return 0, err
+		}
+	}
+	return timed(t.build(dir, "bench-rebuild20", true))
+}
+
+func runStep(l *lab, t *tool, _ int) (time.Duration, error) {
+	var took [2]time.Duration
+	for k, n := range []int{1, 11} {
+		dir, err := l.context(fmt.Sprintf("run%d", n), "FROM "+base+"\n"+strings.Repeat("RUN true\n", n))
+		if err != nil {
+			return 0, err
+		}
+		if took[k], err = timed(t.build(dir, "bench-run", false)); err != nil {
+			return 0, err
+		}
+	}
+	return (took[1] - took[0]) / 10, nil
+}
+
+// tree makes the large context afresh, under a name that nobody has seen.
+func (l *lab) tree(t *tool, i int) (string, error) {
+	pattern := filepath.Join(l.dir, "tree")
+	if _, err := os.Stat(pattern); err != nil {
+		if err := makeTree(pattern, l.files); err != nil {
+			return "", err
+		}
+	}
+	dir := filepath.Join(l.dir, fmt.Sprintf("tree-%s-%d", t.name, i))
+	if out, err := exec.Command("cp", "-r", pattern, dir).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w\n%s", err, out)
+	}
+	return dir, os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM "+base+"\nCOPY . /src\nRUN true\n"), 0o644)
+}
+
+// makeTree writes files of about 2 kB, fifty to a directory.
+func makeTree(dir string, files int) error {
+	data := []byte(strings.Repeat("a line of text that is like others but for its end ", 40))
+	for i := range files {
+		sub := filepath.Join(dir, fmt.Sprintf("d%d", i/2500), fmt.Sprintf("e%d", i/50))
+		if i%50 == 0 {
+			if err := os.MkdirAll(sub, 0o755); err != nil {
+				return err
+			}
+		}
+		body := fmt.Appendf(data, "%d\n", i*7919)
+		if err := os.WriteFile(filepath.Join(sub, fmt.Sprintf("file%d.txt", i)), body, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func copyCold(l *lab, t *tool, i int) (time.Duration, error) {
+	dir, err := l.tree(t, i)
+	if err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(dir)
+	return timed(t.build(dir, "bench-copy", false))
+}
+
+// kept is a large context that a tool has built already.
+func (l *lab) kept(t *tool) (string, error) {
+	dir := filepath.Join(l.dir, "tree-"+t.name+"-1000")
+	if _, err := os.Stat(dir); err == nil {
+		return dir, nil
+	}
+	dir, err := l.tree(t, 1000)
+	if err != nil {
+		return "", err
+	}
+	_, err = timed(t.build(dir, "bench-kept", true))
+	return dir, err
+}
+
+func copySame(l *lab, t *tool, i int) (time.Duration, error) {
+	dir, err := l.kept(t)
+	if err != nil {
+		return 0, err
+	}
+	if i == 0 { // what copy50k-one changed last
+		if _, err := timed(t.build(dir, "bench-kept", true)); err != nil {
+			return 0, err
+		}
+	}
+	return timed(t.build(dir, "bench-kept", true))
+}
+
+func copyOne(l *lab, t *tool, i int) (time.Duration, error) {
+	dir, err := l.kept(t)
+	if err != nil {
+		return 0, err
+	}
+	changed := fmt.Appendf(nil, "changed %d %d\n", i, time.Now().UnixNano())
+	if err := os.WriteFile(filepath.Join(dir, "d0", "e0", "file1.txt"), changed, 0o644); err != nil {
+		return 0, err
+	}
+	return timed(t.build(dir, "bench-kept", true))
+}
+
+func layer650(l *lab, t *tool, _ int) (time.Duration, error) {
+	// Text that compresses about as well as a package tree does, made once
+	// and copied in, so that making it is not what is measured.
+	dir, err := l.context("layer650", "FROM "+base+"\nRUN for i in $(seq 650); do cat /bin/busybox | head -c 1048576; done > /big\n")
+	if err != nil {
+		return 0, err
+	}
+	return timed(t.build(dir, "bench-layer650", false))
+}
+
+func stages4(l *lab, t *tool, i int) (time.Duration, error) {
+	df := ""
+	for n := range 4 {
+		df += fmt.Sprintf("FROM %s AS s%d\nRUN sleep 2; echo %d > /out%d\n", base, n, n, n)
+	}
+	df += "FROM " + base + "\n"
+	for n := range 4 {
+		df += fmt.Sprintf("COPY --from=s%d /out%d /\n", n, n)
+	}
+	dir, err := l.context("stages4", df)
+	if err != nil {
+		return 0, err
+	}
+	return timed(t.build(dir, "bench-stages4", false))
+}
+
+func start(_ *lab, t *tool, _ int) (time.Duration, error) {
+	return timed(t.run(base, "/bin/true"))
+}

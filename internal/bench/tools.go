@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// base is the image that everything is built on.
+const base = "bench/base"
+
+// tool is builder or a peer.
+type tool struct {
+	name  string
+	build func(dir, tag string, cached bool) *exec.Cmd
+	run   func(tag string, args ...string) *exec.Cmd // nil if it can't
+	clean func()
+}
+
+// prepare makes the base image, busybox alone, and gives it to every tool that
+// works here. builder comes first.
+func (l *lab) prepare(bin string) error {
+	tarball := filepath.Join(l.dir, "base.tar")
+	script := `mkdir -p $1/rootfs/bin $1/rootfs/tmp $1/rootfs/etc && cp "$(command -v busybox)" $1/rootfs/bin/ &&
+		for a in $(busybox --list); do [ $a = busybox ] || ln -s busybox $1/rootfs/bin/$a; done &&
+		echo root:x:0:0:root:/:/bin/sh > $1/rootfs/etc/passwd && tar -C $1/rootfs -cf $2 .`
+	if out, err := exec.Command("sh", "-c", script, "sh", l.dir, tarball).CombinedOutput(); err != nil {
+		return fmt.Errorf("make base image (is busybox-static installed?): %w\n%s", err, out)
+	}
+	root := filepath.Join(l.dir, "builder")
+	builder := func(args ...string) *exec.Cmd { return exec.Command(bin, append([]string{"--root", root}, args...)...) }
+	l.tools = append(l.tools, &tool{
+		name: "builder",
+		build: func(dir, tag string, cached bool) *exec.Cmd {
+			return builder(append([]string{"build", "-q", "-t", tag}, noCache(cached, dir)...)...)
+		},
+		run: func(tag string, args ...string) *exec.Cmd {
+			return builder(append([]string{"run", "--rm", tag}, args...)...)
+		},
+		clean: func() {},
+	})
+	if err := exec.Command("true").Run(); err != nil {
+		return err
+	}
+	if out, err := builder("import", tarball, base).CombinedOutput(); err != nil {
+		return fmt.Errorf("import base image: %w\n%s", err, out)
+	}
+	for _, name := range []string{"docker", "podman", "buildah"} {
+		l.addDockerLike(name, tarball)
+	}
+	return l.addBuildctl(builder)
+}
+
+func noCache(cached bool, dir string) []string {
+	if cached {
+		return []string{dir}
+	}
+	return []string{"--no-cache", dir}
+}
+
+// addDockerLike adds a peer with docker's command line.
+func (l *lab) addDockerLike(name, tarball string) {
+	importer := name
+	if name == "buildah" {
+		importer = "podman" // one store, and buildah has no import
+	}
+	if exec.Command(name, "info").Run() != nil || exec.Command(importer, "import", tarball, base).Run() != nil {
+		fmt.Fprintf(os.Stderr, "bench: %s is not here or doesn't work: left out\n", name)
+		return
+	}
+	t := &tool{name: name, clean: func() { exec.Command(importer, "rmi", "-f", base).Run() }}
+	t.build = func(dir, tag string, cached bool) *exec.Cmd {
+		args := []string{"build", "-q", "-t", tag}
+		if name != "docker" {
+			args = append(args, "--layers", "--pull-never")
+			if name == "podman" {
+				args[len(args)-1] = "--pull=never"
+			}
+		}
+		cmd := exec.Command(name, append(args, noCache(cached, dir)...)...)
+		cmd.Env = append(os.Environ(), "DOCKER_BUILDKIT=1")
+		return cmd
+	}
+	if name != "buildah" {
+		t.run = func(tag string, args ...string) *exec.Cmd {
+			return exec.Command(name, append([]string{"run", "--rm", "--network=host", tag}, args...)...)
+		}
+	}
+	l.tools = append(l.tools, t)
+}
+
+// addBuildctl adds BuildKit, which gets the base image as an OCI layout.
+func (l *lab) addBuildctl(builder func(...string) *exec.Cmd) error {
+	if os.Getenv("BUILDKIT_HOST") == "" || exec.Command("buildctl", "debug", "workers").Run() != nil {
+		fmt.Fprintln(os.Stderr, "bench: buildctl is not here or BUILDKIT_HOST is not set: left out")
+		return nil
+	}
+	layout := filepath.Join(l.dir, "layout")
+	if out, err := builder("save", "--format", "oci-dir", "-o", layout, base).CombinedOutput(); err != nil {
+		return fmt.Errorf("save base image: %w\n%s", err, out)
+	}
+	out, err := exec.Command("sh", "-c", `grep -o 'sha256:[0-9a-f]*' "$1"/index.json | head -1`, "sh", layout).Output()
+	if err != nil {
+		return err
+	}
+	digest := strings.TrimSpace(string(out))
+	l.tools = append(l.tools, &tool{
+		name: "buildctl",
+		build: func(dir, tag string, cached bool) *exec.Cmd {
+			args := []string{"build", "--progress=plain", "--frontend", "dockerfile.v0", "--local", "context=" + dir, "--local", "dockerfile=" + dir,
+				"--oci-layout", "base=" + layout, "--opt", "context:" + base + "=oci-layout://base@" + digest,
+				"--output", "type=image,name=docker.io/library/" + tag}
+			if !cached {
+				args = append(args, "--no-cache")
+			}
+			return exec.Command("buildctl", args...)
+		},
+		clean: func() {},
+	})
+	return nil
+}
+
+func (l *lab) clean() {
+	for _, t := range l.tools {
+		t.clean()
+	}
+}

@@ -38,6 +38,7 @@ type plan struct {
 type stage struct {
 	def      instructions.Stage
 	name     string // as shown, "" if it is the only one
+	fromName string // its base image as a vertex
 	platform image.Platform
 	base     *stage      // the earlier stage it is FROM
 	ref      image.Ref   // else the image it is FROM; zero for scratch

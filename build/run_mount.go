@@ -27,11 +27,16 @@ type runMount struct {
 	target string // absolute
 }
 
+// newRunMount returns nil for a mount that is not made: a secret or an agent
+// that nobody gave and that the step can do without.
 func newRunMount(s *state, m *instructions.Mount, from *stage) (*runMount, error) {
 	rm := &runMount{Mount: m, from: from, target: path.Clean(m.Target)}
 	switch m.Type {
 	case instructions.MountTypeSecret, instructions.MountTypeSSH:
-		return nil, fmt.Errorf("RUN --mount=type=%s is not supported yet", m.Type)
+		if m.Required {
+			return nil, fmt.Errorf("RUN --mount=type=%s: %q is required, and giving one to a build is not supported yet", m.Type, m.CacheID)
+		}
+		return nil, nil
 	case instructions.MountTypeBind, instructions.MountTypeCache, instructions.MountTypeTmpfs:
 	default:
 		return nil, fmt.Errorf("RUN --mount=type=%s is not supported", m.Type)
@@ -282,7 +287,7 @@ func (r *runner) copyOf(ctx context.Context, sel *buildcontext.Selection) (snaps
 	res, err := sel.Copy(ctx, root, buildcontext.CopyOptions{Epoch: r.opts.Epoch})
 	root.Close()
 	if err == nil && len(res.Changed) > 0 {
-		err = fmt.Errorf("%s changed while it was copied for a bind mount", res.Changed[0])
+		err = fmt.Errorf("%s changed while it was copied for a bind mount", res.Changed[0].Path)
 	}
 	if err != nil {
 		return "", errors.Join(err, discard(active))

@@ -82,13 +82,15 @@ func newRunner(env Env, opts Options, p *plan) *runner {
 
 func (r *runner) run(ctx context.Context) (*Result, error) {
 	defer r.temp.close()
+	r.announce()
 	r.warn()
 	r.layers, r.layerCtx = errgroup.WithContext(ctx)
 	g, gctx := errgroup.WithContext(ctx)
 	for _, st := range r.plan.reachable() {
 		r.stages[st] = &stageRun{done: make(chan struct{})}
 	}
-	for st, run := range r.stages {
+	for _, st := range r.plan.reachable() {
+		run := r.stages[st]
 		g.Go(func() error {
 			defer close(run.done)
 			run.err = r.runStage(gctx, st, run)
@@ -105,6 +107,21 @@ func (r *runner) run(ctx context.Context) (*Result, error) {
 		return nil, err
 	}
 	return r.finish(ctx)
+}
+
+// announce tells how many vertices there will be at least.
+func (r *runner) announce() {
+	n := 0
+	for _, st := range r.plan.reachable() {
+		n += len(st.steps)
+		if st.fromName != "" {
+			n++
+		}
+	}
+	if !r.opts.SkipImage {
+		n++
+	}
+	r.event("", progress.Event{Plan: &progress.Plan{Vertices: n}})
 }
 
 // warn shows the build checks' findings.

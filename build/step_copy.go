@@ -122,12 +122,12 @@ func parseChown(chown string) (owner buildcontext.Owner, byName bool) {
 	return owner, byName
 }
 
-func parseID(s string) (int, bool) {
+func parseID(s string) (uint32, bool) {
 	if s == "root" {
 		return 0, true
 	}
-	n, err := strconv.ParseInt(s, 10, 32)
-	return int(n), err == nil && n >= 0
+	n, err := strconv.ParseUint(s, 10, 31)
+	return uint32(n), err == nil
 }
 
 func (o *copyOp) kind() string { return "copy" }
@@ -230,7 +230,7 @@ func (r *runner) lookupOwner(s *step, root *os.File, chown string) buildcontext.
 		if err != nil {
 			warn(err)
 		} else {
-			owner.UID, owner.GID = int(u.UID), int(u.GID)
+			owner.UID, owner.GID = u.UID, u.GID
 		}
 	}
 	if !hasGroup {
@@ -243,7 +243,7 @@ func (r *runner) lookupOwner(s *step, root *os.File, chown string) buildcontext.
 		if err != nil {
 			warn(err)
 		} else {
-			gid = int(u.GID)
+			gid = u.GID
 		}
 	}
 	owner.GID = gid

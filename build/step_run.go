@@ -63,6 +63,9 @@ func (p *plan) dispatchRun(st *stage, cmd command, c *instructions.RunCommand) e
 		if err != nil {
 			return err
 		}
+		if rm == nil {
+			continue
+		}
 		if rm.from != nil && !rm.from.implicit && !rm.from.dispatched {
 			return fmt.Errorf("cannot mount from stage %q to %q, stage needs to be defined before current command", m.From, m.Target)
 		}
@@ -312,7 +315,7 @@ type logWriter struct {
 }
 
 func (w *logWriter) Write(p []byte) (int, error) {
-	w.tail.Write(p)
+	w.tail.Add(w.stream, p)
 	w.r.event(w.vertex, progress.Event{Log: &progress.Log{Stream: w.stream, Data: p}})
 	return len(p), nil
 }

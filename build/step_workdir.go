@@ -37,7 +37,7 @@ func (o *workdirOp) run(_ context.Context, r *runner, s *step, active snapshot.A
 	uid, gid := 0, 0
 	if o.user != "" {
 		owner := r.lookupOwner(s, root, o.user)
-		uid, gid = owner.UID, owner.GID
+		uid, gid = int(owner.UID), int(owner.GID)
 	}
 	dir, err := sys.MkdirAllInRoot(root, o.dir, 0o755, func(made *os.File, _ string) error {
 		if err := os.Chown(sys.FDPath(made), uid, gid); err != nil {

@@ -26,6 +26,7 @@ import (
 //	ROOT/ID/meta.json  parents and when it was written
 //	ROOT/.empty        what the empty file system is mounted from
 //	ROOT/.durable      boots, and until when all they wrote is on disk
+//	ROOT/.dirty        there if something was committed since
 //
 // Nothing is flushed to disk when a snapshot is committed. meta.json holds the
 // boot and the time since boot at which it was; [Overlay.Sync] flushes the file
@@ -50,6 +51,7 @@ type meta struct {
 const (
 	emptyDir    = ".empty"
 	durableFile = ".durable"
+	dirtyFile   = ".dirty"
 	metaFile    = "meta.json"
 	fsDir       = "fs"
 )
@@ -274,6 +276,24 @@ func (o *Overlay) Sync() error {
 	return atomicfile.WriteSync(filepath.Join(o.root, durableFile), data, 0o600)
 }
 
+// SyncIfDirty is [Overlay.Sync] if something was committed since the last one.
+// It is meant to run beside a command: a command that ends first cuts it off,
+// and the next one does it.
+func (o *Overlay) SyncIfDirty() error {
+	dirty := filepath.Join(o.root, dirtyFile)
+	before, err := os.Stat(dirty)
+	if err != nil {
+		return nil
+	}
+	if err := o.Sync(); err != nil {
+		return err
+	}
+	if now, err := os.Stat(dirty); err == nil && now.ModTime().Equal(before.ModTime()) {
+		return os.Remove(dirty)
+	}
+	return nil
+}
+
 type activeOverlay struct {
 	o       *Overlay
 	dir     string
@@ -317,6 +337,9 @@ func (a *activeOverlay) Commit(_ context.Context, id ID) (ID, error) {
 		return "", fmt.Errorf("commit snapshot: %w", err)
 	}
 	if err := os.WriteFile(filepath.Join(a.dir, metaFile), data, 0o600); err != nil {
+		return "", fmt.Errorf("commit snapshot: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(a.o.root, dirtyFile), nil, 0o600); err != nil {
 		return "", fmt.Errorf("commit snapshot: %w", err)
 	}
 	target := filepath.Join(a.o.root, string(id))

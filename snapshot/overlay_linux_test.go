@@ -44,8 +44,13 @@ func TestUncleanRestart(t *testing.T) {
 		}
 	}
 	commit("flushed")
-	if err := o.Sync(); err != nil {
-		t.Fatal(err)
+	for range 2 { // the second has nothing to do
+		if err := o.SyncIfDirty(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(root, ".dirty")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("after a sync there is still something to sync: %v", err)
 	}
 	commit("late")
 	for _, id := range []snapshot.ID{"flushed", "late"} {

@@ -105,6 +105,7 @@ func (e *env) build(ctx context.Context, o *buildOptions, opts build.Options, pa
 	if err != nil {
 		return err
 	}
+	go rfs.Snapshots().SyncIfDirty()
 	mode := o.progress
 	if o.quiet {
 		mode = "quiet"
@@ -326,7 +327,7 @@ func (e *env) deliver(ctx context.Context, o *buildOptions, benv build.Env, res 
 		for i, n := range names {
 			refs[i] = n.String()
 		}
-		if err := benv.Store.Tag(res.Desc, refs...); err != nil {
+		if err := tagShown(benv, res, refs); err != nil {
 			return fmt.Errorf("name image: %w", err)
 		}
 	}
@@ -339,6 +340,18 @@ func (e *env) deliver(ctx context.Context, o *buildOptions, benv build.Env, res 
 		return atomicfile.Write(o.iidfile, []byte(res.Config.Digest), 0o644)
 	}
 	return nil
+}
+
+// tagShown names the image, as a vertex for each name.
+func tagShown(benv build.Env, res *build.Result, refs []string) error {
+	for _, ref := range refs {
+		benv.Sink.Event(progress.Event{Vertex: "name " + ref, Start: &progress.Start{Name: "naming to " + ref}})
+	}
+	err := benv.Store.Tag(res.Desc, refs...)
+	for _, ref := range refs {
+		benv.Sink.Event(progress.Event{Vertex: "name " + ref, Done: &progress.Done{Err: err}})
+	}
+	return err
 }
 
 // source is a build's Dockerfile and context.

@@ -62,7 +62,7 @@ CMD ["cmd"]
 	}{
 		{[]string{"app"}, "entry cmd\n"},
 		{[]string{"app", "x", "y"}, "entry x y\n"},
-		{[]string{"--entrypoint", "id", "app"}, "uid=1000(user) gid=1000(user) groups=1000(user),50(staff)\n"},
+		{[]string{"--entrypoint", "id", "app"}, "uid=1000(user) gid=1000(user) groups=50(staff),1000(user)\n"},
 		{[]string{"--entrypoint", "id", "-u", "0:50", "app", "-g"}, "50\n"},
 		{[]string{"--entrypoint", "pwd", "app"}, "/work\n"},
 		{[]string{"--entrypoint", "pwd", "-w", "/new/dir", "app"}, "/new/dir\n"},

@@ -70,3 +70,8 @@ func (i *imageSource) local(ref image.Ref, platform image.Platform) (image.Image
 	}
 	return img, nil
 }
+
+// registry makes the client for registries.
+func (e *env) registry() (*registry.Client, error) {
+	return registry.New(registry.Options{}), nil
+}

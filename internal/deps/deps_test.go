@@ -44,7 +44,7 @@ var graph = map[string]string{
 	"container":                     "mount internal/sys container/internal/startlimit",
 	"container/internal/startlimit": "",
 	"registry":                      "image store progress internal/filelock internal/sys",
-	"archive":                       "image store layer progress",
+	"archive":                       "image store layer progress internal/atomicfile",
 	"cache":                         "image store internal/atomicfile internal/filelock",
 	"rootfs":                        "image layer mount progress snapshot store internal/atomicfile internal/filelock internal/sys",
 	"build": "buildcontext cache container dockerfile image layer mount progress rootfs snapshot store " +

@@ -93,7 +93,7 @@ func ParseRef(s string) (Ref, error) {
 	case len(r.Repository) > 255 || !repositoryRE().MatchString(r.Repository):
 		return bad(fmt.Sprintf("%q is not a repository name", r.Repository))
 	}
-	if len(r.Repository) == 64 && isHex(r.Repository) {
+	if len(s) == 64 && isHex(s) {
 		return bad("64 hex digits are an image ID, not a name")
 	}
 	if r.Registry == DefaultRegistry && !strings.Contains(r.Repository, "/") {
@@ -143,9 +143,15 @@ func (r Ref) Familiar() string {
 
 // FamiliarName is [Ref.Name] as people write it.
 func (r Ref) FamiliarName() string {
-	s, ok := strings.CutPrefix(r.Name(), DefaultRegistry+"/")
+	path, ok := strings.CutPrefix(r.Name(), DefaultRegistry+"/")
 	if !ok {
-		return s
+		return r.Name()
 	}
-	return strings.TrimPrefix(s, "library/")
+	if short, ok := strings.CutPrefix(path, "library/"); ok && !strings.Contains(short, "/") {
+		return short
+	}
+	if first, _, ok := strings.Cut(path, "/"); ok && isHost(first) {
+		return r.Name() // without its registry it would be read as another's
+	}
+	return path
 }

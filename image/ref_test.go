@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/distribution/reference"
+	"github.com/google/go-cmp/cmp"
+)
+
+const aDigest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+func TestParseRef(t *testing.T) {
+	for in, want := range map[string]struct {
+		whole, familiar string
+	}{
+		"debian":                                 {"docker.io/library/debian:latest", "debian:latest"},
+		"debian:12":                              {"docker.io/library/debian:12", "debian:12"},
+		"a/b":                                    {"docker.io/a/b:latest", "a/b:latest"},
+		"docker.io/debian":                       {"docker.io/library/debian:latest", "debian:latest"},
+		"index.docker.io/library/debian":         {"docker.io/library/debian:latest", "debian:latest"},
+		"registry-1.docker.io/a/b:c":             {"docker.io/a/b:c", "a/b:c"},
+		"library/a/b":                            {"docker.io/library/a/b:latest", "library/a/b:latest"},
+		"docker.io/library/localhost/x":          {"docker.io/library/localhost/x:latest", "library/localhost/x:latest"},
+		"docker.io/localhost/x":                  {"docker.io/localhost/x:latest", "docker.io/localhost/x:latest"},
+		"localhost/x":                            {"localhost/x:latest", "localhost/x:latest"},
+		"localhost:5000/x":                       {"localhost:5000/x:latest", "localhost:5000/x:latest"},
+		"localhost:5000":                         {"docker.io/library/localhost:5000", "localhost:5000"},
+		"localhost":                              {"docker.io/library/localhost:latest", "localhost:latest"},
+		"127.0.0.1/x":                            {"127.0.0.1/x:latest", "127.0.0.1/x:latest"},
+		"[::1]:5000/x":                           {"[::1]:5000/x:latest", "[::1]:5000/x:latest"},
+		"Host/x":                                 {"Host/x:latest", "Host/x:latest"},
+		"example.com/library/x":                  {"example.com/library/x:latest", "example.com/library/x:latest"},
+		"debian@" + aDigest:                      {"docker.io/library/debian@" + aDigest, "debian@" + aDigest},
+		"debian:12@" + aDigest:                   {"docker.io/library/debian:12@" + aDigest, "debian:12@" + aDigest},
+		"a__b--c/d.e_f":                          {"docker.io/a__b--c/d.e_f:latest", "a__b--c/d.e_f:latest"},
+		"x:" + strings.Repeat("t", 128):          {"docker.io/library/x:" + strings.Repeat("t", 128), "x:" + strings.Repeat("t", 128)},
+		"x:_a.B-1":                               {"docker.io/library/x:_a.B-1", "x:_a.B-1"},
+		"example.com/" + strings.Repeat("a", 64): {"example.com/" + strings.Repeat("a", 64) + ":latest", "example.com/" + strings.Repeat("a", 64) + ":latest"},
+	} {
+		ref, err := ParseRef(in)
+		if err != nil {
+			t.Errorf("ParseRef(%q): %v", in, err)
+			continue
+		}
+		if ref.String() != want.whole || ref.Familiar() != want.familiar {
+			t.Errorf("ParseRef(%q) = %s, %s, want %s, %s", in, ref, ref.Familiar(), want.whole, want.familiar)
+		}
+	}
+	for in, want := range map[string]string{
+		"": "empty", "UPPER": "lower case", "a/B": "lower case", ":tag": "no repository", "a:": "not a tag", "a:b:c": "repository",
+		"a:" + strings.Repeat("t", 129): "not a tag", "a:-x": "not a tag", "a@": "digest", "a@sha256:12": "digest", "a@" + aDigest + "0": "digest",
+		"a//b": "repository", "a/": "repository", "-a": "repository", "a..b": "repository", "a___b": "repository", "/a": "repository",
+		"host:port/x": "registry host", "-x.com/a": "registry host", "a b": "repository", "a\n": "repository", "ä": "repository",
+		strings.Repeat("a", 64): "image ID", strings.Repeat("a", 256): "repository", "https://example.com/x": "registry host",
+	} {
+		_, err := ParseRef(in)
+		if !errors.Is(err, ErrInvalidRef) || !strings.Contains(err.Error(), want) {
+			t.Errorf("ParseRef(%q): %v, want %q", in, err, want)
+		}
+	}
+	if got := (Ref{}).String(); got != "" {
+		t.Errorf("the zero reference is %q", got)
+	}
+}
+
+// FuzzParseRef holds the grammar to the distribution project's, and writing to
+// reading.
+func FuzzParseRef(f *testing.F) {
+	for _, s := range []string{"debian", "a/b:c", "localhost:5000/x@" + aDigest, "docker.io/library/a/b", "[::1]:1/x", "Host/x", "docker.io/localhost/x", "x:5000"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		ref, err := ParseRef(s)
+		theirs, theirErr := reference.ParseNormalizedNamed(s)
+		if err != nil {
+			if !errors.Is(err, ErrInvalidRef) {
+				t.Errorf("ParseRef(%q): %v is no ErrInvalidRef", s, err)
+			}
+			if theirErr == nil && !refusedHere(s, theirs) {
+				t.Errorf("ParseRef(%q): %v, but it is %s", s, err, theirs)
+			}
+			return
+		}
+		if theirErr != nil {
+			if !errors.Is(theirErr, reference.ErrNameTooLong) {
+				t.Errorf("ParseRef(%q) = %s, but %v", s, ref, theirErr)
+			}
+			return
+		}
+		if got := reference.TagNameOnly(theirs).String(); got != ref.String() {
+			t.Errorf("ParseRef(%q) = %s, want %s", s, ref, got)
+		}
+		for _, written := range []string{ref.String(), ref.Familiar()} {
+			again, err := ParseRef(written)
+			if err != nil {
+				t.Errorf("ParseRef(%q) is written %q: %v", s, written, err)
+			} else if diff := cmp.Diff(ref, again); diff != "" {
+				t.Errorf("ParseRef(%q) is written %q: (-was +read)\n%s", s, written, diff)
+			}
+		}
+	})
+}
+
+// refusedHere are references that are refused on purpose: those with a digest
+// that no content of ours can have.
+func refusedHere(s string, r reference.Named) bool {
+	d, ok := r.(reference.Digested)
+	return ok && d.Digest().Validate() != nil
+}

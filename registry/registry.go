@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package registry fetches images from registries over the OCI distribution
+// API into the store.
+//
+// A [Client] asks the mirrors of a registry in their order and then the
+// registry itself. It reads the credentials that docker login wrote, speaks
+// https, and plain http only to hosts on the loopback interface and to those
+// that its [Options] name. What comes over the network is hostile until its
+// digest and size are those of a descriptor that is trusted already: only then
+// is it put in the store. A read that breaks off is resumed where it ended, a
+// server that fails is asked again a bounded number of times, and a server
+// that has stopped talking counts as failed.
+//
+// The package never names images in the store and never unpacks them. It is
+// the only one that knows the registry client library.
+package registry
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/regclient/regclient/config"
+)
+
+// Options is how a [Client] behaves. The zero value is ready for use.
+type Options struct {
+	// Insecure lists the hosts ("registry.example:5000") and networks
+	// ("10.0.0.0/8") whose certificates aren't checked and that may speak
+	// plain http. Hosts on the loopback interface always are of them.
+	Insecure []string
+	// Mirrors are asked, in this order, before docker.io: hosts, or URLs
+	// whose path stands before the repository's name.
+	Mirrors []string
+	// CertDir holds certificates by host, as docker's does: HOST/*.crt are
+	// authorities to trust, HOST/*.cert and *.key the client's own.
+	// "": /etc/docker/certs.d.
+	CertDir string
+	// UserAgent is what registries see. "": builder.
+	UserAgent string
+
+	Parallel int           // downloads at a time; 0: 4
+	Attempts int           // times that one request is tried; 0: 5
+	Delay    time.Duration // before the second try, doubled from then on; 0: 100 ms
+	Stall    time.Duration // without a byte until a server counts as failed; 0: 1 min
+
+	Log *slog.Logger // requests and retries, at debug level; nil: nowhere
+}
+
+func (o Options) withDefaults() Options {
+	if o.CertDir == "" {
+		o.CertDir = "/etc/docker/certs.d"
+	}
+	if o.UserAgent == "" {
+		o.UserAgent = "builder"
+	}
+	if o.Parallel <= 0 {
+		o.Parallel = 4
+	}
+	if o.Attempts <= 0 {
+		o.Attempts = 5
+	}
+	if o.Delay <= 0 {
+		o.Delay = 100 * time.Millisecond
+	}
+	if o.Stall <= 0 {
+		o.Stall = time.Minute
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
+	}
+	return o
+}
+
+// Client talks to registries. It may be used by many goroutines at once. It
+// keeps connections open between calls, which end with the process.
+type Client struct {
+	opts Options
+
+	credentials func() (map[string]config.Host, error) // once
+	slots       chan struct{}                          // one for each download
+
+	mu         sync.Mutex
+	transports map[string]*http.Transport // by host:port
+	plain      map[string]bool            // host:port: whether it speaks plain http
+}
+
+// New returns a client. It touches neither disk nor network: those wait for
+// the first image.
+func New(opts Options) *Client {
+	return &Client{
+		opts:        opts.withDefaults(),
+		credentials: sync.OnceValues(loadCredentials),
+		slots:       make(chan struct{}, opts.withDefaults().Parallel),
+		transports:  map[string]*http.Transport{},
+		plain:       map[string]bool{},
+	}
+}
+
+// slot waits until there may be one more download and returns how to end it.
+func (c *Client) slot(ctx context.Context) (release func(), err error) {
+	select {
+	case c.slots <- struct{}{}:
+		return func() { <-c.slots }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// loadCredentials reads docker's config file, and runs the credential helpers
+// that it names.
+func loadCredentials() (map[string]config.Host, error) {
+	found, err := config.DockerLoad()
+	hosts := map[string]config.Host{}
+	for _, h := range found {
+		hosts[h.Name] = h
+	}
+	return hosts, err
+}

@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package registry
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/regclient/regclient/config"
+	"github.com/regclient/regclient/scheme/reg"
+	"github.com/regclient/regclient/types/ref"
+
+	"builder/image"
+)
+
+// maxRetryAfter bounds how long a server may tell us to wait before the next
+// try.
+const maxRetryAfter = time.Minute
+
+// errStalled ends a request whose server sends nothing any more.
+var errStalled = errors.New("the server has stopped sending")
+
+// session is one endpoint as one operation uses it. The library keeps what it
+// learns of a server (tokens, how often it failed) in reg.
+type session struct {
+	endpoint
+	reg *reg.Reg
+	// auth is how requests ended that belong to no other: those for tokens.
+	auth *trace
+}
+
+// open begins a session that ends with ctx.
+func (c *Client) open(ctx context.Context, registry string, e endpoint) *session {
+	s := &session{endpoint: e, auth: &trace{}}
+	host := *config.HostNewName(registry)
+	host.Hostname = e.host
+	host.PathPrefix = e.prefix
+	// The library's own limit would take a second place for a request that
+	// resumes a first, and wait for ever once all have broken off:
+	// [Client.slot] limits instead.
+	host.ReqConcurrent = 0
+	host.TLS = config.TLSEnabled
+	if e.plain {
+		host.TLS = config.TLSDisabled
+	}
+	// What the user has for a registry is for the registry: its mirrors get
+	// what there is for them.
+	name := host.Name
+	if !e.origin {
+		name = e.host
+	}
+	if creds, _ := c.credentials(); creds != nil {
+		have := creds[name]
+		host.User, host.Pass, host.Token = have.User, have.Pass, have.Token
+		host.CredHelper, host.CredHost = have.CredHelper, have.CredHost
+	}
+	s.reg = reg.New(
+		reg.WithConfigHosts([]*config.Host{&host}),
+		reg.WithHTTPClient(&http.Client{Transport: c.roundTripper(ctx, s.auth)}),
+		reg.WithDelay(c.opts.Delay, max(c.opts.Delay, 30*time.Second)),
+		reg.WithRetryLimit(c.opts.Attempts),
+		reg.WithManifestMax(image.MaxManifestSize, image.MaxManifestSize),
+		reg.WithUserAgent(c.opts.UserAgent),
+		reg.WithSlog(c.opts.Log),
+	)
+	return s
+}
+
+// libRef is a reference in the library's form. Either tag or digest is asked
+// for, the digest if there is one.
+func libRef(r image.Ref) ref.Ref {
+	out := ref.Ref{Scheme: "reg", Registry: r.Registry, Repository: r.Repository, Tag: r.Tag}
+	if r.Digest != "" {
+		out.Tag, out.Digest = "", r.Digest.String()
+	}
+	out.Reference = r.String()
+	return out
+}
+
+// trace is how the last try of a request ended: what the library's errors
+// don't tell.
+type trace struct {
+	size int64 // that the answer's body must have, 0 if it isn't known
+
+	mu     sync.Mutex
+	host   string
+	status int    // of the answer, 0 if there was none
+	detail string // what the registry said
+	err    error  // why there was no answer
+}
+
+type traceKey struct{}
+
+func withTrace(ctx context.Context, size int64) (context.Context, *trace) {
+	t := &trace{size: size}
+	return context.WithValue(ctx, traceKey{}, t), t
+}
+
+func (t *trace) set(host string, status int, detail string, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.host, t.status, t.detail, t.err = host, status, detail, err
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// roundTripper carries the requests of one session. All of them end when ctx
+// does, also those that the library sends without a context, and when their
+// server has said nothing for a while.
+func (c *Client) roundTripper(ctx context.Context, auth *trace) roundTripper {
+	return func(req *http.Request) (*http.Response, error) {
+		t, ok := req.Context().Value(traceKey{}).(*trace)
+		if !ok {
+			t = auth
+		}
+		transport, err := c.transport(req.URL.Host)
+		if err != nil {
+			t.set(req.URL.Host, 0, "", err)
+			return nil, err
+		}
+		reqCtx, cancel := context.WithCancelCause(req.Context())
+		b := &body{ctx: reqCtx, stall: c.opts.Stall}
+		stop := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
+		b.timer = time.AfterFunc(b.stall, func() { cancel(errStalled) })
+		b.end = func() { b.timer.Stop(); stop(); cancel(nil) }
+
+		resp, err := transport.RoundTrip(req.WithContext(reqCtx))
+		b.timer.Stop()
+		if err != nil {
+			err = causeOr(reqCtx, err)
+			b.end()
+			t.set(req.URL.Host, 0, "", err)
+			return nil, err
+		}
+		b.ReadCloser = resp.Body
+		resp.Body = b
+		limitRetryAfter(resp.Header)
+		return c.note(t, req, resp)
+	}
+}
+
+// note records an answer in its request's trace.
+func (c *Client) note(t *trace, req *http.Request, resp *http.Response) (*http.Response, error) {
+	host := req.URL.Host
+	if resp.StatusCode < 400 {
+		t.set(host, 0, "", nil)
+		if t.size > 0 && resp.StatusCode == http.StatusOK && resp.ContentLength >= 0 && resp.ContentLength != t.size {
+			err := fmt.Errorf("%w: %d bytes announced, want %d", ErrWrongBytes, resp.ContentLength, t.size)
+			t.set(host, 0, "", err)
+			resp.Body.Close()
+			return nil, err
+		}
+		return resp, nil
+	}
+	data, _ := io.ReadAll(io.LimitReader(resp.Body, 16<<10))
+	resp.Body.Close()
+	resp.Body = io.NopCloser(strings.NewReader(""))
+	t.set(host, resp.StatusCode, errorDetail(data), nil)
+	if resp.StatusCode == http.StatusServiceUnavailable {
+		// The library tries again after 429, 500, 502 and 504, but takes
+		// 503, the very code for "later", to be final.
+		resp.StatusCode = http.StatusBadGateway
+	}
+	return resp, nil
+}
+
+// causeOr returns why a request was ended by us, or else err.
+func causeOr(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+func limitRetryAfter(h http.Header) {
+	v := h.Get("Retry-After")
+	if v == "" {
+		return
+	}
+	wait := maxRetryAfter
+	if seconds, err := strconv.ParseUint(v, 10, 31); err == nil {
+		wait = time.Duration(seconds) * time.Second
+	} else if at, err := http.ParseTime(v); err == nil {
+		wait = time.Until(at)
+	}
+	wait = max(0, min(wait, maxRetryAfter))
+	h.Set("Retry-After", strconv.Itoa(int(wait/time.Second)))
+}
+
+// errorDetail is the message in a registry's error document, if it is one.
+func errorDetail(data []byte) string {
+	var doc struct {
+		Errors []struct{ Code, Message string }
+	}
+	if json.Unmarshal(data, &doc) != nil {
+		return ""
+	}
+	var parts []string
+	for _, e := range doc.Errors {
+		switch {
+		case e.Message != "":
+			parts = append(parts, e.Message)
+		case e.Code != "":
+			parts = append(parts, strings.ToLower(strings.ReplaceAll(e.Code, "_", " ")))
+		}
+	}
+	return fmt.Sprintf("%.200s", strings.Join(parts, "; "))
+}
+
+// body is a response's body that ends when its server has stopped sending. The
+// library resumes a blob after an early end, and only then: so every way of
+// breaking off looks to it like an early end.
+type body struct {
+	io.ReadCloser
+	ctx   context.Context //nolint:containedctx // of the request, whose body this is
+	stall time.Duration
+	timer *time.Timer
+	end   func()
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	b.timer.Reset(b.stall)
+	n, err := b.ReadCloser.Read(p)
+	b.timer.Stop()
+	if err == nil || err == io.EOF {
+		return n, err
+	}
+	cause := causeOr(b.ctx, err)
+	if errors.Is(cause, context.Canceled) || errors.Is(cause, context.DeadlineExceeded) {
+		return n, cause
+	}
+	return n, io.ErrUnexpectedEOF
+}
+
+func (b *body) Close() error {
+	b.end()
+	return b.ReadCloser.Close()
+}

@@ -164,7 +164,7 @@ func (u *unpack) status(p *pending, n int64, done bool) {
 		return
 	}
 	u.sink.Event(progress.Event{Vertex: u.vertex, Status: &progress.Status{
-		ID: "unpack " + p.desc.Digest.Encoded()[:12], Action: "unpacking",
+		ID: p.desc.Digest.Encoded()[:12], Action: "unpacking",
 		Current: n, Total: p.desc.Size, Bytes: true, Done: done,
 	}})
 }

@@ -472,8 +472,11 @@ func TestOutputs(t *testing.T) {
 // TestReproducible builds in two stores with SOURCE_DATE_EPOCH: same digest.
 func TestReproducible(t *testing.T) {
 	var ids []string
+	base := filepath.Join(t.TempDir(), "base.tar")
+	newBench(t).ok("save", "-o", base, "test/base")
 	for range 2 {
-		w := newBench(t)
+		w := &workbench{t, t.TempDir(), t.TempDir()}
+		w.ok("load", "-i", base)
 		w.write("Dockerfile", "FROM test/base\nWORKDIR /a/b\nCOPY f /x/y/f\nRUN echo 1 > /made && mkdir /dir\nENV A=1\n")
 		w.write("f", "data")
 		ids = append(ids, w.ok("build", "-q", "-t", "r", "--build-arg", "SOURCE_DATE_EPOCH=1700000000", "."))

@@ -43,6 +43,10 @@ type record struct {
 	Finished time.Time `json:"finished"`
 	ExitCode int       `json:"exitCode"`
 	Done     bool      `json:"done"` // it ended, and ExitCode is how
+
+	// AutoRemove says that nobody wants it once it has ended. If builder is
+	// killed before it can remove it, the next container's making does.
+	AutoRemove bool `json:"autoRemove,omitempty"`
 }
 
 // containerStore is the containers/ part of a state directory.
@@ -71,6 +75,12 @@ func (c containerStore) create(r *record) (*filelock.Lock, error) {
 		return nil, err
 	}
 	for _, other := range all {
+		if other.AutoRemove && !c.running(other) {
+			if err := c.remove(other); err != nil {
+				return nil, err
+			}
+			continue
+		}
 		if other.Name == r.Name && r.Name != "" {
 			return nil, fmt.Errorf("the name %q is in use by container %s: remove it with builder rm, or take another name", r.Name, other.ID[:12])
 		}
@@ -113,9 +123,8 @@ func (c containerStore) list() ([]record, error) {
 		var r record
 		data, err := os.ReadFile(filepath.Join(c.dir(e.Name()), "container.json"))
 		if err != nil || json.Unmarshal(data, &r) != nil || r.ID != e.Name() {
-			// Half made when its maker was killed. It has no name and
-			// can only be removed.
-			r = record{ID: e.Name(), Name: "?", Image: "?"}
+			// Half made when its maker was killed.
+			r = record{ID: e.Name(), Name: "?", Image: "?", AutoRemove: true}
 		}
 		out = append(out, r)
 	}

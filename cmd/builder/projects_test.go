@@ -113,7 +113,9 @@ func (w *workbench) readByOthers(name string) {
 	w.ok("save", "-o", "saved.tar", name)
 	w.ok("save", "--format", "oci-archive", "-o", "saved.oci", name)
 	w.ok("save", "--format", "docker-archive", "-o", "saved.docker", name)
-	var want struct{ Config struct{ Cmd, Entrypoint []string } }
+	var want struct {
+		Config struct{ Cmd, Entrypoint []string }
+	}
 	for i, src := range []string{"oci-archive:saved.oci", "docker-archive:saved.docker", "docker-archive:saved.tar", "oci:" + w.root + ":docker.io/" + name + ":latest"} {
 		cmd := exec.Command("skopeo", "inspect", "--config", src)
 		cmd.Dir = w.dir

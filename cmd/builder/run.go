@@ -136,7 +136,7 @@ func (e *env) runContainer(ctx context.Context, o *runOptions, name string, args
 		return 0, err
 	}
 	cs := containerStore{s}
-	rec := &record{Name: o.name, Image: name, ImageID: img.ID().String(), Snapshot: string(below), Args: spec.Args, Created: time.Now()}
+	rec := &record{Name: o.name, Image: name, ImageID: img.ID().String(), Snapshot: string(below), Args: spec.Args, Created: time.Now(), AutoRemove: o.rm}
 	lock, err := cs.create(rec)
 	if err != nil {
 		return 0, err
@@ -232,7 +232,7 @@ func (o *runOptions) spec(e *env, img image.Image, args []string) (container.Spe
 	spec := container.Spec{
 		Args: append(append([]string(nil), entrypoint...), cmd...), Dir: first(o.workdir, c.WorkingDir), User: first(o.user, c.User),
 		GroupAdd: o.groupAdd, Hostname: o.hostname, ReadOnly: o.readOnly, Init: o.init, Privileged: o.privileged,
-		CapAdd: o.capAdd, CapDrop: o.capDrop, Terminal: o.tty,
+		CapAdd: o.capAdd, CapDrop: o.capDrop, Terminal: o.tty, KillWithParent: true,
 		Warn: func(msg string) { fmt.Fprintf(e.stderr, "builder: warning: %s\n", msg) },
 	}
 	if len(spec.Args) == 0 {
@@ -410,9 +410,7 @@ func (e *env) runProcess(ctx context.Context, o *runOptions, cs containerStore, 
 		return 0, err
 	}
 	rec.Pid = p.Pid()
-	if !o.rm {
-		err = cs.save(rec)
-	}
+	err = cs.save(rec)
 	stop := e.forwardSignals(p, o.tty)
 	waitErr := p.Wait()
 	stop()

@@ -157,3 +157,29 @@ func TestRunSignals(t *testing.T) {
 	}
 	w.fails(1, []string{"no such container"}, "rm", "sig")
 }
+
+// TestRunKilled kills builder while its container runs: the container dies
+// with it, and the next one removes what is left of it.
+func TestRunKilled(t *testing.T) {
+	w := newBench(t)
+	cmd := w.command("run", "--rm", "test/base", "sh", "-c", "echo ready; sleep 1002")
+	var out syncBuffer
+	cmd.Stdout = &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the container's start", func() bool { return strings.Contains(out.String(), "ready") })
+	cmd.Process.Kill()
+	cmd.Wait()
+	waitFor(t, "the container's end", func() bool {
+		found, _ := exec.Command("pgrep", "-f", "^sleep 1002").Output()
+		return len(found) == 0
+	})
+	w.ok("run", "--rm", "test/base", "true")
+	if ps := w.ok("ps", "-aq"); ps != "" {
+		t.Errorf("containers left: %s", ps)
+	}
+	if left, _ := filepath.Glob(filepath.Join(w.root, "containers", "*")); len(left) > 0 {
+		t.Errorf("directories left: %v", left)
+	}
+}

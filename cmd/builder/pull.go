@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"builder/image"
+	"builder/progress"
+	"builder/store"
+)
+
+func runPull(ctx context.Context, e *env, args []string) error {
+	fs := flags("pull")
+	quiet := fs.BoolP("quiet", "q", false, "show only the image's name")
+	platformName := fs.String("platform", "", "fetch the image for `OS/ARCH[/VARIANT]`")
+	mode := fs.String("progress", "auto", "how to show progress: auto, plain, tty or quiet")
+	words, err := e.parse(fs, args, 1, 1)
+	if err != nil {
+		return err
+	}
+	ref, err := image.ParseRef(words[0])
+	if err != nil {
+		return err
+	}
+	var platform image.Platform
+	if *platformName != "" {
+		if platform, err = image.ParsePlatform(*platformName); err != nil {
+			return &usageError{msg: "pull: --platform: " + err.Error()}
+		}
+	}
+	if *quiet {
+		*mode = "quiet"
+	}
+	return e.pull(ctx, ref, platform, *mode, *quiet)
+}
+
+func (e *env) pull(ctx context.Context, ref image.Ref, platform image.Platform, mode string, quiet bool) error {
+	s, err := e.store()
+	if err != nil {
+		return err
+	}
+	client, err := e.registry()
+	if err != nil {
+		return err
+	}
+	before, err := s.Resolve(ref.String())
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	vertex := "pull " + ref.Familiar()
+	done, sink, err := e.vertex(mode, vertex)
+	if err != nil {
+		return err
+	}
+	desc, err := client.Pull(ctx, s, ref, platform, sink, vertex)
+	if err == nil {
+		err = s.Tag(desc, ref.String())
+	}
+	if err = done(progress.Done{Err: err, Result: desc.Digest}); err != nil {
+		return err
+	}
+	if platform.OS != "" {
+		if img, err := localImage(s, desc); err == nil && !image.SamePlatform(img.Config.Platform, platform) {
+			fmt.Fprintf(e.stderr, "builder: warning: the image is for %s, not for %s\n", image.FormatPlatform(img.Config.Platform), image.FormatPlatform(platform))
+		}
+	}
+	if !quiet {
+		status := "Downloaded newer image for "
+		if before.Desc.Digest == desc.Digest {
+			status = "Image is up to date for "
+		}
+		fmt.Fprintf(e.stdout, "Digest: %s\nStatus: %s%s\n", desc.Digest, status, ref.Familiar())
+	}
+	fmt.Fprintln(e.stdout, ref)
+	return nil
+}
+
+// vertex opens a display for a command that is one piece of work. done ends
+// it, and returns the work's error or else the display's.
+func (e *env) vertex(mode, name string) (done func(progress.Done) error, sink progress.Sink, err error) {
+	display, err := e.display(mode)
+	if err != nil {
+		return nil, nil, err
+	}
+	display.Event(progress.Event{Vertex: name, Time: time.Now(), Start: &progress.Start{Name: name}})
+	done = func(d progress.Done) error {
+		display.Event(progress.Event{Vertex: name, Time: time.Now(), Done: &d})
+		if err := display.Close(); d.Err == nil {
+			return err
+		}
+		return d.Err
+	}
+	return done, display, nil
+}

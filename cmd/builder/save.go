@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+
+	"builder/archive"
+	"builder/store"
+)
+
+// saveFormats are the values of save --format that are one file, "" the
+// default.
+func saveFormats() map[string]func(context.Context, *store.Store, io.Writer, []archive.Image) error {
+	return map[string]func(context.Context, *store.Store, io.Writer, []archive.Image) error{
+		"":               archive.SaveDocker,
+		"oci-archive":    archive.SaveOCI,
+		"docker-archive": archive.SaveLegacy,
+	}
+}
+
+func runSave(ctx context.Context, e *env, args []string) error {
+	fs := flags("save")
+	output := fs.StringP("output", "o", "", "write a `FILE` instead of standard output")
+	format := fs.String("format", "", "`FORMAT`: oci-archive, docker-archive (as docker before 25), or oci-dir; the default is an archive of both kinds, as docker's since 25")
+	words, err := e.parse(fs, args, 1, -1)
+	if err != nil {
+		return err
+	}
+	save, ok := saveFormats()[*format]
+	switch {
+	case *format == "oci-dir" && *output == "":
+		return &usageError{msg: "save: --format oci-dir needs --output DIR"}
+	case !ok && *format != "oci-dir":
+		return &usageError{msg: fmt.Sprintf("save: --format %q: want oci-archive, docker-archive or oci-dir", *format)}
+	}
+	s, err := e.store()
+	if err != nil {
+		return err
+	}
+	images, err := toSave(s, words)
+	if err != nil {
+		return err
+	}
+	if *format == "oci-dir" {
+		return archive.SaveOCIDir(ctx, s, *output, images)
+	}
+	if *output == "" {
+		*output = "-"
+	}
+	w, done, err := e.create(*output)
+	if err != nil {
+		return err
+	}
+	return done(save(ctx, s, w, images))
+}
+
+// toSave finds the images that words mean, each once, with the names it was
+// given by.
+func toSave(s *store.Store, words []string) ([]archive.Image, error) {
+	var images []archive.Image
+	for _, w := range words {
+		entry, err := s.Resolve(w)
+		if err != nil {
+			return nil, err
+		}
+		i := slices.IndexFunc(images, func(img archive.Image) bool { return img.Desc.Digest == entry.Desc.Digest })
+		if i < 0 {
+			i = len(images)
+			images = append(images, archive.Image{Desc: entry.Desc})
+		}
+		if byName(w, entry) && !slices.Contains(images[i].Names, entry.Name) {
+			images[i].Names = append(images[i].Names, entry.Name)
+		}
+	}
+	return images, nil
+}

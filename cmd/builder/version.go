@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"runtime/debug"
+)
+
+// versionInfo is what version shows, and what its --format can.
+type versionInfo struct {
+	Version   string
+	GitCommit string
+	Modified  bool // the sources had changes that were not committed
+	Built     string
+	GoVersion string
+	Os        string
+	Arch      string
+}
+
+// version reads what the Go tool wrote into the binary.
+func version() versionInfo {
+	v := versionInfo{Version: "unknown", GoVersion: runtime.Version(), Os: runtime.GOOS, Arch: runtime.GOARCH}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return v
+	}
+	v.Version = info.Main.Version
+	for _, s := range info.Settings {
+		switch s.Key {
+		case "vcs.revision":
+			v.GitCommit = truncate(s.Value, 12)
+		case "vcs.time":
+			v.Built = s.Value
+		case "vcs.modified":
+			v.Modified = s.Value == "true"
+		}
+	}
+	return v
+}
+
+func runVersion(_ context.Context, e *env, args []string) error {
+	fs := flags("version")
+	format := fs.StringP("format", "f", "", "a Go template, or `json`")
+	if _, err := e.parse(fs, args, 0, 0); err != nil {
+		return err
+	}
+	v := version()
+	if *format != "" {
+		return table{format: *format}.print(e.stdout, []any{v})
+	}
+	fmt.Fprintf(e.stdout, "builder\n Version:    %s\n Go version: %s\n OS/Arch:    %s/%s\n", v.Version, v.GoVersion, v.Os, v.Arch)
+	if v.GitCommit != "" {
+		changed := ""
+		if v.Modified {
+			changed = " (with changes)"
+		}
+		fmt.Fprintf(e.stdout, " Git commit: %s%s\n Committed:  %s\n", v.GitCommit, changed, v.Built)
+	}
+	return nil
+}

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package conformance_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"builder/internal/conformance"
+	"builder/internal/testutil"
+)
+
+const corpus = "../../testdata"
+
+// difference is a way in which the product is not to be like the recorded
+// builder: lines of [conformance.Compare] that begin with line, and why.
+type difference struct {
+	line string
+	why  string
+}
+
+// intended lists the differences by case. One that no longer shows is an
+// error, so that the list stays true.
+var intended = map[string][]difference{
+	"arg-source-date-epoch": {
+		{"tree now", "with SOURCE_DATE_EPOCH no time of the build is in a layer; BuildKit needs rewrite-timestamp for that"},
+	},
+	"copy-special-files": {
+		{"tree tree/block", "a block device stays one; BuildKit makes a character device of it"},
+	},
+	"workdir-unclean": {
+		{"history[2]", "a working directory is recorded as a clean path"},
+		{"tree abs", "BuildKit's runtime makes what stands before a .. in the working directory"},
+		{"layer[1]: -abs/", "as above"},
+	},
+}
+
+// lab is what all cases share: the program, its state directory and the base
+// images in it.
+type lab struct {
+	builder string
+	root    string
+	bases   []*conformance.Image
+}
+
+func newLab(t *testing.T) *lab {
+	t.Helper()
+	testutil.Require(t, "root")
+	if runtime.GOARCH != "amd64" {
+		t.Skip("the corpus is recorded for amd64")
+	}
+	l := &lab{builder: os.Getenv("BUILDER_BIN"), root: filepath.Join(t.TempDir(), "root")}
+	if l.builder == "" {
+		l.builder = filepath.Join(t.TempDir(), "builder")
+		command(t, "go", "build", "-o", l.builder, "../../cmd/builder")
+	}
+	base := t.TempDir()
+	if out, err := exec.Command("sh", filepath.Join(corpus, "base.sh"), base).CombinedOutput(); err != nil {
+		testutil.Require(t, "busybox")
+		t.Fatalf("base.sh: %v\n%s", err, out)
+	}
+	var err error
+	if l.bases, err = conformance.Bases(filepath.Join(base, "base.tar")); err != nil {
+		t.Fatal(err)
+	}
+	command(t, l.builder, "--root", l.root, "load", "-i", filepath.Join(base, "base.tar"))
+	return l
+}
+
+func command(t *testing.T, name string, args ...string) {
+	t.Helper()
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+}
+
+// build builds a case into an archive and returns what was printed.
+func (l *lab) build(t *testing.T, c conformance.Case, archive string) (string, error) {
+	t.Helper()
+	ctx := filepath.Join(t.TempDir(), "ctx")
+	if err := c.MakeContext(ctx); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{
+		"--root", l.root, "build", "--progress=plain", "-t", "conformance/" + c.Name,
+		"-f", c.Dockerfile(), "-o", "type=oci,dest=" + archive,
+	}
+	cmd := exec.Command(l.builder, append(append(args, c.Args...), ctx)...)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+func cases(t *testing.T, dir string) []conformance.Case {
+	t.Helper()
+	all, err := conformance.Cases(filepath.Join(corpus, dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// TestImages builds every Dockerfile of the corpus and compares the image
+// with the recorded one.
+func TestImages(t *testing.T) {
+	l := newLab(t)
+	for _, c := range cases(t, "dockerfiles") {
+		t.Run(c.Name, func(t *testing.T) {
+			t.Parallel()
+			testutil.Require(t, c.Needs...)
+			want, err := c.Expected()
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := l.image(t, c)
+			for _, line := range unintended(t, intended[c.Name], conformance.Compare(got, want)) {
+				t.Error(line)
+			}
+			if again := l.image(t, c); again.Digest != got.Digest {
+				t.Errorf("a second build gives another image: %s and %s", got.Digest, again.Digest)
+			}
+		})
+	}
+}
+
+// image builds a case and reads the image.
+func (l *lab) image(t *testing.T, c conformance.Case) *conformance.Image {
+	t.Helper()
+	archive := filepath.Join(t.TempDir(), "out.tar")
+	if out, err := l.build(t, c, archive); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	img, err := conformance.Load(archive, l.bases)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
+// unintended leaves out the differences that are meant to be.
+func unintended(t *testing.T, meant []difference, lines []string) []string {
+	t.Helper()
+	for _, d := range meant {
+		n := len(lines)
+		lines = slices.DeleteFunc(lines, func(line string) bool { return strings.HasPrefix(line, d.line) })
+		if len(lines) == n {
+			t.Errorf("nothing differs in %q, though it is meant to: %s", d.line, d.why)
+		}
+	}
+	return lines
+}
+
+// TestFailures builds what can't be built, and looks for the place and the
+// name of the thing in what is said.
+func TestFailures(t *testing.T) {
+	l := newLab(t)
+	for _, c := range cases(t, "dockerfiles-negative") {
+		t.Run(c.Name, func(t *testing.T) {
+			t.Parallel()
+			testutil.Require(t, c.Needs...)
+			want, err := c.ExpectedFailure()
+			if err != nil {
+				t.Fatal(err)
+			}
+			archive := filepath.Join(t.TempDir(), "out.tar")
+			out, err := l.build(t, c, archive)
+			if err == nil {
+				t.Fatalf("builds; BuildKit: %s", want.Peer)
+			}
+			for _, re := range want.Want {
+				if !re.MatchString(out) {
+					t.Errorf("nothing matches %s", re)
+				}
+			}
+			if t.Failed() {
+				t.Logf("said:\n%s\nBuildKit: %s", out, want.Peer)
+			}
+			if _, err := os.Stat(archive); err == nil {
+				t.Error("there is an archive")
+			}
+		})
+	}
+}

@@ -1,0 +1,2 @@
+mkdir dir
+touch dir/x

@@ -1,0 +1,1 @@
+touch file .wh.file

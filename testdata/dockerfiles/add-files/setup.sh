@@ -1,0 +1,4 @@
+echo file > file
+mkdir dir
+echo in > dir/in
+echo s > 'with space'

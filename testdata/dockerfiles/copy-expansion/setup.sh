@@ -1,0 +1,3 @@
+echo file > file
+echo dollar > '$SRC'
+echo space > 'with space'

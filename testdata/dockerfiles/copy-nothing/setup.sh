@@ -1,0 +1,2 @@
+mkdir empty dir
+touch dir/x dir/y

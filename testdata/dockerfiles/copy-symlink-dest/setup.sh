@@ -1,0 +1,3 @@
+echo file > file
+mkdir dir
+echo in > dir/in

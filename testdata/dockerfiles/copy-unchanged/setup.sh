@@ -1,0 +1,3 @@
+echo same > file
+mkdir dir
+echo in > dir/in

@@ -214,7 +214,7 @@ func (p *plan) findTarget() error {
 func (p *plan) bindCommands() error {
 	for _, st := range slices.Clone(p.stages) {
 		for _, c := range st.def.Commands {
-			cmd, err := p.bind(st, c)
+			cmd, err := p.bind(st, command{Command: c})
 			if err != nil {
 				return err
 			}
@@ -224,23 +224,22 @@ func (p *plan) bindCommands() error {
 	return nil
 }
 
-func (p *plan) bind(st *stage, c instructions.Command) (command, error) {
-	cmd := command{Command: c}
-	switch c := c.(type) {
+func (p *plan) bind(st *stage, cmd command) (command, error) {
+	switch c := cmd.Command.(type) {
 	case *instructions.CopyCommand:
 		if c.From == "" {
 			return cmd, nil
 		}
-		src, err := p.copySource(c)
+		src, err := p.copySource(st, cmd, c)
 		if err != nil {
-			return cmd, p.file.At(c.Location(), err)
+			return cmd, p.file.At(commandLocation(st, cmd), err)
 		}
 		cmd.sources = []*stage{src}
 	case *instructions.RunCommand:
 		for _, m := range instructions.GetMounts(c) {
 			var src *stage
 			if m.From != "" {
-				src = p.stageOrImage(m.From, c.Location())
+				src = p.stageOrImage(m.From, commandLocation(st, cmd))
 			}
 			cmd.sources = append(cmd.sources, src)
 		}
@@ -253,7 +252,7 @@ func (p *plan) bind(st *stage, c instructions.Command) (command, error) {
 	return cmd, nil
 }
 
-func (p *plan) copySource(c *instructions.CopyCommand) (*stage, error) {
+func (p *plan) copySource(st *stage, cmd command, c *instructions.CopyCommand) (*stage, error) {
 	if from, _, err := p.expand.Word(c.From, dockerfile.NewEnv()); err != nil {
 		return nil, err
 	} else if from != c.From {
@@ -261,7 +260,7 @@ func (p *plan) copySource(c *instructions.CopyCommand) (*stage, error) {
 	}
 	i, err := strconv.Atoi(c.From)
 	if err != nil {
-		return p.stageOrImage(c.From, c.Location()), nil
+		return p.stageOrImage(c.From, commandLocation(st, cmd)), nil
 	}
 	if i < 0 || i >= len(p.file.Stages) {
 		return nil, fmt.Errorf("invalid stage index %d: the Dockerfile has %d stages, counted from 0", i, len(p.file.Stages))
@@ -320,6 +319,17 @@ func (st *stage) needs() []*stage {
 		return st.deps
 	}
 	return append([]*stage{st.base}, st.deps...)
+}
+
+// empty reports whether nothing was put into a stage so far.
+func (st *stage) empty() bool {
+	if len(st.steps) > 0 {
+		return false
+	}
+	if st.base != nil {
+		return st.base.empty()
+	}
+	return st.def.BaseName == "scratch"
 }
 
 // reachable are the stages that the target needs, itself included, in file
@@ -412,11 +422,10 @@ func (p *plan) takeTriggers() (more bool, err error) {
 			if err != nil {
 				return false, p.file.At(st.def.Location, err)
 			}
-			cmd, err := p.bind(st, c)
+			cmd, err := p.bind(st, command{Command: c, onBuild: true})
 			if err != nil {
 				return false, p.file.At(st.def.Location, err)
 			}
-			cmd.onBuild = true
 			more = more || len(cmd.sources) > 0
 			commands = append(commands, cmd)
 		}

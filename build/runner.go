@@ -284,8 +284,10 @@ func (r *runner) writeLayer(s *step, id snapshot.ID) {
 		r.layerSlots <- struct{}{}
 		defer func() { <-r.layerSlots }()
 		atomic.AddInt64(&r.stats.LayersWritten, 1)
-		if _, err := r.env.RootFS.Commit(r.layerCtx, id, r.opts.Layer); err != nil {
-			return fmt.Errorf("layer of %s: %w", s.name, err)
+		_, err := r.env.RootFS.Commit(r.layerCtx, id, r.opts.Layer)
+		if err != nil {
+			start, end := linesOf(s)
+			return r.stepError(s, start, end, err)
 		}
 		return nil
 	})

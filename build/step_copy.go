@@ -79,6 +79,9 @@ func (p *plan) addCopy(st *stage, cmd command, op *copyOp, line string, params i
 		if byName && op.link {
 			return fmt.Errorf("--chown=%s: user and group names can't be resolved when used with --link, use numeric uid[:gid] instead", op.chown)
 		}
+		if byName && st.empty() {
+			return fmt.Errorf("--chown=%s: there is no user or group of that name: the stage is empty", op.chown)
+		}
 		op.req.Owner = &owner
 		line += " --chown=" + op.chown
 	}
@@ -215,17 +218,18 @@ func (o *copyOp) run(ctx context.Context, r *runner, s *step, active snapshot.Ac
 	return nil
 }
 
-// lookupOwner finds names of --chown in the image. What isn't there is root,
-// as in BuildKit, but not silently.
+// lookupOwner finds names of --chown in the image. A user that isn't there is
+// root, and a group that isn't the user's own, as in BuildKit, but not
+// silently.
 func (r *runner) lookupOwner(s *step, root *os.File, chown string) buildcontext.Owner {
 	owner, _ := parseChown(chown)
 	user, group, hasGroup := strings.Cut(chown, ":")
 	warn := func(err error) {
-		text := fmt.Sprintf("--chown=%s: %v: root is used instead\n", chown, err)
+		text := fmt.Sprintf("owner %s: %v: as if it were not given\n", chown, err)
 		r.event(s.name, progress.Event{Log: &progress.Log{Stream: progress.Warning, Data: []byte(text)}})
 	}
 	if _, ok := parseID(user); !ok {
-		owner.UID, owner.GID = 0, 0
+		owner = buildcontext.Owner{}
 		u, err := container.LookupUser(root, user, nil)
 		if err != nil {
 			warn(err)
@@ -236,17 +240,16 @@ func (r *runner) lookupOwner(s *step, root *os.File, chown string) buildcontext.
 	if !hasGroup {
 		return owner
 	}
-	gid, ok := parseID(group)
-	if !ok {
-		gid = 0
-		u, err := container.LookupUser(root, "0:"+group, nil)
-		if err != nil {
-			warn(err)
-		} else {
-			gid = u.GID
-		}
+	if gid, ok := parseID(group); ok {
+		owner.GID = gid
+		return owner
 	}
-	owner.GID = gid
+	u, err := container.LookupUser(root, "0:"+group, nil)
+	if err != nil {
+		warn(err)
+		return owner
+	}
+	owner.GID = u.GID
 	return owner
 }
 

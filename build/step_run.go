@@ -14,6 +14,7 @@ import (
 
 	"builder/cache"
 	"builder/container"
+	"builder/dockerfile"
 	"builder/image"
 	"builder/mount"
 	"builder/progress"
@@ -248,15 +249,15 @@ func containerID(active snapshot.Active) string {
 	return "run-" + strings.ToLower(name)
 }
 
+// withProxy is the environment of the process: the proxies given for the build
+// hold, whatever the image sets.
 func (o *runOp) withProxy() []string {
-	env := slices.Clone(o.env)
+	env := dockerfile.NewEnv(o.env...)
 	for _, p := range o.proxy {
-		name, _, _ := strings.Cut(p, "=")
-		if !slices.ContainsFunc(env, func(v string) bool { return strings.HasPrefix(v, name+"=") }) {
-			env = append(env, p)
-		}
+		name, value, _ := strings.Cut(p, "=")
+		env.Set(name, value)
 	}
-	return env
+	return env.List()
 }
 
 // openMounts makes the step's mounts; release gives them up and may be called

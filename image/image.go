@@ -3,9 +3,11 @@
 package image
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
@@ -82,6 +84,9 @@ func ParseIndex(data []byte) (ocispec.Index, error) {
 	if err := json.Unmarshal(data, &idx); err != nil {
 		return idx, fmt.Errorf("%w: index: %w", ErrInvalid, err)
 	}
+	if err := checkKind(data, IsIndex, "config", "layers"); err != nil {
+		return idx, fmt.Errorf("%w: index: %w", ErrInvalid, err)
+	}
 	for i, m := range idx.Manifests {
 		if err := checkDescriptor(m); err != nil {
 			return idx, fmt.Errorf("%w: index: manifest %d: %w", ErrInvalid, i, err)
@@ -96,6 +101,9 @@ func ParseIndex(data []byte) (ocispec.Index, error) {
 func ParseManifest(data []byte) (ocispec.Manifest, error) {
 	var m ocispec.Manifest
 	if err := json.Unmarshal(data, &m); err != nil {
+		return m, fmt.Errorf("%w: manifest: %w", ErrInvalid, err)
+	}
+	if err := checkKind(data, IsManifest, "manifests"); err != nil {
 		return m, fmt.Errorf("%w: manifest: %w", ErrInvalid, err)
 	}
 	if m.SchemaVersion != 2 {
@@ -113,6 +121,42 @@ func ParseManifest(data []byte) (ocispec.Manifest, error) {
 		}
 	}
 	return m, nil
+}
+
+// checkKind refuses a document that could be read as one of another kind, by
+// its own media type or by a field that its kind doesn't have: two programs
+// would see two images under one digest (CVE-2021-41190).
+func checkKind(data []byte, is func(mediaType string) bool, foreign ...string) error {
+	// Token by token: a map would keep only one of a doubled field's values.
+	dec := json.NewDecoder(bytes.NewReader(data))
+	if _, err := dec.Token(); err != nil {
+		return err
+	}
+	for dec.More() {
+		key, err := dec.Token()
+		if err != nil {
+			return err
+		}
+		var value json.RawMessage
+		if err := dec.Decode(&value); err != nil {
+			return err
+		}
+		name, _ := key.(string)
+		same := func(field string) bool { return strings.EqualFold(field, name) } // as package json does
+		switch {
+		case slices.ContainsFunc(foreign, same) && string(value) != "null":
+			return fmt.Errorf("it has the field %q of another kind of document", strings.ToLower(name))
+		case same("mediaType"):
+			var mediaType string
+			if err := json.Unmarshal(value, &mediaType); err != nil {
+				return err
+			}
+			if mediaType != "" && !is(mediaType) {
+				return fmt.Errorf("it says that it is a %q", mediaType)
+			}
+		}
+	}
+	return nil
 }
 
 func checkDescriptor(d ocispec.Descriptor) error {

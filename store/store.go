@@ -81,7 +81,7 @@ func Open(root string) (*Store, error) {
 
 func checkVersion(root string, data []byte) error {
 	v, err := strconv.Atoi(strings.TrimSpace(string(data)))
-	if err != nil {
+	if err != nil || v < 1 {
 		return fmt.Errorf("its version file says %q, which is no version", data)
 	}
 	if v > formatVersion {
@@ -113,13 +113,26 @@ func (s *Store) init() error {
 	if err := atomicfile.Write(s.Path("oci-layout"), []byte(layout), 0o644); err != nil {
 		return err
 	}
-	if _, err := os.Stat(s.Path("index.json")); errors.Is(err, fs.ErrNotExist) {
-		if err := s.writeIndex(nil); err != nil {
-			return err
-		}
+	if err := s.initIndex(); err != nil {
+		return err
 	}
 	// Last, so that a directory with a version file is a whole one.
 	return atomicfile.WriteSync(s.Path("version"), []byte(strconv.Itoa(formatVersion)+"\n"), 0o644)
+}
+
+// initIndex makes an empty name table. Another process may be doing the same,
+// and be naming an image already: the lock of the names keeps us from
+// replacing its table.
+func (s *Store) initIndex() error {
+	lock, err := s.Lock(context.Background(), "names", filelock.Exclusive, nil)
+	if err != nil {
+		return err
+	}
+	defer lock.Release()
+	if _, err := os.Stat(s.Path("index.json")); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return s.writeIndex(nil)
 }
 
 // Close gives the store up and removes this process's temporary files.

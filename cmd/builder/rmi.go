@@ -57,30 +57,60 @@ func (r removal) remove(word string) error {
 	if err != nil {
 		return err
 	}
-	entries, err := r.s.Entries()
+	img, err := r.sameImage(entry)
 	if err != nil {
 		return err
 	}
-	var names []string
-	for _, other := range entries {
-		if other.Desc.Digest == entry.Desc.Digest && other.Name != "" {
-			names = append(names, other.Name)
-		}
+	if len(img.names) > 1 && byName(word, entry) {
+		return r.untag([]string{entry.Name})
 	}
-	id := entry.Desc.Digest
-	if img, err := localImage(r.s, entry.Desc); err == nil {
-		id = img.ID()
+	if len(img.names) > 1 && !r.force {
+		return fmt.Errorf("remove image %s: it has several names (%s): remove them by name, or all with --force", formatID(img.id, false), familiar(img.names))
 	}
-	if byName(word, entry) && len(names) > 1 {
-		return r.untag([]string{entry.Name}, entry.Desc.Digest, "")
-	}
-	if !byName(word, entry) && len(names) > 1 && !r.force {
-		return fmt.Errorf("remove image %s: it has several names (%s): remove them by name, or all with --force", formatID(id, false), familiar(names))
-	}
-	if err := r.used(id); err != nil {
+	if err := r.used(img.id); err != nil {
 		return fmt.Errorf("remove image %s: %w", word, err)
 	}
-	return r.untag(names, entry.Desc.Digest, id)
+	if err := r.untag(nil, img.manifests...); err != nil {
+		return err
+	}
+	fmt.Fprintf(r.e.stdout, "Deleted: %s\n", img.id)
+	return nil
+}
+
+// doomed is an image: what has one ID.
+type doomed struct {
+	id        digest.Digest
+	names     []string
+	manifests []digest.Digest // several if it came with differently compressed layers
+}
+
+// sameImage finds every row of the image that a row is of.
+func (r removal) sameImage(entry store.Entry) (doomed, error) {
+	entries, err := r.s.Entries()
+	if err != nil {
+		return doomed{}, err
+	}
+	d := doomed{id: r.imageID(entry)}
+	for _, e := range entries {
+		if r.imageID(e) != d.id {
+			continue
+		}
+		if !slices.Contains(d.manifests, e.Desc.Digest) {
+			d.manifests = append(d.manifests, e.Desc.Digest)
+		}
+		if e.Name != "" {
+			d.names = append(d.names, e.Name)
+		}
+	}
+	return d, nil
+}
+
+// imageID is the image's ID, or its manifest's digest if that can't be read.
+func (r removal) imageID(e store.Entry) digest.Digest {
+	if img, err := localImage(r.s, e.Desc); err == nil {
+		return img.ID()
+	}
+	return e.Desc.Digest
 }
 
 // byName reports whether a word is the name of a row, rather than the ID or
@@ -131,26 +161,16 @@ func (r removal) used(id digest.Digest) error {
 	return nil
 }
 
-// untag removes rows and says what went. An image that has lost its last row
-// is gone.
-func (r removal) untag(names []string, manifest, id digest.Digest) error {
-	var digests []digest.Digest
-	if id != "" {
-		digests = append(digests, manifest)
-		names = nil
-	}
-	removed, err := r.s.Untag(names, digests...)
+// untag removes rows and says which names went.
+func (r removal) untag(names []string, manifests ...digest.Digest) error {
+	removed, err := r.s.Untag(names, manifests...)
 	if err != nil {
 		return err
 	}
-	slices.SortFunc(removed, func(a, b store.Entry) int { return len(a.Name) - len(b.Name) })
 	for _, e := range removed {
 		if e.Name != "" {
 			fmt.Fprintf(r.e.stdout, "Untagged: %s\n", familiarName(e.Name))
 		}
-	}
-	if id != "" {
-		fmt.Fprintf(r.e.stdout, "Deleted: %s\n", id)
 	}
 	return nil
 }

@@ -40,8 +40,10 @@ func (o *workdirOp) run(_ context.Context, r *runner, s *step, active snapshot.A
 		uid, gid = int(owner.UID), int(owner.GID)
 	}
 	dir, err := sys.MkdirAllInRoot(root, o.dir, 0o755, func(made *os.File, _ string) error {
-		if err := os.Chown(sys.FDPath(made), uid, gid); err != nil {
-			return err
+		if o.user != "" {
+			if err := os.Chown(sys.FDPath(made), uid, gid); err != nil {
+				return err
+			}
 		}
 		if o.epoch == nil {
 			return nil

@@ -182,9 +182,12 @@ func (c *Client) transport(hostport string) (*http.Transport, error) {
 	if t, ok := c.transports[hostport]; ok {
 		return t, nil
 	}
-	conf, err := tlsConfig(filepath.Join(c.opts.CertDir, hostport))
-	if err != nil {
-		return nil, fmt.Errorf("certificates for %s: %w", hostport, err)
+	conf := &tls.Config{}
+	if filepath.IsLocal(hostport) { // a redirection may be to the host ".."
+		var err error
+		if conf, err = tlsConfig(filepath.Join(c.opts.CertDir, hostport)); err != nil {
+			return nil, fmt.Errorf("certificates for %s: %w", hostport, err)
+		}
 	}
 	conf.InsecureSkipVerify = c.insecure(hostport)
 	t := http.DefaultTransport.(*http.Transport).Clone()

@@ -56,36 +56,45 @@ func runImport(ctx context.Context, e *env, args []string) error {
 		}
 		names = append(names, ref.String())
 	}
-	if opts.Created, err = e.created(); err != nil {
-		return err
-	}
-	opts.Layer.Epoch = nil // the tar's times are the image's
 	file, err := e.openImport(words[0])
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	s, err := e.store()
-	if err != nil {
-		return err
-	}
-	if len(*changes) > 0 {
-		if opts.Config, err = e.changedConfig(ctx, s, *changes); err != nil {
-			return err
-		}
-	}
 	mode := "auto"
 	if *quiet {
 		mode = "quiet"
 	}
-	done, sink, err := e.vertex(mode, opts.Vertex)
+	return e.importImage(ctx, file, opts, importRest{*changes, names, mode})
+}
+
+// importRest is what of an import is not the archive package's.
+type importRest struct {
+	changes, names []string
+	mode           string // of the progress
+}
+
+func (e *env) importImage(ctx context.Context, file *os.File, opts archive.ImportOptions, rest importRest) error {
+	s, err := e.store()
+	if err != nil {
+		return err
+	}
+	if opts.Created, err = e.created(); err != nil {
+		return err
+	}
+	if len(rest.changes) > 0 {
+		if opts.Config, err = e.changedConfig(ctx, s, rest.changes); err != nil {
+			return err
+		}
+	}
+	done, sink, err := e.vertex(rest.mode, opts.Vertex)
 	if err != nil {
 		return err
 	}
 	opts.Sink = sink
 	desc, err := archive.Import(ctx, s, file, opts)
 	if err == nil {
-		err = s.Tag(desc, names...)
+		err = s.Tag(desc, rest.names...)
 	}
 	if err = done(progress.Done{Err: err, Result: desc.Digest}); err != nil {
 		return err

@@ -71,7 +71,12 @@ func (i *imageSource) local(ref image.Ref, platform image.Platform) (image.Image
 	return img, nil
 }
 
-// registry makes the client for registries.
+// registry makes the client for registries, with the mirrors and insecure hosts
+// that docker is set up with.
 func (e *env) registry() (*registry.Client, error) {
-	return registry.New(registry.Options{}), nil
+	opts := registry.Options{UserAgent: "builder/" + version().Version, Log: e.logger()}
+	if err := opts.LoadDaemonConfig("/etc/docker/daemon.json"); err != nil {
+		return nil, err
+	}
+	return registry.New(opts), nil
 }

@@ -203,9 +203,16 @@ func mkdirIn(parent *os.File, base, at string, mode uint32, made func(dir *os.Fi
 	}
 	d := os.NewFile(uintptr(fd), path.Join(parent.Name(), base))
 	defer d.Close()
-	// mkdirat applies the umask; the mode asked for is the mode wanted.
-	if err := unix.Chmod(FDPath(d), mode); err != nil {
+	// mkdirat applies the umask; the mode asked for is the mode wanted. The
+	// set-group-ID bit that it has from its parent stays.
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
 		return err
+	}
+	if want := mode | st.Mode&unix.S_ISGID; st.Mode&0o7777 != want {
+		if err := unix.Chmod(FDPath(d), want); err != nil {
+			return err
+		}
 	}
 	if made == nil {
 		return nil

@@ -14,6 +14,7 @@ import (
 	"flag"
 	"fmt"
 	"io/fs"
+	"log"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,9 +30,9 @@ func main() {
 	only := flag.String("only", "", "record the cases whose name matches this")
 	verbose := flag.Bool("v", false, "show the peer's output")
 	flag.Parse()
+	log.SetFlags(0)
 	if err := record(*base, *testdata, *only, *verbose); err != nil {
-		fmt.Fprintln(os.Stderr, "record:", err)
-		os.Exit(1)
+		log.Fatalln("record:", err)
 	}
 }
 
@@ -173,7 +174,7 @@ func (r *recorder) build(c conformance.Case, archive string) (string, error) {
 	}
 	out, err := exec.Command("buildctl", args...).CombinedOutput()
 	if r.verbose {
-		os.Stderr.Write(out)
+		fmt.Fprintf(os.Stderr, "%s", out)
 	}
 	return string(out), err
 }

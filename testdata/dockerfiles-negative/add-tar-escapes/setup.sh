@@ -1,3 +1,3 @@
 echo evil > x
-tar -P --transform='s,^x,../../escaped,' -cf evil.tar x
+tar --mtime=@1200000000 -P --transform='s,^x,../../escaped,' -cf evil.tar x
 rm x

@@ -1,7 +1,7 @@
 mkdir t
 ln -s ../../.. t/out
-tar -cf evil.tar -C t out
-rm t/out
 echo evil > t/x
-tar --transform='s,^x,out/escaped,' -rf evil.tar -C t x
+opts='--format=ustar --mtime=@1200000000 --numeric-owner --owner=0 --group=0 -C t'
+tar $opts -cf evil.tar out
+tar $opts --transform='s,^x,out/escaped,' -rf evil.tar x
 rm -r t

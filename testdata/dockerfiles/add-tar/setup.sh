@@ -5,7 +5,7 @@ ln -s file t/dir/link
 ln t/dir/file t/dir/hard
 chmod 2750 t/dir
 touch -hd @1200000000 t/dir/file t/dir/link t/dir
-tar --format=posix --sort=name --numeric-owner --owner=1000 --group=100 -cf plain.tar -C t dir
+tar --format=posix --pax-option=delete=atime,delete=ctime --sort=name --numeric-owner --owner=1000 --group=100 -cf plain.tar -C t dir
 gzip -nc plain.tar > a.tar.gz
 cp a.tar.gz a.tgz
 bzip2 -c plain.tar > a.tar.bz2

@@ -1,0 +1,4 @@
+echo dot > .dot
+echo file > file
+mkdir dir .dir
+echo in > .dir/.in

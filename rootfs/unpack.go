@@ -172,6 +172,9 @@ func (u *unpack) status(p *pending, n int64, done bool) {
 // stack puts an applied layer on top of parent.
 func (u *unpack) stack(ctx context.Context, p *pending, parent snapshot.ID) (snapshot.ID, error) {
 	alone := p.err == nil
+	if alone && p.applied.OpaqueRoot {
+		parent = "" // nothing below it is seen
+	}
 	if alone {
 		var err error
 		if alone, err = u.inherit(ctx, p, parent); err != nil {

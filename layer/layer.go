@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package layer turns file trees into image layers and back.
+//
+// A layer is a tar changeset as the OCI image specification (layer.md) defines
+// it: entries that were added or changed, an empty file ".wh.NAME" (a
+// whiteout) for each NAME that was removed, and ".wh..wh..opq" in a directory
+// whose lower contents are hidden as a whole (an opaque directory). Its
+// identity is the diffID, the digest of the uncompressed tar; what is stored
+// and sent is the blob, the same tar compressed.
+//
+// [Diff] writes what an overlayfs upper directory changes, [WriteTree] a whole
+// tree, [Compress] a tar that exists already; [Apply] unpacks a tar, which it
+// treats as hostile, and [Decompress] undoes whatever compression a stream
+// has. All of them stream in bounded memory and use every core, and none of
+// them lets the number of cores, the host's name, its users or its clock into
+// the result: the same tree and options give the same bytes.
+//
+// The package never follows a symbolic link out of a tree, never writes
+// outside the directory it was given, never logs, and never decides where a
+// blob is kept.
+package layer
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Compression names how a layer's tar is stored in its blob.
+type Compression string
+
+// The compressions that can be written.
+const (
+	Uncompressed Compression = "uncompressed"
+	Gzip         Compression = "gzip"
+	Zstd         Compression = "zstd"
+)
+
+// Options says how a layer is written. The zero value is gzip at its fastest
+// level, with the times of the files.
+type Options struct {
+	Compression Compression // "": Gzip
+	// Level is 1 to 9 for Gzip and 1 to 22 for Zstd (which has four real
+	// levels: 1-2, 3-5, 6-9 and above); 0 is the fastest of either.
+	// Uncompressed has none.
+	Level int
+	// Epoch is the value of SOURCE_DATE_EPOCH: modification times later
+	// than it are written as it. Nil keeps all.
+	Epoch *time.Time
+}
+
+// Layer describes a layer that was written.
+type Layer struct {
+	DiffID  digest.Digest      // digest of the uncompressed tar
+	Blob    ocispec.Descriptor // OCI media type, digest and size of the blob
+	Size    int64              // bytes of the uncompressed tar
+	Entries int                // tar entries, 0 from Compress, which doesn't look
+}
+
+// Upper is an overlayfs upper directory and what it lies on.
+type Upper struct {
+	Dir string
+	// Lower are the directories under Dir, topmost first, with their own
+	// whiteouts and opaque marks. They tell what Dir changes: a directory
+	// that was only copied up is no change, a whiteout of nothing neither.
+	Lower []string
+	// UserXattr reads overlay's marks from user.overlay.* attributes, as
+	// the mount option userxattr writes them, rather than from
+	// trusted.overlay.*.
+	UserXattr bool
+}
+
+// mediaType is the OCI media type of a layer blob.
+func (c Compression) mediaType() string {
+	switch c {
+	case Uncompressed:
+		return ocispec.MediaTypeImageLayer
+	case Zstd:
+		return ocispec.MediaTypeImageLayerZstd
+	default:
+		return ocispec.MediaTypeImageLayerGzip
+	}
+}
+
+// withDefaults fills what was left zero and refuses what can't be done.
+func (o Options) withDefaults() (Options, error) {
+	if o.Compression == "" {
+		o.Compression = Gzip
+	}
+	highest := 0
+	switch o.Compression {
+	case Uncompressed:
+	case Gzip:
+		highest = 9
+	case Zstd:
+		highest = 22
+	default:
+		return o, fmt.Errorf("unknown compression %q", o.Compression)
+	}
+	if o.Level < 0 || o.Level > highest {
+		return o, fmt.Errorf("compression level %d of %s is not within 0 to %d", o.Level, o.Compression, highest)
+	}
+	if o.Level == 0 {
+		o.Level = 1
+	}
+	return o, nil
+}
+
+// Errors that callers tell apart with errors.Is.
+var (
+	// ErrMissingLinkTarget is Apply's error for a hard link whose target is
+	// not in the directory: in overlay form it may well be in a lower layer.
+	ErrMissingLinkTarget = errors.New("hard link to a file that is not in this layer")
+	// ErrTooLarge is Apply's error for a layer of more than MaxBytes.
+	ErrTooLarge = errors.New("layer is larger than allowed")
+	// ErrChanged is the error of Diff and WriteTree for a file that was
+	// changed or removed while it was read.
+	ErrChanged = errors.New("file changed while it was read")
+)

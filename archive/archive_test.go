@@ -446,9 +446,7 @@ func TestLoadForms(t *testing.T) {
 					if names == "." {
 						args = append(args, ".")
 					} else {
-						for _, e := range list(t, filepath.Join(dir, from)) {
-							args = append(args, e)
-						}
+						args = append(args, list(t, filepath.Join(dir, from))...)
 						slices.Reverse(args[len(strings.Fields(flags))+4:])
 					}
 					if strings.Contains(flags, "v7") && from == "legacy" {

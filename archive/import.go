@@ -123,10 +123,10 @@ func checkTar(r io.Reader) error {
 	t := tar.NewReader(r)
 	for n := 0; ; n++ {
 		_, err := t.Next()
-		if err == io.EOF && n == 0 {
+		if errors.Is(err, io.EOF) && n == 0 {
 			return fmt.Errorf("%w: it is an empty tar", ErrInvalid)
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			_, err = io.Copy(io.Discard, r)
 			return err
 		}

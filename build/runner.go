@@ -44,7 +44,7 @@ type runner struct {
 
 	// Layers are written beside the steps, a few at a time.
 	layers     *errgroup.Group
-	layerCtx   context.Context
+	layerCtx   context.Context //nolint:containedctx // the layers group's, which ends with it
 	layerSlots chan struct{}
 }
 
@@ -347,9 +347,7 @@ func (r *runner) result(ctx context.Context, s *step, parent *stageRun) (stepRes
 func (r *runner) cached(ctx context.Context, key cache.Key) (stepResult, bool) {
 	rec, err := r.env.Cache.Get(key)
 	if err != nil {
-		if !errors.Is(err, cache.ErrMiss) || r.env.Log != nil && err != cache.ErrMiss {
-			r.env.Log.Debug("step record not used", "key", string(key), "error", err.Error())
-		}
+		r.env.Log.Debug("no usable step record", "key", string(key), "why", err.Error())
 		return stepResult{}, false
 	}
 	info, err := r.env.RootFS.Snapshots().Stat(ctx, snapshot.ID(rec.Snapshot))

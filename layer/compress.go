@@ -81,6 +81,6 @@ func newZstd(level int) (compressor, error) {
 	}
 	return compressor{
 		compress: func(dst, src []byte) ([]byte, error) { return enc.EncodeAll(src, dst), nil },
-		close:    func() { enc.Close() },
+		close:    func() { _ = enc.Close() },
 	}, nil
 }

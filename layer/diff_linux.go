@@ -162,7 +162,7 @@ func (p *planner) put(e *entry) error {
 	}
 	h := header{
 		name: e.path, link: e.link, mode: e.stat.Mode & 0o7777, uid: e.stat.Uid, gid: e.stat.Gid,
-		mtime: int64(e.stat.Mtim.Sec), xattrs: e.xattrs,
+		mtime: e.stat.Mtim.Sec, xattrs: e.xattrs,
 	}
 	if p.epoch != nil {
 		h.mtime = min(h.mtime, p.epoch.Unix())
@@ -182,7 +182,7 @@ func (p *planner) put(e *entry) error {
 		if e.stat.Mode&unix.S_IFMT == unix.S_IFBLK {
 			h.typeflag = typeBlock
 		}
-		h.devMajor, h.devMinor = unix.Major(uint64(e.stat.Rdev)), unix.Minor(uint64(e.stat.Rdev))
+		h.devMajor, h.devMinor = unix.Major(e.stat.Rdev), unix.Minor(e.stat.Rdev)
 	}
 	if first := p.link(e); first != "" {
 		h.typeflag, h.link, h.size = typeLink, first, 0
@@ -206,7 +206,7 @@ func (p *planner) link(e *entry) string {
 	if e.dir != nil || e.stat.Nlink < 2 {
 		return ""
 	}
-	id := inode{uint64(e.stat.Dev), e.stat.Ino}
+	id := inode{e.stat.Dev, e.stat.Ino}
 	l := p.links[id]
 	if l == nil {
 		p.links[id] = &linked{name: e.path, left: uint64(e.stat.Nlink) - 1}

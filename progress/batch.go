@@ -47,5 +47,5 @@ func (b *batch) flush() {
 // clock is the present, which displays measure waiting by and give to events
 // that have no time.
 func clock() time.Time {
-	return time.Now() //nolint:forbidigo // what is shown happens now; nothing of it enters an image
+	return time.Now()
 }

@@ -65,7 +65,7 @@ func Open(root string) (*Store, error) {
 	s := &Store{root: root}
 	version, err := os.ReadFile(s.Path("version"))
 	if err == nil {
-		err = checkVersion(root, version)
+		err = checkVersion(version)
 	} else if errors.Is(err, fs.ErrNotExist) {
 		err = s.init()
 	}
@@ -79,7 +79,7 @@ func Open(root string) (*Store, error) {
 	return s, nil
 }
 
-func checkVersion(root string, data []byte) error {
+func checkVersion(data []byte) error {
 	v, err := strconv.Atoi(strings.TrimSpace(string(data)))
 	if err != nil || v < 1 {
 		return fmt.Errorf("its version file says %q, which is no version", data)

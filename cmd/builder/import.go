@@ -192,6 +192,6 @@ func withoutDefaults(c dockerspec.DockerOCIImageConfig, file *dockerfile.File) d
 	if len(c.Env) > 0 && c.Env[0] == defaultPath {
 		c.Env = c.Env[1:]
 	}
-	c.ArgsEscaped = false // a note of BuildKit's about Windows
+	c.ArgsEscaped = false //nolint:staticcheck // a note of BuildKit's about Windows
 	return c
 }

@@ -34,10 +34,7 @@ func TestProjects(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			w := &workbench{t, w.root, w.dir}
-			project, err := filepath.Abs("../../testdata/projects/" + tt.name)
-			if err != nil {
-				t.Fatal(err)
-			}
+			project := copyProject(t, tt.name)
 			args := []string{"-t", "project/" + tt.name, "--build-arg", "BASE=" + base, project}
 			w.stats(args...)
 			if out := w.ok("run", "--rm", "project/"+tt.name); out != tt.output {
@@ -50,6 +47,25 @@ func TestProjects(t *testing.T) {
 			w.readByOthers("project/" + tt.name)
 		})
 	}
+}
+
+// copyProject copies a project to a directory of its own and gives it what
+// this machine trusts: packages may come through a proxy that has its own
+// authority.
+func copyProject(t *testing.T, name string) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), name)
+	if out, err := exec.Command("cp", "-r", "../../testdata/projects/"+name, dir).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	trusted, err := os.ReadFile("/etc/ssl/certs/ca-certificates.crt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "ca.pem"), trusted, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 // startRegistry runs Debian's registry on a free loopback port and returns its

@@ -480,9 +480,9 @@ func (e *env) forward(p *container.Process, sig syscall.Signal, tty bool) {
 	case syscall.SIGWINCH:
 		if tty {
 			w, h := e.terminalSize()
-			p.Resize(w, h)
+			_ = p.Resize(w, h) // it may have ended meanwhile
 		}
 	default:
-		p.Signal(sig)
+		_ = p.Signal(sig) // it may have ended meanwhile
 	}
 }

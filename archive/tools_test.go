@@ -194,7 +194,11 @@ func TestPodman(t *testing.T) {
 // startDocker starts a docker daemon of its own, without network.
 func startDocker(t *testing.T) func(args ...string) string {
 	t.Helper()
-	testutil.Require(t, "dockerd", "docker", "containerd", "root")
+	for _, name := range []string{"dockerd", "docker", "containerd"} {
+		if _, err := exec.LookPath(name); err != nil {
+			t.Skipf("%s is not installed: podman and skopeo stand in for it", name)
+		}
+	}
 	dir, err := os.MkdirTemp("", "d")
 	if err != nil {
 		t.Fatal(err)

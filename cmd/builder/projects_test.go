@@ -35,6 +35,7 @@ func TestProjects(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			w := &workbench{t, w.root, w.dir}
 			project := copyProject(t, tt.name)
+			settle(t, w)
 			args := []string{"-t", "project/" + tt.name, "--build-arg", "BASE=" + base, project}
 			w.stats(args...)
 			if out := w.ok("run", "--rm", "project/"+tt.name); out != tt.output {
@@ -44,7 +45,9 @@ func TestProjects(t *testing.T) {
 			if again["cached"] != again["steps"] || again["steps"] == 0 || again["filesHashed"] != 0 || again["layersWritten"] != 0 {
 				t.Errorf("built again: %v, want every step cached and nothing hashed or written", again)
 			}
-			w.readByOthers("project/" + tt.name)
+			if tt.name != "node" { // it is large, and no other kind of image
+				w.readByOthers("project/" + tt.name)
+			}
 		})
 	}
 }
@@ -152,7 +155,7 @@ func (w *workbench) readByOthers(name string) {
 		want = got
 	}
 	w.unpackByUmoci(name)
-	w.loadByPodman(name)
+	w.loadByPodman(name, "saved.tar", "saved.docker", "saved.oci")
 }
 
 // unpackByUmoci has umoci unpack the image out of the store in place.
@@ -176,17 +179,17 @@ func (w *workbench) unpackByUmoci(name string) {
 	}
 }
 
-// loadByPodman has podman load the docker archive into a store of its own.
-func (w *workbench) loadByPodman(name string) {
+// loadByPodman has podman load archives into a store of its own.
+func (w *workbench) loadByPodman(name string, files ...string) {
 	w.t.Helper()
 	dir := w.t.TempDir()
 	podman := func(args ...string) (string, error) {
-		cmd := exec.Command("podman", append([]string{"--root", dir + "/root", "--runroot", dir + "/run", "--storage-driver", "vfs"}, args...)...)
+		cmd := exec.Command("podman", append([]string{"--root", dir + "/root", "--runroot", dir + "/run", "--storage-driver", "overlay"}, args...)...)
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}
-	for _, file := range []string{"saved.tar", "saved.docker", "saved.oci"} {
-		if out, err := podman("load", "-i", filepath.Join(w.dir, file)); err != nil {
+	for _, file := range files {
+		if out, err := podman("load", "-q", "-i", filepath.Join(w.dir, file)); err != nil {
 			w.t.Errorf("podman load %s: %v\n%s", file, err, out)
 			continue
 		}

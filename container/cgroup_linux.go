@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package container
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"builder/internal/sys"
+	"builder/mount"
+)
+
+const (
+	defaultCgroupParent = "builder"
+	// openSuffix names the parent of privileged containers' groups, which has
+	// no device program.
+	openSuffix = "-privileged"
+)
+
+// cgroups is the version 2 hierarchy, mounted for this process only. Every
+// kernel has it, whether or not its controllers are bound to version 1, and
+// wherever the machine mounts it.
+type cgroups struct {
+	root    *os.File
+	program *deviceProgram
+	// noProgram makes the version 1 devices controller be used, as happens
+	// where eBPF is not available.
+	noProgram bool
+	devicesV1 *os.File        // that hierarchy, once it is needed
+	swept     map[string]bool // parents that have been cleared of leftovers
+}
+
+func newCgroups() (*cgroups, error) {
+	root, err := mount.FS{Type: "cgroup2"}.Open()
+	if err != nil {
+		return nil, err
+	}
+	return &cgroups{root: root, program: newDeviceProgram(), swept: map[string]bool{}}, nil
+}
+
+// cgroup is one container's group.
+type cgroup struct {
+	root *os.File
+	path string
+	dir  *os.File
+	v1   *cgroup // its twin in the devices hierarchy, or nil
+}
+
+// make makes the group of a container. A group of that name that is left over
+// from a killed program is taken over if it is empty.
+func (c *cgroups) make(spec *Spec) (*cgroup, error) {
+	parent := path.Clean("/" + spec.CgroupParent)[1:]
+	if parent == "" {
+		parent = defaultCgroupParent
+	}
+	if spec.Privileged {
+		parent += openSuffix
+	}
+	if !c.swept[parent] {
+		c.swept[parent] = true
+		sweep(c.root, parent, time.Now())
+	}
+	g, err := newCgroup(c.root, parent, spec.ID)
+	if err != nil {
+		return nil, err
+	}
+	if spec.Privileged {
+		return g, nil
+	}
+	if err := c.restrict(g, parent, spec.ID); err != nil {
+		return nil, errors.Join(fmt.Errorf("restrict devices: %w", err), g.remove())
+	}
+	return g, nil
+}
+
+// restrict leaves a group only the devices of deviceRules.
+func (c *cgroups) restrict(g *cgroup, parent, id string) error {
+	errProgram := errors.New("eBPF is not used")
+	if !c.noProgram {
+		if errProgram = c.program.attach(c.root, parent); errProgram == nil {
+			return nil
+		}
+	}
+	if c.devicesV1 == nil {
+		m, err := mount.FS{Type: "cgroup", Options: []mount.Option{{Key: "devices"}}}.Open()
+		if err != nil {
+			return errors.Join(errProgram, err)
+		}
+		c.devicesV1 = m
+	}
+	var err error
+	if g.v1, err = newCgroup(c.devicesV1, parent, id); err != nil {
+		return errors.Join(errProgram, err)
+	}
+	return restrictV1(g.v1.dir)
+}
+
+func newCgroup(root *os.File, parent, id string) (*cgroup, error) {
+	g := &cgroup{root: root, path: path.Join(parent, id)}
+	err := unix.Mkdirat(int(root.Fd()), g.path, 0o755)
+	if errors.Is(err, unix.ENOENT) {
+		var dir *os.File
+		if dir, err = sys.MkdirAllInRoot(root, parent, 0o755, nil); err != nil {
+			return nil, err
+		}
+		dir.Close()
+		err = unix.Mkdirat(int(root.Fd()), g.path, 0o755)
+	}
+	if errors.Is(err, unix.EEXIST) {
+		// Fails if it has processes.
+		if err = removeCgroup(root, g.path); err != nil {
+			return nil, fmt.Errorf("a container with this ID is running: %w", err)
+		}
+		err = unix.Mkdirat(int(root.Fd()), g.path, 0o755)
+	}
+	if err != nil {
+		return nil, &fs.PathError{Op: "mkdir", Path: "cgroup " + g.path, Err: err}
+	}
+	g.dir, err = sys.OpenInRoot(root, g.path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, errors.Join(err, removeCgroup(root, g.path))
+	}
+	return g, nil
+}
+
+// remove removes the group, which has no processes left. It is done once.
+func (g *cgroup) remove() error {
+	err := g.dir.Close()
+	if g.v1 != nil {
+		err = errors.Join(err, g.v1.remove())
+	}
+	return errors.Join(err, removeCgroup(g.root, g.path))
+}
+
+// leftoverAge is how old an unused group must be to be a leftover: one that has
+// just been made has no process yet.
+const leftoverAge = time.Minute
+
+// sweep removes the groups that killed programs have left behind. Groups with
+// processes can't be removed, so whatever goes wrong does no harm.
+func sweep(root *os.File, parent string, now time.Time) {
+	dir, err := sys.OpenInRoot(root, parent, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return
+	}
+	for _, name := range names {
+		var st unix.Stat_t
+		if err := unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			continue
+		}
+		if now.Sub(time.Unix(st.Ctim.Unix())) > leftoverAge {
+			_ = unix.Unlinkat(int(dir.Fd()), name, unix.AT_REMOVEDIR)
+		}
+	}
+}
+
+// removeCgroup removes a group with the groups below it, which a privileged
+// container may have made.
+func removeCgroup(root *os.File, name string) error {
+	// A process that has been waited for may for a moment still be counted.
+	for wait := 50 * time.Microsecond; ; wait *= 2 {
+		err := unix.Unlinkat(int(root.Fd()), name, unix.AT_REMOVEDIR)
+		if err == nil || errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		if !errors.Is(err, unix.EBUSY) || wait > 50*time.Millisecond {
+			return &fs.PathError{Op: "rmdir", Path: "cgroup " + name, Err: err}
+		}
+		if err := removeBelow(root, name); err != nil {
+			return err
+		}
+		time.Sleep(wait)
+	}
+}
+
+func removeBelow(root *os.File, name string) error {
+	dir, err := sys.OpenInRoot(root, name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	entries, err := dir.ReadDir(-1)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		if err := removeCgroup(root, path.Join(name, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// oomKilled says whether the kernel has killed a process of the group for want
+// of memory. Without a memory controller in version 2 it isn't known: false.
+func (g *cgroup) oomKilled() bool {
+	f, err := sys.OpenInRoot(g.dir, "memory.events", unix.O_RDONLY, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if n, ok := strings.CutPrefix(lines.Text(), "oom_kill "); ok {
+			return n != "0"
+		}
+	}
+	return false
+}

@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package container
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"builder/mount"
+)
+
+// host is what all containers of this process share. It is made when the first
+// one starts and lives as long as the process.
+type host struct {
+	template    *os.File // mount namespace, see newTemplate
+	trampolines trampolines
+	caps        capSet // what this process may hand on
+	bounding    capSet
+	lastCap     int
+	abis        abiSupport
+	oomAdjusted bool         // this process is protected from the OOM killer
+	throttles   []maskedPath // see thermalPaths
+
+	mu      sync.Mutex // guards what follows
+	cgroups *cgroups
+	filters map[capSet]*seccompFilter // docker's default profile, compiled
+
+	spawn chan func() // runs on the spawner thread
+	guard memoryGuard
+}
+
+// theHost makes the host once. It can't be made without root.
+var theHost = sync.OnceValues(newHost)
+
+func newHost() (*host, error) {
+	if runtime.GOARCH != "amd64" {
+		return nil, fmt.Errorf("%w: this build is for %s, and containers are made on amd64 only", ErrUnsupported, runtime.GOARCH)
+	}
+	if os.Geteuid() != 0 {
+		return nil, fmt.Errorf("%w: starting a container needs root for now", ErrUnsupported)
+	}
+	h := &host{lastCap: lastCap(), abis: probeABIs(), filters: map[capSet]*seccompFilter{}, spawn: make(chan func())}
+	var err error
+	if h.caps, h.bounding, err = ownCaps(); err != nil {
+		return nil, err
+	}
+	if !h.caps.has(unix.CAP_SYS_ADMIN) {
+		return nil, fmt.Errorf("%w: this process is root, but lacks CAP_SYS_ADMIN", ErrUnsupported)
+	}
+	if h.trampolines, err = newTrampolines(); err != nil {
+		return nil, err
+	}
+	if h.cgroups, err = newCgroups(); err != nil {
+		return nil, err
+	}
+	if h.template, err = newTemplate(); err != nil {
+		return nil, err
+	}
+	h.oomAdjusted = oomScoreAdj() < 0
+	h.throttles = thermalPaths()
+	go h.spawner()
+	return h, nil
+}
+
+func oomScoreAdj() int {
+	text, err := os.ReadFile("/proc/self/oom_score_adj")
+	if err != nil {
+		return 0
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// spawner runs functions on a thread of its own, one at a time. Children are
+// made there: PR_SET_PDEATHSIG means the death of the thread that made the
+// child, and other threads end when the runtime likes.
+func (h *host) spawner() {
+	runtime.LockOSThread()
+	for f := range h.spawn {
+		f()
+	}
+}
+
+// onSpawner runs f on the spawner thread and waits for it.
+func (h *host) onSpawner(f func()) {
+	done := make(chan struct{})
+	h.spawn <- func() { defer close(done); f() }
+	<-done
+}
+
+// filter returns the compiled seccomp profile for a Spec, or nil for none.
+func (h *host) filter(spec *Spec, caps capSet) (*seccompFilter, error) {
+	if spec.Privileged {
+		return nil, nil
+	}
+	if spec.Seccomp != "" {
+		return loadSeccomp(spec.Seccomp, caps, h.abis)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if f := h.filters[caps]; f != nil {
+		return f, nil
+	}
+	f, err := loadSeccomp("", caps, h.abis)
+	if err == nil {
+		h.filters[caps] = f
+	}
+	return f, err
+}
+
+// memoryGuard keeps others out of this process's memory while a child shares
+// it that may already run as the container's user: a process of the same user
+// on the machine could otherwise trace the child.
+type memoryGuard struct {
+	mu       sync.Mutex
+	children int
+	before   int // PR_GET_DUMPABLE
+}
+
+func (g *memoryGuard) enter() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.children++; g.children == 1 {
+		// These calls fail only for bad arguments.
+		g.before, _ = unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0)
+		_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+	}
+}
+
+func (g *memoryGuard) leave() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.children--; g.children == 0 && g.before == 1 {
+		_ = unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0)
+	}
+}
+
+func (h *host) makeCgroup(spec *Spec) (*cgroup, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.cgroups.make(spec)
+}
+
+// Sizes of docker's default file systems.
+const (
+	devSize = "65536k"
+	shmSize = 64 << 20
+)
+
+// deviceNodes are the nodes of a container's /dev.
+var deviceNodes = []struct {
+	name         string
+	major, minor uint32
+}{
+	{"null", 1, 3}, {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0},
+}
+
+// deviceLinks are its symbolic links.
+var deviceLinks = [][2]string{
+	{"fd", "/proc/self/fd"}, {"stdin", "/proc/self/fd/0"}, {"stdout", "/proc/self/fd/1"},
+	{"stderr", "/proc/self/fd/2"}, {"ptmx", "pts/ptmx"}, {"core", "/proc/kcore"},
+}
+
+// openDev makes a container's /dev: detached, so no path of the image is
+// involved.
+func openDev(spec *Spec) (*os.File, error) {
+	m, err := mount.FS{
+		Type:    "tmpfs",
+		Options: []mount.Option{{Key: "mode", Value: "0755"}, {Key: "size", Value: devSize}},
+		Attr:    unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_STRICTATIME,
+	}.Open()
+	if err != nil {
+		return nil, err
+	}
+	if err := fillDev(int(m.Fd()), spec); err != nil {
+		m.Close()
+		return nil, fmt.Errorf("fill /dev: %w", err)
+	}
+	return m, nil
+}
+
+func fillDev(dir int, spec *Spec) error {
+	for _, name := range []string{"pts", "shm", "mqueue"} {
+		if err := unix.Mkdirat(dir, name, 0o755); err != nil {
+			return err
+		}
+	}
+	if spec.Privileged {
+		if err := copyDevices(dir, "/dev"); err != nil {
+			return err
+		}
+	}
+	for _, d := range deviceNodes {
+		if err := makeNode(dir, d.name, unix.S_IFCHR|0o666, unix.Mkdev(d.major, d.minor)); err != nil {
+			return err
+		}
+	}
+	for _, l := range deviceLinks {
+		if err := unix.Symlinkat(l[1], dir, l[0]); err != nil && !errors.Is(err, unix.EEXIST) {
+			return err
+		}
+	}
+	if spec.Terminal {
+		// What the terminal is mounted on.
+		return makeNode(dir, "console", unix.S_IFREG|0o620, 0)
+	}
+	return nil
+}
+
+// makeNode makes a device node, whatever the umask; one that exists stays.
+func makeNode(dir int, name string, mode uint32, dev uint64) error {
+	if err := unix.Mknodat(dir, name, mode, int(dev)); err != nil {
+		if errors.Is(err, unix.EEXIST) {
+			return nil
+		}
+		return err
+	}
+	return unix.Fchmodat(dir, name, mode&0o7777, 0)
+}
+
+// notCopied are entries of the machine's /dev that a privileged container has
+// of its own.
+var notCopied = map[string]bool{
+	"pts": true, "shm": true, "mqueue": true, "fd": true, "console": true, "ptmx": true, "core": true,
+	"stdin": true, "stdout": true, "stderr": true, ".lxc": true, ".udev": true,
+}
+
+// copyDevices makes nodes for all devices of the machine, for a privileged
+// container.
+func copyDevices(to int, from string) error {
+	entries, err := os.ReadDir(from)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if from == "/dev" && notCopied[e.Name()] {
+			continue
+		}
+		name := from + "/" + e.Name()
+		var st unix.Stat_t
+		if err := unix.Lstat(name, &st); err != nil {
+			continue // unplugged meanwhile
+		}
+		switch st.Mode & unix.S_IFMT {
+		case unix.S_IFCHR, unix.S_IFBLK:
+			if err := makeNode(to, e.Name(), st.Mode, st.Rdev); err != nil {
+				return err
+			}
+			if err := unix.Fchownat(to, e.Name(), int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+				return err
+			}
+		case unix.S_IFDIR:
+			if err := copyDeviceDir(to, name, e.Name()); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func copyDeviceDir(to int, from, name string) error {
+	if err := unix.Mkdirat(to, name, 0o755); err != nil {
+		return err
+	}
+	fd, err := unix.Openat(to, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return copyDevices(fd, from)
+}

@@ -1,0 +1,472 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package container
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"regexp"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"builder/internal/sys"
+	"builder/mount"
+)
+
+// plan is everything a container needs before its child process is made: what
+// was prepared for it, and the program for the child.
+type plan struct {
+	spec     *Spec
+	host     *host
+	user     User
+	env      []string
+	dir      string // absolute, clean
+	hostname string
+	caps     capSet
+	rlimits  []resolvedRlimit
+	filter   *seccompFilter // nil for none
+
+	root, dev, pts, shm, etc *os.File       // detached mounts; shm and etc may be nil
+	points                   []mountPoint   // of proc, dev, sys and the /etc files
+	mounts                   []plannedMount // the Spec's
+
+	stubs   stubs
+	io      *stdio
+	cgroup  *cgroup
+	v1procs *os.File // for the child to join the devices group, or nil
+	report  *os.File // the parent's end of the error pipe
+	errfd   *os.File // the child's end
+	opened  []*os.File
+
+	prog      program
+	proc, sys arg // the child's descriptors of /proc and /sys
+}
+
+// mountPoint is an opened place in root to mount something on.
+type mountPoint struct {
+	name string // "/proc"
+	file *os.File
+}
+
+// plannedMount is one of the Spec's mounts, opened.
+type plannedMount struct {
+	target string
+	tree   *os.File
+	dir    bool
+}
+
+var validID = regexp.MustCompile(`^[a-z0-9][a-z0-9_.-]{0,127}$`)
+
+// newPlan prepares a container. On failure nothing is left of it; else the
+// caller ends with release.
+func newPlan(h *host, spec *Spec) (*plan, error) {
+	p := &plan{spec: spec, host: h, prog: newProgram()}
+	for _, phase := range []struct {
+		name string
+		run  func() error
+	}{
+		{"", p.checkSpec},
+		{"", p.resolveUser},
+		{"confine", p.resolveConfinement},
+		{"prepare root", p.openPoints},
+		{"prepare file systems", p.openFileSystems},
+		{"prepare mounts", p.openMounts},
+		{"prepare working directory", p.makeDir},
+		{"prepare streams", p.openStreams},
+		{"make control group", p.makeCgroup},
+	} {
+		if err := phase.run(); err != nil {
+			if phase.name != "" {
+				err = fmt.Errorf("%s: %w", phase.name, err)
+			}
+			return nil, &StartError{Err: errors.Join(err, p.abandon()), Code: codeSetup}
+		}
+	}
+	p.write()
+	return p, nil
+}
+
+// checkSpec rejects what can't be meant.
+func (p *plan) checkSpec() error {
+	s := p.spec
+	switch {
+	case !validID.MatchString(s.ID):
+		return fmt.Errorf("container ID %q is not of the form [a-z0-9][a-z0-9_.-]*", s.ID)
+	case s.Root == nil:
+		return errors.New("container has no root")
+	case len(s.Args) == 0 || s.Args[0] == "":
+		return errors.New("no command specified")
+	case s.Network != "" && s.Network != NetworkHost && s.Network != NetworkNone:
+		return fmt.Errorf("unknown network %q", s.Network)
+	case len(s.Hostname) > 64:
+		return fmt.Errorf("host name %q is longer than 64 bytes", s.Hostname)
+	}
+	for _, text := range append(append([]string{s.Dir, s.Hostname}, s.Args...), s.Env...) {
+		if strings.ContainsRune(text, 0) {
+			return fmt.Errorf("a zero byte in %q", text)
+		}
+	}
+	for _, m := range s.Mounts {
+		target := path.Clean("/" + m.Target)
+		if target == "/" || within(target, "/proc") {
+			return fmt.Errorf("can't mount on %q in a container", m.Target)
+		}
+	}
+	p.root = s.Root
+	p.dir = path.Clean("/" + s.Dir)
+	p.hostname = s.Hostname
+	if p.hostname == "" && s.Network != NetworkNone {
+		name, err := os.Hostname()
+		if err != nil {
+			return err
+		}
+		p.hostname = name
+	}
+	if p.hostname == "" {
+		p.hostname = s.ID[:min(len(s.ID), 12)]
+	}
+	return nil
+}
+
+// within says whether the clean path name is dir or below it.
+func within(name, dir string) bool {
+	return name == dir || strings.HasPrefix(name, dir+"/")
+}
+
+func (p *plan) resolveUser() error {
+	user, err := LookupUser(p.root, p.spec.User, p.spec.GroupAdd)
+	if err != nil {
+		return err
+	}
+	p.user = user
+	p.env = environment(p.spec.Env, user.Home)
+	return nil
+}
+
+// defaultPath is what docker gives to a process that has no PATH.
+const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// environment drops all but the last of equal names and adds HOME and PATH. An
+// empty HOME counts as none, as with runc.
+func environment(env []string, home string) []string {
+	last := map[string]int{}
+	for i, e := range env {
+		name, _, _ := strings.Cut(e, "=")
+		last[name] = i
+	}
+	out := make([]string, 0, len(env)+2)
+	hasHome, hasPath := false, false
+	for i, e := range env {
+		name, value, ok := strings.Cut(e, "=")
+		if last[name] != i || !ok || name == "HOME" && value == "" {
+			continue
+		}
+		hasHome = hasHome || name == "HOME"
+		hasPath = hasPath || name == "PATH"
+		out = append(out, e)
+	}
+	if !hasPath {
+		out = append(out, defaultPath)
+	}
+	if !hasHome {
+		out = append(out, "HOME="+home)
+	}
+	return out
+}
+
+func (p *plan) warn(format string, args ...any) {
+	if p.spec.Warn != nil {
+		p.spec.Warn(fmt.Sprintf(format, args...))
+	}
+}
+
+func (p *plan) resolveConfinement() error {
+	wanted, err := wantedCaps(p.spec)
+	if err != nil {
+		return err
+	}
+	p.caps = wanted & p.host.caps
+	if missing := wanted & (1<<(p.host.lastCap+1) - 1) &^ p.caps; missing != 0 {
+		p.warn("capabilities that this process lacks itself are not given: %s", strings.Join(missing.names(), " "))
+	}
+	if p.rlimits, err = resolveRlimits(p.spec.Rlimits, p.host.caps, func(m string) { p.warn("%s", m) }); err != nil {
+		return err
+	}
+	p.filter, err = p.host.filter(p.spec, p.caps)
+	return err
+}
+
+// mounted says whether one of the Spec's mounts takes the place of a default
+// one at target.
+func (p *plan) mounted(target string) bool {
+	for _, m := range p.spec.Mounts {
+		if path.Clean("/"+m.Target) == target {
+			return true
+		}
+	}
+	return false
+}
+
+// openPoints opens what the default mounts are mounted on.
+func (p *plan) openPoints() error {
+	for _, name := range []string{"/proc", "/dev", "/sys"} {
+		if p.mounted(name) {
+			continue
+		}
+		f, err := openDirectory(p.root, name)
+		if errors.Is(err, fs.ErrNotExist) {
+			// These stay when the container is gone, as they do in
+			// BuildKit's layers.
+			if f, err = p.stubs.ensure(p.root, name, true, true); err == nil {
+				f.Close()
+				f, err = openDirectory(p.root, name)
+			}
+		}
+		if err != nil {
+			return err
+		}
+		p.addPoint(name, f)
+	}
+	return nil
+}
+
+// openDirectory opens an ordinary directory of the root: what an image links
+// the likes of /proc to is nothing to mount on.
+func openDirectory(root *os.File, name string) (*os.File, error) {
+	fd, err := unix.Openat2(int(root.Fd()), name[1:], &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
+	})
+	if errors.Is(err, unix.ELOOP) {
+		return nil, fmt.Errorf("%s is a symbolic link in the image", name)
+	}
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+func (p *plan) addPoint(name string, f *os.File) {
+	p.points = append(p.points, mountPoint{name, p.keep(f)})
+}
+
+// point returns the opened mount point of that name, or nil.
+func (p *plan) point(name string) *os.File {
+	for _, m := range p.points {
+		if m.name == name {
+			return m.file
+		}
+	}
+	return nil
+}
+
+// keep notes a file to be closed when the child runs.
+func (p *plan) keep(f *os.File) *os.File {
+	p.opened = append(p.opened, f)
+	return f
+}
+
+// openFileSystems makes the default mounts that need no namespace of the
+// child.
+func (p *plan) openFileSystems() error {
+	var err error
+	if p.dev, err = openDev(p.spec); err != nil {
+		return err
+	}
+	p.keep(p.dev)
+	if p.pts, err = openPts(); err != nil {
+		return err
+	}
+	p.keep(p.pts)
+	if !p.mounted("/dev/shm") {
+		size := p.spec.ShmSize
+		if size <= 0 {
+			size = shmSize
+		}
+		p.shm, err = mount.FS{
+			Type: "tmpfs", Source: "shm",
+			Options: []mount.Option{{Key: "mode", Value: "1777"}, {Key: "size", Value: fmt.Sprint(size)}},
+			Attr:    unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC,
+		}.Open()
+		if err != nil {
+			return err
+		}
+		p.keep(p.shm)
+	}
+	return p.openEtc()
+}
+
+func openPts() (*os.File, error) {
+	return mount.FS{
+		Type: "devpts",
+		Options: []mount.Option{
+			{Key: "newinstance"}, {Key: "ptmxmode", Value: "0666"}, {Key: "mode", Value: "0620"}, {Key: "gid", Value: "5"},
+		},
+		Attr: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC,
+	}.Open()
+}
+
+func (p *plan) openEtc() error {
+	files, err := etcFiles(p.spec, p.hostname)
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		name := "/etc/" + f.name
+		if p.mounted(name) {
+			continue
+		}
+		at, err := p.stubs.ensure(p.root, name, false, false)
+		if err != nil {
+			return err
+		}
+		p.addPoint(name, at)
+	}
+	if p.etc, err = openEtc(files, p.spec.RunStep); err != nil {
+		return err
+	}
+	p.keep(p.etc)
+	return nil
+}
+
+// openMounts opens the Spec's mounts and makes their mount points.
+func (p *plan) openMounts() error {
+	for _, m := range p.spec.Mounts {
+		tree, err := m.Open()
+		if err != nil {
+			return fmt.Errorf("mount on %q: %w", m.Target, err)
+		}
+		p.keep(tree)
+		st, err := tree.Stat()
+		if err != nil {
+			return err
+		}
+		pm := plannedMount{target: path.Clean("/" + m.Target), tree: tree, dir: st.IsDir()}
+		if err := p.makePoint(pm); err != nil {
+			return fmt.Errorf("mount on %q: %w", m.Target, err)
+		}
+		p.mounts = append(p.mounts, pm)
+	}
+	return nil
+}
+
+// makePoint makes the mount point of a mount where it is missing. The child
+// finds it by its path with everything else mounted; here it is made in what
+// will be mounted there. Only what is made in the root itself is removed
+// again, as with other container engines.
+func (p *plan) makePoint(m plannedMount) error {
+	base, rest := p.root, m.target
+	below := func(tree *os.File, target string) {
+		if tree != nil && within(m.target, target) && m.target != target {
+			base, rest = tree, strings.TrimPrefix(m.target, target)
+		}
+	}
+	if p.point("/dev") != nil {
+		below(p.dev, "/dev")
+		below(p.shm, "/dev/shm")
+	}
+	if p.point("/sys") != nil && within(m.target, "/sys") {
+		return nil // nothing can be made there
+	}
+	for _, earlier := range p.mounts {
+		below(earlier.tree, earlier.target)
+	}
+	if base != p.root {
+		return ensureIn(base, rest, m.dir)
+	}
+	f, err := p.stubs.ensure(base, rest, m.dir, false)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// ensureIn makes a mount point inside another mount. One that can't be made,
+// because the mount is read-only, is missed when it is mounted on.
+func ensureIn(base *os.File, name string, dir bool) error {
+	var s stubs
+	defer s.close()
+	f, err := s.ensure(base, name, dir, true)
+	if errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// makeDir makes the working directory in the root if it is missing.
+func (p *plan) makeDir() error {
+	made := func(dir *os.File, _ string) error {
+		if !p.spec.RunStep {
+			return nil
+		}
+		return os.NewSyscallError("chown", unix.Chown(sys.FDPath(dir), int(p.user.UID), int(p.user.GID)))
+	}
+	f, err := sys.MkdirAllInRoot(p.root, p.dir, 0o755, made)
+	if err == nil {
+		return f.Close()
+	}
+	// It may be inside a mount; if not, the child fails to go there.
+	if len(p.mounts) > 0 || within(p.dir, "/proc") || within(p.dir, "/dev") || within(p.dir, "/sys") {
+		return nil
+	}
+	return err
+}
+
+func (p *plan) openStreams() error {
+	null := func() (*os.File, error) {
+		fd, err := unix.Openat(int(p.dev.Fd()), "null", unix.O_RDWR|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, &fs.PathError{Op: "open", Path: "/dev/null", Err: err}
+		}
+		return os.NewFile(uintptr(fd), "/dev/null"), nil
+	}
+	var err error
+	if p.report, p.errfd, err = os.Pipe(); err != nil {
+		return err
+	}
+	p.keep(p.errfd)
+	if p.io, err = newStdio(p.spec, p.pts, null); err != nil {
+		return err
+	}
+	return p.io.giveTo(p.user.UID)
+}
+
+func (p *plan) makeCgroup() (err error) {
+	if p.cgroup, err = p.host.makeCgroup(p.spec); err != nil || p.cgroup.v1 == nil {
+		return err
+	}
+	if p.v1procs, err = sys.OpenInRoot(p.cgroup.v1.dir, "cgroup.procs", unix.O_WRONLY, 0); err == nil {
+		p.keep(p.v1procs)
+	}
+	return err
+}
+
+// release closes what only the child's set-up needed.
+func (p *plan) release() {
+	for _, f := range p.opened {
+		f.Close()
+	}
+	p.opened = nil
+}
+
+// abandon undoes everything for a container that won't run.
+func (p *plan) abandon() error {
+	p.release()
+	if p.io != nil {
+		p.io.closeAll()
+	}
+	if p.report != nil {
+		p.report.Close()
+	}
+	var err error
+	if p.cgroup != nil {
+		err = p.cgroup.remove()
+	}
+	return errors.Join(err, p.stubs.clean())
+}

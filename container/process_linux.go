@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package container
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"builder/internal/sys"
+)
+
+// Process is a container's first process, process 1 of its own PID namespace:
+// when it ends the kernel kills all others there. All methods may be called
+// from several goroutines.
+type Process struct {
+	id     string
+	cause  func() error // why Start's context has ended, or nil
+	pid    int
+	pidfd  *os.File
+	io     *stdio
+	cgroup *cgroup
+	stubs  *stubs
+	unhook func() bool   // undoes the wait for ctx
+	done   chan struct{} // closed when err is set
+	err    error
+}
+
+// Start starts the container and returns when its command has been executed,
+// or with a *[StartError] if that can't be done; nothing is left running then.
+// When ctx ends, during Start or later, every process of the container is
+// killed. The caller calls [Process.Wait].
+func Start(ctx context.Context, spec Spec) (*Process, error) {
+	h, err := theHost()
+	if err != nil {
+		return nil, setupError("", err)
+	}
+	return h.start(ctx, spec, bestCarrier)
+}
+
+func (h *host) start(ctx context.Context, spec Spec, carry carrier) (*Process, error) {
+	if err := context.Cause(ctx); err != nil {
+		return nil, setupError("start container", err)
+	}
+	pl, err := newPlan(h, &spec)
+	if err != nil {
+		return nil, err
+	}
+	p := &Process{
+		id: spec.ID, cause: func() error { return context.Cause(ctx) },
+		io: pl.io, cgroup: pl.cgroup, stubs: &pl.stubs, done: make(chan struct{}),
+	}
+	var c child
+	h.onSpawner(func() { c, err = carry(pl) })
+	if err != nil {
+		return nil, &StartError{Err: errors.Join(err, pl.abandon()), Code: codeSetup}
+	}
+	p.pid, p.pidfd = c.pid, newPidfd(c.pidfd)
+	p.unhook = context.AfterFunc(ctx, func() { _ = p.Kill() })
+	pl.release()
+	err = pl.await()
+	if c.executed != nil {
+		c.executed()
+	}
+	if err != nil {
+		// It has exited or is about to; nothing is said about how.
+		p.unhook()
+		_ = p.Kill()
+		_ = p.reap()
+		p.io.closeAll()
+		_ = p.cleanUp()
+		if cause := context.Cause(ctx); cause != nil {
+			return nil, setupError("start container", cause)
+		}
+		return nil, err
+	}
+	p.io.started()
+	go p.finish()
+	return p, nil
+}
+
+// newPidfd makes the descriptor one that the runtime waits for without a
+// thread. That only fails for a bad descriptor.
+func newPidfd(fd int) *os.File {
+	_ = unix.SetNonblock(fd, true)
+	return os.NewFile(uintptr(fd), "pidfd")
+}
+
+// await waits until the command has been executed or the child has reported an
+// error, and returns that.
+func (p *plan) await() error {
+	defer p.report.Close()
+	var report [16]byte
+	switch _, err := io.ReadFull(p.report, report[:]); {
+	case errors.Is(err, io.EOF):
+		return nil
+	case err != nil:
+		return setupError("wait for process", err)
+	}
+	index, errno := binary.NativeEndian.Uint64(report[:]), binary.NativeEndian.Uint64(report[8:])
+	tooLong := index == uint64(len(p.prog.steps)-1) && unix.Errno(errno) == unix.E2BIG
+	if index == execReport || tooLong { // the trampoline got the same arguments
+		return p.execError(unix.Errno(errno))
+	}
+	return p.prog.failure(index, errno)
+}
+
+// execError explains why no candidate of the command could be executed, in
+// docker's words.
+func (p *plan) execError(errno unix.Errno) error {
+	command := p.spec.Args[0]
+	fail := func(code int, why error) error {
+		return &StartError{Err: fmt.Errorf("exec: %q: %w", command, why), Code: code}
+	}
+	if errno == unix.ENOENT && !strings.Contains(command, "/") {
+		return fail(codeNotFound, notInPath{errno})
+	}
+	var st os.FileInfo
+	name := command
+	if !strings.HasPrefix(name, "/") {
+		name = p.dir + "/" + name
+	}
+	if f, err := sys.OpenInRoot(p.root, name, unix.O_PATH, 0); err == nil {
+		st, _ = f.Stat()
+		f.Close()
+	}
+	switch {
+	case errno == unix.ENOENT && st != nil:
+		return fail(codeNotFound, fmt.Errorf("%w: its interpreter or loader is missing", errno))
+	case errno == unix.ENOENT:
+		return fail(codeNotFound, errno)
+	case errno == unix.EACCES && st != nil && st.IsDir():
+		return fail(codeNotExecutable, unix.EISDIR)
+	}
+	return fail(codeNotExecutable, errno)
+}
+
+// notInPath is the error for a command that no directory of PATH has.
+type notInPath struct{ errno unix.Errno }
+
+func (notInPath) Error() string   { return "executable file not found in $PATH" }
+func (e notInPath) Unwrap() error { return e.errno }
+
+// finish waits for the end of the container and cleans up.
+func (p *Process) finish() {
+	defer close(p.done)
+	status := p.reap()
+	killed := !p.unhook()
+	err := p.io.wait()
+	exit := p.exitError(status)
+	if cause := p.cause(); killed && cause != nil && exit != nil {
+		exit = fmt.Errorf("container %s: %w", p.id, cause)
+	}
+	p.io.endInput()
+	p.err = joinNonNil(exit, err, p.cleanUp())
+}
+
+// joinNonNil is errors.Join, but a single error stays what it is.
+func joinNonNil(errs ...error) error {
+	var only error
+	for _, err := range errs {
+		if err != nil && only != nil {
+			return errors.Join(errs...)
+		}
+		if err != nil {
+			only = err
+		}
+	}
+	return only
+}
+
+// reap waits until process 1 has ended. All others of its namespace are gone
+// then: the kernel waits for them before it reports the end of the first.
+func (p *Process) reap() syscall.WaitStatus {
+	var status syscall.WaitStatus
+	collect := func() bool {
+		for {
+			pid, err := syscall.Wait4(p.pid, &status, syscall.WNOHANG, nil)
+			if !errors.Is(err, unix.EINTR) {
+				return pid == p.pid || err != nil
+			}
+		}
+	}
+	conn, err := p.pidfd.SyscallConn()
+	if err == nil {
+		err = conn.Read(func(uintptr) bool { return collect() })
+	}
+	if err != nil {
+		// The descriptor can't be polled: wait with a thread.
+		for {
+			if _, err := syscall.Wait4(p.pid, &status, 0, nil); !errors.Is(err, unix.EINTR) {
+				break
+			}
+		}
+	}
+	return status
+}
+
+func (p *Process) exitError(status syscall.WaitStatus) error {
+	switch {
+	case status.Signaled():
+		return &ExitError{Code: codeSignal + int(status.Signal()), Signal: status.Signal(), OOM: p.cgroup.oomKilled()}
+	case status.ExitStatus() != 0:
+		return &ExitError{Code: status.ExitStatus(), OOM: p.cgroup.oomKilled()}
+	}
+	return nil
+}
+
+// cleanUp removes what was made for the container.
+func (p *Process) cleanUp() error {
+	err := p.cgroup.remove()
+	return errors.Join(err, p.stubs.clean(), p.pidfd.Close())
+}
+
+// Wait returns when every process of the container is gone, all its output has
+// been copied, and what was made for it is removed again: the control group
+// and mount points that were missing in Root. It returns nil if process 1
+// ended with code 0, else an *[ExitError]; if it was killed because Start's
+// context ended, an error that wraps that context's cause. Calling it again
+// returns the same.
+//
+// A Stdin that is no *os.File may still be being read when Wait returns.
+func (p *Process) Wait() error {
+	<-p.done
+	return p.err
+}
+
+// Signal sends a signal to process 1. Signals that it has no handler for are
+// dropped by the kernel, except SIGKILL and SIGSTOP: see [Spec].Init. After
+// the process has ended it returns [os.ErrProcessDone].
+func (p *Process) Signal(sig syscall.Signal) error {
+	conn, err := p.pidfd.SyscallConn()
+	if err != nil {
+		return os.ErrProcessDone
+	}
+	var errSend error
+	err = conn.Control(func(fd uintptr) { errSend = unix.PidfdSendSignal(int(fd), sig, nil, 0) })
+	// The descriptor is closed after the end.
+	if err != nil || errors.Is(errSend, unix.ESRCH) {
+		return os.ErrProcessDone
+	}
+	return os.NewSyscallError("pidfd_send_signal", errSend)
+}
+
+// Kill kills every process of the container. It does not wait.
+func (p *Process) Kill() error { return p.Signal(syscall.SIGKILL) }
+
+// Resize sets the size of the terminal. Without a terminal it does nothing.
+func (p *Process) Resize(width, height uint16) error { return p.io.resize(width, height) }
+
+// Pid is the process's id in the caller's PID namespace.
+func (p *Process) Pid() int { return p.pid }
+
+// Run is [Start] followed by [Process.Wait]: when it returns, the container is
+// gone. When ctx ends the whole container is killed, and the error wraps the
+// context's cause.
+func Run(ctx context.Context, spec Spec) error {
+	p, err := Start(ctx, spec)
+	if err != nil {
+		return err
+	}
+	return p.Wait()
+}

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package container runs a process in new namespaces over a root file system,
+// confined as docker confines by default. RUN steps and `builder run` use the
+// same code.
+//
+// A container's set-up is data. [Start] resolves everything that the image can
+// influence against the detached root mount, makes the other mounts detached
+// too, and writes down the remaining system calls as a list of named steps,
+// the program. A carrier makes the child process and applies the program in
+// it; the last step executes a tiny program in a sealed memory file, the
+// trampoline, which executes the command. Carriers differ only in how the
+// child is made. A step that fails is reported by its name.
+//
+// Nothing is ever mounted in the caller's mount namespace, so nothing is left
+// behind however a process ends: the container's mounts live in its own
+// namespace and go with its last process.
+//
+// The package has no idea of images, layers or names of containers.
+package container
+
+import (
+	"io"
+	"net/netip"
+	"os"
+
+	"builder/mount"
+)
+
+// Spec says what runs, where and how confined. The zero value of each optional
+// field is docker's default.
+type Spec struct {
+	// ID names the control group and nothing else. It matches
+	// [a-z0-9][a-z0-9_.-]*, is at most 128 bytes long, and no two running
+	// containers of a CgroupParent share one.
+	ID string
+
+	// Root is a detached mount (see mount.Overlay.Open) that becomes "/". It
+	// serves one Start, as a mount that has been in a namespace can't be
+	// attached again; Start does not close it. Missing mount points and Dir
+	// are made in it.
+	Root     *os.File
+	ReadOnly bool          // "/" can't be written to
+	Mounts   []mount.Mount // applied in order, after the default ones
+
+	// RunStep makes the small differences that BuildKit makes for RUN:
+	// /etc/hosts and /etc/resolv.conf are read-only, /etc/hostname is left to
+	// the image, and a missing Dir is made owned by the user.
+	RunStep bool
+
+	// Hostname is the name in the container's own UTS namespace. "" is the
+	// host's name with the Host network, else the ID's first 12 bytes.
+	Hostname string
+	Hosts    []Host // lines added to /etc/hosts
+	// ResolvConf is the content of /etc/resolv.conf. nil is the host's, less
+	// the name servers that can't be reached over Network.
+	ResolvConf []byte
+
+	// Args is the command. If Args[0] has no slash it is looked up in the
+	// PATH of Env, inside the container and with the user's rights.
+	Args []string
+	// Env is the environment. HOME is added from the user's entry in
+	// /etc/passwd unless it is set, and PATH as docker's default. Of a name
+	// that occurs twice the last value holds.
+	Env []string
+	// Dir is the working directory, "" for "/". A missing one is made with
+	// mode 0755 and owner root.
+	Dir string
+	// User is "", name, uid, name:group, uid:gid, …; see [LookupUser].
+	User     string
+	GroupAdd []string // further groups, by name or id
+
+	Network Network
+
+	// Terminal gives the process a pseudo terminal of Width by Height as
+	// controlling terminal and standard streams; Stdin and Stdout are its
+	// other side and Stderr is not used.
+	Terminal      bool
+	Width, Height uint16
+
+	// Stdin, Stdout and Stderr are the process's streams; nil is /dev/null.
+	// An *os.File is handed through, unless it is a terminal: that is never
+	// given to a container. Anything else is copied, and so is a terminal.
+	// If Stdout and Stderr are the same value they share one pipe.
+	Stdin  io.Reader
+	Stdout io.Writer
+	Stderr io.Writer
+
+	ShmSize int64 // size of /dev/shm in bytes, 0 for 64 MiB
+	Rlimits []Rlimit
+
+	CapAdd, CapDrop []string // names with or without CAP_, any case, or ALL
+	// Seccomp is "" for docker's default profile, "unconfined", or the path of
+	// a profile in docker's JSON format.
+	Seccomp         string
+	NoNewPrivileges bool
+	// Privileged drops all confinement but the namespaces: every capability
+	// that the caller has, no seccomp, no masked paths, all devices of the
+	// host, writable /sys.
+	Privileged bool
+
+	// Init runs a small reaper as process 1, which starts the command,
+	// forwards signals to it, and ends with its exit code.
+	Init bool
+	// KillWithParent kills the container when the calling process ends,
+	// however it ends.
+	KillWithParent bool
+	// CgroupParent is the control group below which the container's is made,
+	// a path from the top of the hierarchy; "" is "builder".
+	CgroupParent string
+
+	// Warn is told what had to be given less than asked, as a resource limit
+	// beyond the caller's own. nil drops it.
+	Warn func(message string)
+}
+
+// Host is a line of /etc/hosts.
+type Host struct {
+	Name string
+	IP   netip.Addr
+}
+
+// Network says which network a container sees.
+type Network string
+
+// The networks.
+const (
+	NetworkHost Network = "host" // the caller's; also what "" means
+	NetworkNone Network = "none" // a network namespace with nothing but lo
+)
+
+// Rlimit is a resource limit (getrlimit(2)). Name is as in docker's --ulimit:
+// "nofile", "nproc", "core", …; -1 is no limit.
+type Rlimit struct {
+	Name       string
+	Soft, Hard int64
+}

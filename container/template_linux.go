@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package container
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+
+	"builder/mount"
+)
+
+// The template is a mount namespace that holds one small read-only file system
+// and nothing else. A container's child joins it and copies it, instead of
+// copying the caller's: that costs the same however many mounts the machine
+// has, and there is no path from it to a file of the machine, so nothing that
+// an image makes us resolve can lead there.
+const (
+	templateEmpty = "/empty" // an empty directory: covers masked directories
+	templateFiles = "/files" // where a container's /etc files are mounted
+)
+
+// newTemplate makes the namespace and returns the descriptor that keeps it.
+func newTemplate() (*os.File, error) {
+	type result struct {
+		ns  *os.File
+		err error
+	}
+	done := make(chan result)
+	var run func()
+	run = func() {
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// The main thread can't end with its goroutine, and what
+			// /proc/self shows is the main thread's. Held here meanwhile,
+			// it isn't the one that the next goroutine gets.
+			defer runtime.UnlockOSThread()
+			inner := make(chan struct{})
+			go func() { defer close(inner); run() }()
+			<-inner
+			return
+		}
+		// Never unlocked: the thread has left the others' file system view
+		// and ends with this goroutine.
+		ns, err := enterTemplate()
+		done <- result{ns, err}
+	}
+	go run()
+	r := <-done
+	return r.ns, r.err
+}
+
+// enterTemplate makes the namespace and leaves the calling thread in it.
+func enterTemplate() (*os.File, error) {
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return nil, fmt.Errorf("new mount namespace: %w", err)
+	}
+	ns, err := os.Open("/proc/thread-self/ns/mnt")
+	if err != nil {
+		return nil, err
+	}
+	if err := fillTemplate(); err != nil {
+		ns.Close()
+		return nil, fmt.Errorf("mount namespace template: %w", err)
+	}
+	return ns, nil
+}
+
+func fillTemplate() error {
+	// Nothing done here may reach the namespace it was copied from.
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return os.NewSyscallError("mount private", err)
+	}
+	root, err := mount.FS{Type: "tmpfs", Options: []mount.Option{{Key: "size", Value: "65536"}, {Key: "mode", Value: "0755"}}}.Open()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	for _, dir := range []string{templateEmpty, templateFiles} {
+		if err := unix.Mkdirat(int(root.Fd()), dir[1:], 0o755); err != nil {
+			return os.NewSyscallError("mkdirat", err)
+		}
+	}
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC}
+	if err := unix.MountSetattr(int(root.Fd()), "", unix.AT_EMPTY_PATH, &attr); err != nil {
+		return os.NewSyscallError("mount_setattr", err)
+	}
+	if err := unix.MoveMount(int(root.Fd()), "", unix.AT_FDCWD, "/", unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return os.NewSyscallError("move_mount", err)
+	}
+	if err := unix.Fchdir(int(root.Fd())); err != nil {
+		return os.NewSyscallError("fchdir", err)
+	}
+	// With both paths the same the old root is put on top of the new one,
+	// from where it is unmounted with all that is below it: pivot_root(2).
+	if err := unix.PivotRoot(".", "."); err != nil {
+		return os.NewSyscallError("pivot_root", err)
+	}
+	return os.NewSyscallError("umount", unix.Unmount(".", unix.MNT_DETACH))
+}

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package container
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// The last step of a program executes a trampoline rather than the command,
+// because /proc/self/exe is what was executed last: while the command is being
+// executed it must not be this program's own file, which the command could
+// open for writing or execute (CVE-2019-5736). The trampoline is a static ELF
+// file of a few hundred bytes in a sealed memory file that can't be written to.
+//
+// It closes the error pipe on execution, tries the command's candidates in
+// turn (see candidates) and reports over the pipe if none can be executed. The
+// init trampoline does that in a child process, and stays behind as process 1:
+// it forwards signals to the child, reaps what is orphaned, and exits with the
+// child's code.
+//
+// The code is in trampoline_amd64.s. It is copied out of this program's text.
+type trampolines struct {
+	exec, init *os.File
+}
+
+// trampolineMark ends the code of each trampoline.
+const trampolineMark = "ENDOFCDE"
+
+func newTrampolines() (trampolines, error) {
+	execAddr, initAddr := trampolineAddrs()
+	var t trampolines
+	var err error
+	if t.exec, err = newTrampoline("exec", execAddr); err != nil {
+		return t, err
+	}
+	if t.init, err = newTrampoline("init", initAddr); err != nil {
+		t.exec.Close()
+	}
+	return t, err
+}
+
+// newTrampoline makes the memory file for the code at addr.
+func newTrampoline(name string, addr uintptr) (*os.File, error) {
+	code, err := textAt(addr)
+	if err != nil {
+		return nil, err
+	}
+	fd, err := unix.MemfdCreate("builder-"+name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
+	if errors.Is(err, unix.EINVAL) { // Linux before 6.3 has no MFD_EXEC
+		fd, err = unix.MemfdCreate("builder-"+name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	}
+	if err != nil {
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	f := os.NewFile(uintptr(fd), "trampoline "+name)
+	const seals = unix.F_SEAL_WRITE | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
+	_, err = f.Write(elfFile(code))
+	if err == nil {
+		// The command may run as any user.
+		err = f.Chmod(0o555)
+	}
+	if err == nil {
+		_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("make trampoline: %w", err)
+	}
+	return f, nil
+}
+
+// textAt returns the machine code at an address up to trampolineMark.
+func textAt(addr uintptr) ([]byte, error) {
+	// Far more than a trampoline; text of the functions behind it follows.
+	const limit = 4096
+	for size := 8; size < limit; size += 8 {
+		// The address is that of a function, which the collector never moves.
+		code := unsafe.Slice(*(**byte)(unsafe.Pointer(&addr)), size)
+		if i := bytes.Index(code, []byte(trampolineMark)); i >= 0 {
+			return bytes.Clone(code[:i]), nil
+		}
+	}
+	return nil, errors.New("make trampoline: no end of its code")
+}
+
+// elfFile makes a static executable of position-independent code (elf(5)).
+func elfFile(code []byte) []byte {
+	const (
+		base           = 0x400000
+		ehsize, phsize = 64, 56
+		headers        = ehsize + 2*phsize
+		readExec       = 5
+		readWrite      = 6
+	)
+	total := uint64(headers + len(code))
+	le := binary.LittleEndian
+	b := []byte{0x7f, 'E', 'L', 'F', 2, 1, 1, 15: 0} // 64 bits, little-endian, version 1
+	b = le.AppendUint16(b, 2)                        // ET_EXEC
+	b = le.AppendUint16(b, 62)                       // EM_X86_64
+	b = le.AppendUint32(b, 1)
+	b = le.AppendUint64(b, base+headers) // entry
+	b = le.AppendUint64(b, ehsize)       // program headers
+	b = le.AppendUint64(b, 0)            // no section headers
+	b = le.AppendUint32(b, 0)
+	for _, v := range []uint16{ehsize, phsize, 2, 0, 0, 0} {
+		b = le.AppendUint16(b, v)
+	}
+	b = le.AppendUint32(b, 1) // PT_LOAD
+	b = le.AppendUint32(b, readExec)
+	for _, v := range []uint64{0, base, base, total, total, 4096} {
+		b = le.AppendUint64(b, v)
+	}
+	b = le.AppendUint32(b, 0x6474e551) // PT_GNU_STACK: else the stack is executable
+	b = le.AppendUint32(b, readWrite)
+	b = append(b, make([]byte, 6*8)...)
+	return append(b, code...)
+}

@@ -1,0 +1,452 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package container
+
+import (
+	"encoding/binary"
+	"path/filepath"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// write makes the child's program out of the prepared plan. The order of its
+// parts matters, and a test holds it:
+//
+//   - The container's root is mounted over the template's, so that paths of
+//     the template are absolute until chroot, and those of the container are
+//     relative to opened directories of it.
+//   - Descriptors are closed before the working directory is entered: it must
+//     not lead to one of them (CVE-2024-21626).
+//   - Seccomp is loaded while the process has CAP_SYS_ADMIN still, unless
+//     no_new_privs is set: without that one the kernel asks for the other.
+//   - The user changes after everything that only root may do, and the
+//     capabilities after the user.
+//   - The parent's death is watched last, as a change of the user ends it.
+func (p *plan) write() {
+	p.writeNamespaces()
+	p.writeRoot()
+	p.writeFileSystems()
+	p.writeMounts()
+	if !p.spec.Privileged {
+		p.writeMasks()
+	}
+	p.writeEnter()
+	p.writeStreams()
+	p.writeDir()
+	p.writeLimits()
+	p.writeConfinement()
+	p.writeExec()
+}
+
+// Flags of the namespaces that a child is made in. The mount and control group
+// namespaces are made by its program, as they copy what it is in.
+func (p *plan) cloneFlags() uintptr {
+	flags := uintptr(unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS)
+	if p.spec.Network == NetworkNone {
+		flags |= unix.CLONE_NEWNET
+	}
+	return flags
+}
+
+func (p *plan) writeNamespaces() {
+	pr := &p.prog
+	pr.do("new session", unix.SYS_SETSID)
+	if p.v1procs != nil {
+		// "0" is the writer itself.
+		pr.do("join devices control group", unix.SYS_WRITE, pr.file(p.v1procs), pr.str("0"), num(1))
+	}
+	pr.do("join template mount namespace", unix.SYS_SETNS, pr.file(p.host.template), num(unix.CLONE_NEWNS))
+	pr.do("new mount namespace", unix.SYS_UNSHARE, num(unix.CLONE_NEWNS|unix.CLONE_NEWCGROUP))
+	if p.spec.Network == NetworkNone {
+		p.writeLoopback()
+	}
+	pr.do("set host name", unix.SYS_SETHOSTNAME, pr.str(p.hostname), num(len(p.hostname)))
+}
+
+// writeLoopback sets lo up.
+func (p *plan) writeLoopback() {
+	pr := &p.prog
+	s := pr.get("open socket", unix.SYS_SOCKET, num(unix.AF_INET), num(unix.SOCK_DGRAM|unix.SOCK_CLOEXEC), num(0))
+	ifreq := make([]byte, 40)
+	copy(ifreq, "lo")
+	binary.NativeEndian.PutUint16(ifreq[unix.IFNAMSIZ:], unix.IFF_UP)
+	pr.do("set up lo", unix.SYS_IOCTL, s, num(unix.SIOCSIFFLAGS), pr.bytes(ifreq))
+}
+
+func (p *plan) writeRoot() {
+	pr := &p.prog
+	pr.do("mount /", unix.SYS_MOVE_MOUNT, pr.file(p.root), pr.str(""), cwd, pr.str("/"), num(unix.MOVE_MOUNT_F_EMPTY_PATH))
+	pr.do("enter /", unix.SYS_FCHDIR, pr.file(p.root))
+}
+
+// moveTo mounts a detached mount on an opened file or directory.
+func (p *plan) moveTo(name string, m, target arg) {
+	pr := &p.prog
+	pr.do("mount "+name, unix.SYS_MOVE_MOUNT, m, pr.str(""), target, pr.str(""),
+		num(unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH))
+}
+
+// moveInto mounts a detached mount on an entry of a directory that is ours or
+// the kernel's: the name is resolved there.
+func (p *plan) moveInto(name string, m, dir arg, entry string) {
+	pr := &p.prog
+	pr.do("mount "+name, unix.SYS_MOVE_MOUNT, m, pr.str(""), dir, pr.str(entry), num(unix.MOVE_MOUNT_F_EMPTY_PATH))
+}
+
+// newFS mounts a file system that shows a namespace of the child, detached.
+func (p *plan) newFS(name, kind string, attr uintptr) arg {
+	pr := &p.prog
+	fs := pr.get("mount "+name+": fsopen", unix.SYS_FSOPEN, pr.str(kind), num(unix.FSOPEN_CLOEXEC))
+	pr.do("mount "+name+": source", unix.SYS_FSCONFIG, fs, num(unix.FSCONFIG_SET_STRING), pr.str("source"), pr.str(kind), num(0))
+	pr.do("mount "+name+": create", unix.SYS_FSCONFIG, fs, num(unix.FSCONFIG_CMD_CREATE), num(0), num(0), num(0))
+	return pr.get("mount "+name+": fsmount", unix.SYS_FSMOUNT, fs, num(unix.FSMOUNT_CLOEXEC), num(attr))
+}
+
+const noneOfThree = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
+
+func (p *plan) writeFileSystems() {
+	pr := &p.prog
+	sysAttr := uintptr(noneOfThree | unix.MOUNT_ATTR_RDONLY)
+	if p.spec.Privileged {
+		sysAttr = noneOfThree
+	}
+	if point := p.point("/proc"); point != nil {
+		p.proc = p.newFS("/proc", "proc", noneOfThree)
+		p.moveTo("/proc", p.proc, pr.file(point))
+	}
+	if p.host.oomAdjusted {
+		// The container is not to be protected as the builder is.
+		f := pr.get("open oom_score_adj", unix.SYS_OPENAT, p.proc, pr.str("self/oom_score_adj"), num(unix.O_WRONLY|unix.O_CLOEXEC), num(0))
+		pr.do("set oom_score_adj", unix.SYS_WRITE, f, pr.str("0"), num(1))
+	}
+	if point := p.point("/dev"); point != nil {
+		p.writeDev(pr.file(point))
+	}
+	if point := p.point("/sys"); point != nil {
+		p.sys = p.newFS("/sys", "sysfs", sysAttr)
+		p.moveTo("/sys", p.sys, pr.file(point))
+		if !p.mounted("/sys/fs/cgroup") {
+			p.moveInto("/sys/fs/cgroup", p.newFS("/sys/fs/cgroup", "cgroup2", sysAttr), p.sys, "fs/cgroup")
+		}
+	}
+	// A mount of one file can be made only of what is mounted: so all of
+	// them are, in a place that is out of sight.
+	pr.do("mount /etc files", unix.SYS_MOVE_MOUNT, pr.file(p.etc), pr.str(""), cwd, pr.str(templateFiles), num(unix.MOVE_MOUNT_F_EMPTY_PATH))
+	for _, point := range p.points {
+		if entry, ok := strings.CutPrefix(point.name, "/etc/"); ok {
+			m := pr.get("copy "+point.name, unix.SYS_OPEN_TREE, pr.file(p.etc), pr.str(entry), num(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC))
+			p.moveTo(point.name, m, pr.file(point.file))
+		}
+	}
+}
+
+func (p *plan) writeDev(point arg) {
+	pr := &p.prog
+	dev := pr.file(p.dev)
+	p.moveTo("/dev", dev, point)
+	p.moveInto("/dev/pts", pr.file(p.pts), dev, "pts")
+	if p.shm != nil {
+		p.moveInto("/dev/shm", pr.file(p.shm), dev, "shm")
+	}
+	if !p.mounted("/dev/mqueue") {
+		p.moveInto("/dev/mqueue", p.newFS("/dev/mqueue", "mqueue", noneOfThree), dev, "mqueue")
+	}
+	if p.spec.Terminal {
+		m := pr.get("copy terminal", unix.SYS_OPEN_TREE, pr.file(p.pts), pr.str("0"), num(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC))
+		p.moveInto("/dev/console", m, dev, "console")
+	}
+}
+
+// how is a struct open_how.
+func (p *plan) how(flags, resolve uint64) arg {
+	return p.prog.words(num(flags|unix.O_CLOEXEC), num(0), num(resolve))
+}
+
+var sizeofHow = num(unsafe.Sizeof(unix.OpenHow{}))
+
+func (p *plan) writeMounts() {
+	pr := &p.prog
+	for _, m := range p.mounts {
+		// Earlier mounts are there now, so the target is looked up anew; it
+		// can't lead out of the container's root.
+		at := pr.get("open mount point "+m.target, unix.SYS_OPENAT2, pr.file(p.root), pr.str(m.target[1:]),
+			p.how(unix.O_PATH, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS), sizeofHow)
+		p.moveTo(m.target, pr.file(m.tree), at)
+	}
+}
+
+// maskedPath is a path in /proc or /sys.
+type maskedPath struct {
+	in, path string
+	dir      bool
+}
+
+// maskedPaths are hidden in a container, docker's list: a file shows /dev/null,
+// a directory an empty one. They are looked up in the file system itself.
+var maskedPaths = []maskedPath{
+	{"/proc", "acpi", true},
+	{"/proc", "asound", true},
+	{"/proc", "interrupts", false},
+	{"/proc", "kcore", false},
+	{"/proc", "keys", false},
+	{"/proc", "latency_stats", false},
+	{"/proc", "timer_list", false},
+	{"/proc", "timer_stats", false},
+	{"/proc", "sched_debug", false},
+	{"/proc", "scsi", true},
+	{"/sys", "firmware", true},
+	{"/sys", "devices/virtual/powercap", true},
+}
+
+// thermalPaths are the counters of each processor's overheating, which tell
+// what other containers do.
+func thermalPaths() (out []maskedPath) {
+	const in = "/sys"
+	found, err := filepath.Glob(in + "/devices/system/cpu/cpu[0-9]*/thermal_throttle")
+	if err != nil {
+		return nil // the pattern is right
+	}
+	for _, name := range found {
+		out = append(out, maskedPath{in, strings.TrimPrefix(name, in+"/"), true})
+	}
+	return out
+}
+
+// readOnlyPaths can't be written to.
+var readOnlyPaths = []string{"bus", "fs", "irq", "sys", "sysrq-trigger"}
+
+func (p *plan) writeMasks() {
+	pr := &p.prog
+	const clone = unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC
+	if p.point("/proc") != nil {
+		attr := pr.bytes(mountAttr(noneOfThree | unix.MOUNT_ATTR_RDONLY))
+		for _, name := range readOnlyPaths {
+			m := pr.get("copy /proc/"+name, unix.SYS_OPEN_TREE, p.proc, pr.str(name), num(clone|unix.AT_RECURSIVE))
+			pr.ignore(2, unix.ENOENT)
+			pr.do("make /proc/"+name+" read-only", unix.SYS_MOUNT_SETATTR, m, pr.str(""),
+				num(unix.AT_EMPTY_PATH|unix.AT_RECURSIVE), attr, num(unix.MOUNT_ATTR_SIZE_VER0))
+			p.moveInto("/proc/"+name, m, p.proc, name)
+		}
+	}
+	for _, mask := range append(maskedPaths[:len(maskedPaths):len(maskedPaths)], p.host.throttles...) {
+		fs := map[string]arg{"/proc": p.proc, "/sys": p.sys}[mask.in]
+		if p.point(mask.in) == nil {
+			continue
+		}
+		name := mask.in + "/" + mask.path
+		if !mask.dir && p.point("/dev") == nil {
+			continue
+		}
+		// Not every kernel has every one. To look first is cheaper than to
+		// copy a mount in vain: undoing that waits for all processors.
+		at := pr.get("mask "+name+": open", unix.SYS_OPENAT, fs, pr.str(mask.path), num(unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC), num(0))
+		pr.ignore(2, unix.ENOENT)
+		var m arg
+		if mask.dir {
+			m = pr.get("mask "+name+": copy empty directory", unix.SYS_OPEN_TREE, cwd, pr.str(templateEmpty), num(clone))
+		} else {
+			m = pr.get("mask "+name+": copy null", unix.SYS_OPEN_TREE, pr.file(p.dev), pr.str("null"), num(clone))
+		}
+		p.moveTo(name, m, at)
+	}
+}
+
+// mountAttr is a struct mount_attr that sets flags.
+func mountAttr(set uint64) []byte {
+	b := make([]byte, unix.MOUNT_ATTR_SIZE_VER0)
+	binary.NativeEndian.PutUint64(b, set)
+	return b
+}
+
+// writeEnter makes the container's root the process's.
+func (p *plan) writeEnter() {
+	pr := &p.prog
+	if p.spec.ReadOnly {
+		pr.do("make / read-only", unix.SYS_MOUNT_SETATTR, pr.file(p.root), pr.str(""), num(unix.AT_EMPTY_PATH),
+			pr.bytes(mountAttr(unix.MOUNT_ATTR_RDONLY)), num(unix.MOUNT_ATTR_SIZE_VER0))
+	}
+	pr.do("chroot", unix.SYS_CHROOT, pr.str("."))
+}
+
+// Descriptors of the child when it executes the trampoline, besides 0 to 2.
+const (
+	reportFD     = 3
+	trampolineFD = 4
+)
+
+func (p *plan) writeStreams() {
+	pr := &p.prog
+	for i, name := range []string{"stdin", "stdout", "stderr"} {
+		pr.do("set "+name, unix.SYS_DUP3, pr.file(p.io.child[i]), num(i), num(0))
+	}
+	if p.spec.Terminal {
+		pr.do("set controlling terminal", unix.SYS_IOCTL, num(0), num(unix.TIOCSCTTY), num(0))
+	}
+	pr.do("set report descriptor", unix.SYS_DUP3, pr.file(p.errfd), num(reportFD), num(0)).result = resultErrfd
+	trampoline := p.host.trampolines.exec
+	if p.spec.Init {
+		trampoline = p.host.trampolines.init
+	}
+	pr.do("set trampoline descriptor", unix.SYS_DUP3, pr.file(trampoline), num(trampolineFD), num(unix.O_CLOEXEC))
+	pr.do("close descriptors", unix.SYS_CLOSE_RANGE, num(trampolineFD+1), num(^uint32(0)), num(0))
+}
+
+func (p *plan) writeDir() {
+	pr := &p.prog
+	pr.do("set umask", unix.SYS_UMASK, num(0o022))
+	if len(p.mounts) > 0 {
+		// In a mount the directory can only be made now, as runc does it. From
+		// here on no path leads out of the container.
+		for i := 1; i <= len(p.dir); i++ {
+			if i == len(p.dir) || p.dir[i] == '/' {
+				pr.do("make working directory", unix.SYS_MKDIRAT, cwd, pr.str(p.dir[:i]), num(0o755))
+				pr.ignore(0, anyErrno)
+			}
+		}
+	}
+	name := "enter working directory " + p.dir
+	d := pr.get(name, unix.SYS_OPENAT2, cwd, pr.str(p.dir),
+		p.how(unix.O_PATH|unix.O_DIRECTORY, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS), sizeofHow)
+	pr.do(name, unix.SYS_FCHDIR, d)
+	pr.do("close working directory", unix.SYS_CLOSE, d)
+	// A directory outside of the root would be "(unreachable)/…".
+	buf := pr.bytes(make([]byte, unix.PathMax))
+	pr.do("check working directory", unix.SYS_GETCWD, buf, num(unix.PathMax))
+	pr.check("check working directory", buf, '/', unix.EXDEV)
+}
+
+func (p *plan) writeLimits() {
+	pr := &p.prog
+	for _, r := range p.rlimits {
+		pr.do("limit "+r.name, unix.SYS_PRLIMIT64, num(0), num(r.resource), pr.words(num(r.limit.Cur), num(r.limit.Max)), num(0))
+	}
+	pr.do("new session keyring", unix.SYS_KEYCTL, num(unix.KEYCTL_JOIN_SESSION_KEYRING), pr.str("builder-"+p.spec.ID))
+	pr.ignore(0, unix.ENOSYS) // a kernel without keys
+}
+
+func (p *plan) writeConfinement() {
+	pr := &p.prog
+	for c := 0; c <= p.host.lastCap; c++ {
+		if p.host.bounding.has(c) && !p.caps.has(c) {
+			pr.do("drop "+capSet(1 << c).names()[0]+" from bounding set", unix.SYS_PRCTL, num(unix.PR_CAPBSET_DROP), num(c), num(0), num(0), num(0))
+		}
+	}
+	if !p.spec.NoNewPrivileges {
+		p.writeSeccomp()
+	}
+	groups := make([]byte, 0, 4*len(p.user.Groups)+4)
+	ids := append([]uint32{p.user.GID}, p.user.Groups...)
+	for _, g := range ids {
+		groups = binary.NativeEndian.AppendUint32(groups, g)
+	}
+	pr.do("set groups", unix.SYS_SETGROUPS, num(len(ids)), pr.bytes(groups))
+	pr.do("set group id", unix.SYS_SETRESGID, num(p.user.GID), num(p.user.GID), num(p.user.GID))
+	pr.do("clear ambient capabilities", unix.SYS_PRCTL, num(unix.PR_CAP_AMBIENT), num(unix.PR_CAP_AMBIENT_CLEAR_ALL), num(0), num(0), num(0))
+	// Another user than root loses all capabilities by this call.
+	pr.do("set user id", unix.SYS_SETRESUID, num(p.user.UID), num(p.user.UID), num(p.user.UID))
+	caps := p.caps
+	if p.user.UID != 0 {
+		caps = 0
+	}
+	var data []byte // effective, permitted, inheritable: low words, then high
+	for _, w := range []uint32{uint32(caps), uint32(caps), 0, uint32(caps >> 32), uint32(caps >> 32), 0} {
+		data = binary.NativeEndian.AppendUint32(data, w)
+	}
+	header := binary.NativeEndian.AppendUint64(nil, unix.LINUX_CAPABILITY_VERSION_3)
+	pr.do("set capabilities", unix.SYS_CAPSET, pr.bytes(header), pr.bytes(data))
+	if p.spec.KillWithParent {
+		p.writeParentDeath()
+	}
+	for _, sig := range ignoredSignals() {
+		// execve resets handlers, but what is ignored stays so.
+		pr.do("reset "+unix.SignalName(sig), unix.SYS_RT_SIGACTION, num(sig), pr.bytes(make([]byte, 32)), num(0), num(8))
+	}
+	pr.do("unblock signals", unix.SYS_RT_SIGPROCMASK, num(2), pr.words(num(0)), num(0), num(8)) // SIG_SETMASK
+	if p.spec.NoNewPrivileges {
+		pr.do("set no_new_privs", unix.SYS_PRCTL, num(unix.PR_SET_NO_NEW_PRIVS), num(1), num(0), num(0), num(0))
+		p.writeSeccomp()
+	}
+}
+
+// ignoredSignals are the signals that this process ignores.
+func ignoredSignals() (out []unix.Signal) {
+	const ignored = 1 // SIG_IGN
+	for sig := unix.Signal(1); sig < 32; sig++ {
+		var act [4]uintptr // struct kernel_sigaction: the handler comes first
+		_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), 0, uintptr(unsafe.Pointer(&act)), 8, 0, 0)
+		if errno == 0 && act[0] == ignored {
+			out = append(out, sig)
+		}
+	}
+	return out
+}
+
+// writeSeccomp loads the filter: what follows must be allowed by it.
+func (p *plan) writeSeccomp() {
+	if p.filter == nil {
+		return
+	}
+	pr := &p.prog
+	code := make([]byte, 0, 8*len(p.filter.code))
+	for _, i := range p.filter.code {
+		code = binary.NativeEndian.AppendUint16(code, i.Code)
+		code = append(code, i.Jt, i.Jf)
+		code = binary.NativeEndian.AppendUint32(code, i.K)
+	}
+	// A struct sock_fprog begins with the length in 16 bits.
+	fprog := pr.words(num(len(p.filter.code)), pr.bytes(code))
+	pr.do("load seccomp filter", unix.SYS_SECCOMP, num(unix.SECCOMP_SET_MODE_FILTER), num(p.filter.flags), fprog)
+}
+
+func (p *plan) writeParentDeath() {
+	pr := &p.prog
+	pr.do("watch parent", unix.SYS_PRCTL, num(unix.PR_SET_PDEATHSIG), num(unix.SIGKILL), num(0), num(0), num(0))
+	// The parent may be gone already. Only it holds the other end of the
+	// pipe, which then is in error.
+	pollfd := make([]byte, 8)
+	binary.NativeEndian.PutUint32(pollfd, reportFD)
+	at := pr.bytes(pollfd)
+	pr.do("check parent", unix.SYS_PPOLL, at, num(1), pr.words(num(0), num(0)), num(0), num(0))
+	revents := at
+	revents.v += 6
+	pr.check("check parent", revents, 0, unix.ESRCH)
+}
+
+// writeExec executes the trampoline: its argv[0] is the number of candidates
+// as one byte, they follow, and then the command's own arguments.
+func (p *plan) writeExec() {
+	pr := &p.prog
+	cands := candidates(p.spec.Args[0], p.env)
+	argv := append([]string{string([]byte{byte(len(cands))})}, cands...)
+	argv = append(argv, p.spec.Args...)
+	pr.do("execute trampoline", unix.SYS_EXECVEAT, num(trampolineFD), pr.str(""), pr.strings(argv), pr.strings(p.env), num(unix.AT_EMPTY_PATH))
+}
+
+// maxCandidates is what fits into the byte that counts them.
+const maxCandidates = 255
+
+// candidates are the paths that are executed in turn until one is there: the
+// command itself if it has a slash, else in each directory of PATH.
+func candidates(command string, env []string) []string {
+	if strings.Contains(command, "/") {
+		return []string{command}
+	}
+	var out []string
+	for _, e := range env {
+		list, ok := strings.CutPrefix(e, "PATH=")
+		if !ok {
+			continue
+		}
+		for dir := range strings.SplitSeq(list, ":") {
+			if dir == "" {
+				dir = "."
+			}
+			if len(out) < maxCandidates {
+				out = append(out, strings.TrimRight(dir, "/")+"/"+command)
+			}
+		}
+	}
+	return out
+}

@@ -48,9 +48,10 @@ type Options struct {
 	// builds; "" for none. It is made when it is missing, and ignored when
 	// it is damaged or another tree's. Its directory must exist.
 	Index string
-	// KeepOwner keeps the owners of the files where an instruction sets
-	// none, as for stages, images and unpacked archives. Otherwise all is
-	// 0:0, as for a directory of the user's.
+	// KeepOwner keeps the owners of the files, where an instruction sets
+	// none, and their extended attributes, as for stages and images.
+	// Otherwise all is 0:0 and without attributes, as for a directory of the
+	// user's, of which BuildKit too takes neither.
 	KeepOwner bool
 }
 

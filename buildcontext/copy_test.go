@@ -134,7 +134,7 @@ func TestCopyDestination(t *testing.T) {
 		// Files and directories are 0:0; only what is made for the
 		// destination inherits.
 		want: []string{
-			"d x 2755 0:9", "d x/new 755 0:9", "f x/new/a 644 0:0 A", "d x/new/dir 711 0:0", "f x/new/dir/b 600 0:0 B",
+			"d x 2755 0:9", "d x/new 2755 0:9", "f x/new/a 644 0:0 A", "d x/new/dir 711 0:0", "f x/new/dir/b 600 0:0 B",
 			"d x/new/dir/empty 700 0:0", "d x/new/dir/sub 755 0:0", "f x/new/dir/sub/c 755 0:0 C",
 		},
 	}})
@@ -204,11 +204,17 @@ func TestCopyAttributes(t *testing.T) {
 			"f s/a 755 0:0 A", "x s/a user.k=v", "f s/cap 755 0:0 C",
 			`x s/cap "security.capability=\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"`,
 			"x s/a trusted.t=host", "f s/b 644 0:0 B",
-		}, req: Request{Sources: []string{"s"}, Dest: "/", Owner: &Owner{UID: 5, GID: 5}},
+		}, opts: Options{KeepOwner: true}, req: Request{Sources: []string{"s"}, Dest: "/", Owner: &Owner{UID: 5, GID: 5}},
 		want: []string{
 			`f a 755 5:5 A user.k="v"`, "f b 644 5:5 B",
 			`f cap 755 5:5 C security.capability="\x01\x00\x00\x02\x00 \x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"`,
 		},
+	}, {
+		name: "a user's directory has no attributes", src: []string{
+			"f s/a 755 0:0 A", "x s/a user.k=v",
+			`x s/a "security.capability=\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"`,
+		}, req: Request{Sources: []string{"s"}, Dest: "/"},
+		want: []string{"f a 755 0:0 A"},
 	}, {
 		name: "sockets become files, devices stay", src: []string{"s s/sock 666", "c s/null 600 1:3"}, req: Request{Sources: []string{"s"}, Dest: "/"},
 		want: []string{"c null 600 1:3", "f sock 666 0:0"},

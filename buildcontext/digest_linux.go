@@ -237,6 +237,9 @@ func (t *Tree) hashFiles(ctx context.Context, sources []copytree.Source) error {
 		return nil
 	}
 	workers := make([]hasher, copytree.Workers())
+	for i := range workers {
+		workers[i].xattrs = t.opts.KeepOwner
+	}
 	err := copytree.Each(ctx, len(workers), todo, func(i int, b batch, _ func(batch)) error {
 		return workers[i].batch(ctx, t, b)
 	})
@@ -281,6 +284,7 @@ func unhashed(todo []batch, d *copytree.Dir, seen map[*copytree.Entry]bool) []ba
 
 // hasher is what one goroutine needs to hash files.
 type hasher struct {
+	xattrs   bool // extended attributes count
 	hash     hash.Hash
 	buf      []byte
 	sums     [][32]byte
@@ -327,9 +331,11 @@ func (h *hasher) file(dir int, e *copytree.Entry) error {
 	if err := h.read(fd, e.Stat.Size); err != nil {
 		return err
 	}
-	xattrs, err := copytree.FileXattrs(fd)
-	if err != nil {
-		return err
+	var xattrs []copytree.Xattr
+	if h.xattrs {
+		if xattrs, err = copytree.FileXattrs(fd); err != nil {
+			return err
+		}
 	}
 	var now copytree.Stat
 	if err := copytree.StatFD(fd, &now); err != nil {

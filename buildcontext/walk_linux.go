@@ -398,7 +398,9 @@ func (w *walker) learn(fd int, e *copytree.Entry) (err error) {
 	case e.IsSymlink():
 		e.Link, err = copytree.ReadLink(fd, e.Name)
 	case e.IsDir():
-		e.Xattrs, err = copytree.XattrsAt(fd, e.Name)
+		if w.tree.opts.KeepOwner {
+			e.Xattrs, err = copytree.XattrsAt(fd, e.Name)
+		}
 	}
 	e.XattrsKnown = !e.IsRegular()
 	return err

@@ -335,6 +335,9 @@ func (p *plan) openEtc() error {
 // openMounts opens the Spec's mounts and makes their mount points.
 func (p *plan) openMounts() error {
 	for _, m := range p.spec.Mounts {
+		if m.Type == mount.Tmpfs && m.Mode == 0 {
+			m.Mode = p.coveredMode(m.Target)
+		}
 		tree, err := m.Open()
 		if err != nil {
 			return fmt.Errorf("mount on %q: %w", m.Target, err)
@@ -351,6 +354,21 @@ func (p *plan) openMounts() error {
 		p.mounts = append(p.mounts, pm)
 	}
 	return nil
+}
+
+// coveredMode is the mode of the directory that a mount will hide, 0 if there
+// is none: a tmpfs looks like the directory it covers.
+func (p *plan) coveredMode(target string) uint32 {
+	f, err := sys.OpenInRoot(p.root, target, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return 0
+	}
+	return st.Mode & 0o7777
 }
 
 // makePoint makes the mount point of a mount where it is missing. The child

@@ -74,6 +74,7 @@ type inflater struct {
 	coded  bool // inside of a block with codes
 	last   bool // it is the last block
 	ended  bool // the stream has ended
+	failed error
 
 	literals  [literalEntries]uint32
 	distances [distanceEntries]uint32
@@ -102,14 +103,16 @@ func (f *inflater) next() ([]byte, error) {
 		f.op = copy(f.out, f.out[f.op-history:f.op])
 	}
 	f.done = f.op
-	for f.op < history+decodeAt && !f.ended {
-		if err := f.step(); err != nil {
-			return nil, err
-		}
+	for f.op < history+decodeAt && !f.ended && f.failed == nil {
+		f.failed = f.step()
 	}
 	if f.op == f.done {
+		if f.failed != nil {
+			return nil, f.failed
+		}
 		return nil, io.EOF
 	}
+	// What was decoded before a failure is given out before it.
 	return f.out[f.done:f.op], nil
 }
 

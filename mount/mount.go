@@ -40,7 +40,7 @@ type Mount struct {
 	NoDev       bool
 
 	Size int64  // Tmpfs: limit in bytes, 0 for the kernel's default
-	Mode uint32 // Tmpfs: mode of its root, 0 for 01777
+	Mode uint32 // Tmpfs: mode of its root, 0 for that of the directory it covers, or 01777
 	UID  int    // Tmpfs: owner of its root
 	GID  int
 }

@@ -165,8 +165,13 @@ func (d *dest) mkdir(parent, name Name, mode uint32, owner *Owner) error {
 			return err
 		}
 	}
-	// The umask took bits away, and a parent's set-group-id bit adds one.
-	return unix.Fchmod(fd, mode)
+	// The umask took bits away. A set-group-id bit that the parent handed down
+	// stays.
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	return unix.Fchmod(fd, mode|st.Mode&unix.S_ISGID)
 }
 
 // settle gives the directories that were made their time.

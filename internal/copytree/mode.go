@@ -116,19 +116,23 @@ func (m Mode) Apply(mode uint32) uint32 {
 }
 
 // apply does one operation as BSD's setmode(3) does: letters that copy another
-// class's permissions take effect one by one, the others together. Unlike
-// there, "+rt" sets both bits.
+// class's permissions take effect one by one, the others together. "t" said of
+// nobody in particular makes the operation one on that bit alone, as in the
+// library that BuildKit uses.
 func (c modeClause) apply(op modeOp, perm uint32, canX bool) uint32 {
 	who := c.who
-	if who == 0 {
-		who = permAll
+	special := who == 0 || who&^permOther != 0 // "o+s" and "o+t" mean nothing
+	all := func() uint32 {
+		if who == 0 {
+			return permAll
+		}
+		return who
 	}
-	special := who&^permOther != 0 // "o+s" and "o+t" mean nothing
 	var set uint32
 	cleared := false // an '=' must clear once, even if it sets nothing
 	flush := func() {
 		if set != 0 || op.op == '=' && !cleared {
-			perm = change(op.op, perm, who, set&who)
+			perm = change(op.op, perm, all(), set&all())
 		}
 		set, cleared = 0, true
 	}
@@ -158,7 +162,7 @@ func (c modeClause) apply(op modeOp, perm uint32, canX bool) uint32 {
 			flush()
 			shift := map[byte]int{'u': 6, 'g': 3, 'o': 0}[p]
 			rwx := perm >> shift & 7 * 0o111
-			perm = change(op.op, perm, who&0o777, rwx&who)
+			perm = change(op.op, perm, all()&0o777, rwx&all())
 		}
 	}
 	flush()

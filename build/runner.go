@@ -212,38 +212,12 @@ func (r *runner) unpackOnce(st *stage) func(context.Context) (snapshot.ID, error
 		if done {
 			return id, nil
 		}
-		vertex := "unpack " + st.ref.Familiar()
-		sink := &lazyStart{r: r, vertex: vertex, start: &progress.Start{Name: vertex, Stage: st.name}}
-		got, err := r.env.RootFS.Unpack(ctx, st.img, sink, vertex)
-		sink.done(err)
+		got, err := r.env.RootFS.Unpack(ctx, st.img, r.env.Sink, "unpack "+st.ref.Familiar())
 		if err != nil {
 			return "", r.plan.file.At(st.def.Location, fmt.Errorf("unpack image %s: %w", st.ref.Familiar(), err))
 		}
 		id, done = got, true
 		return id, nil
-	}
-}
-
-// lazyStart shows a vertex only once something happens in it.
-type lazyStart struct {
-	r      *runner
-	vertex string
-	start  *progress.Start
-	once   sync.Once
-	begun  atomic.Bool
-}
-
-func (l *lazyStart) Event(e progress.Event) {
-	l.once.Do(func() {
-		l.begun.Store(true)
-		l.r.event(l.vertex, progress.Event{Start: l.start})
-	})
-	l.r.event(l.vertex, e)
-}
-
-func (l *lazyStart) done(err error) {
-	if l.begun.Load() {
-		l.r.event(l.vertex, progress.Event{Done: &progress.Done{Err: err}})
 	}
 }
 

@@ -30,7 +30,9 @@ const unpackers = 3
 // without layers. Layers that are not unpacked yet are, side by side; each is
 // checked against its digest and its diffID before it counts. What was
 // unpacked before a failure stays and is used the next time.
-func (r *RootFS) Unpack(ctx context.Context, img image.Image, sink progress.Sink, vertex string) (snapshot.ID, error) {
+//
+// If there is something to unpack, the vertex is begun and ended in sink.
+func (r *RootFS) Unpack(ctx context.Context, img image.Image, sink progress.Sink, vertex string) (id snapshot.ID, err error) {
 	chains := img.ChainIDs()
 	if len(chains) == 0 {
 		return "", nil
@@ -51,6 +53,13 @@ func (r *RootFS) Unpack(ctx context.Context, img image.Image, sink progress.Sink
 			base, first = id, i+1
 			break
 		}
+	}
+	if sink == nil {
+		sink = progress.Discard{}
+	}
+	if first < len(chains) {
+		sink.Event(progress.Event{Vertex: vertex, Start: &progress.Start{Name: vertex}})
+		defer func() { sink.Event(progress.Event{Vertex: vertex, Done: &progress.Done{Err: err}}) }()
 	}
 	u := &unpack{r: r, sink: sink, vertex: vertex, pending: make([]pending, len(chains))}
 	for i := first; i < len(chains); i++ {
@@ -160,9 +169,6 @@ func (u *unpack) applyTo(ctx context.Context, p *pending, root *os.File, opts la
 }
 
 func (u *unpack) status(p *pending, n int64, done bool) {
-	if u.sink == nil {
-		return
-	}
 	u.sink.Event(progress.Event{Vertex: u.vertex, Status: &progress.Status{
 		ID: p.desc.Digest.Encoded()[:12], Action: "unpacking",
 		Current: n, Total: p.desc.Size, Bytes: true, Done: done,

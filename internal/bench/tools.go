@@ -75,11 +75,13 @@ func (l *lab) addDockerLike(name, tarball string) {
 	t := &tool{name: name, clean: func() { exec.Command(importer, "rmi", "-f", base).Run() }}
 	t.build = func(dir, tag string, cached bool) *exec.Cmd {
 		args := []string{"build", "-q", "-t", tag}
-		if name != "docker" {
+		switch name {
+		case "docker":
+			args = append(args, "--network=host")
+		case "podman":
+			args = append(args, "--layers", "--pull=never")
+		case "buildah":
 			args = append(args, "--layers", "--pull-never")
-			if name == "podman" {
-				args[len(args)-1] = "--pull=never"
-			}
 		}
 		cmd := exec.Command(name, append(args, noCache(cached, dir)...)...)
 		cmd.Env = append(os.Environ(), "DOCKER_BUILDKIT=1")

@@ -70,7 +70,7 @@ type Tree struct {
 	unstable map[*copytree.Entry]bool // files that changed while they were hashed
 	dirty    bool                     // the index file doesn't say what is known now
 	stats    Stats
-	scratchs []*walker
+	idle     []*walker // between walks
 }
 
 // Stats count what was done for a tree so far.

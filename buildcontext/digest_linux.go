@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"hash"
-	"slices"
 
 	"builder/internal/copytree"
 
@@ -39,6 +38,50 @@ func (s *Selection) Digest(ctx context.Context) (digest.Digest, error) {
 	w.selected()
 	s.sum = digest.NewDigest(digest.SHA256, w.hash)
 	return s.sum, nil
+}
+
+// Entries calls yield for everything that is selected, in the order of the
+// digest, until it returns false: with the path below the destination (of a
+// file that a source names, its name) and a digest of what counts about the
+// entry itself. Comparing them with those of an earlier selection tells which
+// files made the difference. Files are read as for Digest.
+func (s *Selection) Entries(ctx context.Context, yield func(path string, sum [32]byte) bool) error {
+	if _, err := s.Digest(ctx); err != nil {
+		return err
+	}
+	w := &keyWriter{selection: s}
+	sum := func(name string, e *copytree.Entry) [32]byte {
+		w.buf = w.buf[:0]
+		w.node(name, e)
+		return sha256.Sum256(w.buf)
+	}
+	var dir func(path string, d *copytree.Dir) bool
+	dir = func(path string, d *copytree.Dir) bool {
+		for _, e := range d.Entries {
+			p := path + e.Name.String()
+			if !yield(p, sum("", e)) || e.IsDir() && !dir(p+"/", e.Dir) {
+				return false
+			}
+		}
+		return true
+	}
+	for i := range s.plan.Sources {
+		src := &s.plan.Sources[i]
+		w.begin(src)
+		var more bool
+		switch {
+		case src.IsDir():
+			more = dir("", src.Entry.Dir)
+		case src.Data != nil:
+			more = yield(src.Name, sha256.Sum256(src.Data))
+		default:
+			more = yield(src.Name, sum("", src.Entry))
+		}
+		if !more {
+			break
+		}
+	}
+	return nil
 }
 
 // keyVersion changes when the same selection is to get another digest.
@@ -94,11 +137,10 @@ func (w *keyWriter) selected() {
 	w.num(uint32(len(p.Sources)))
 	for i := range p.Sources {
 		s := &p.Sources[i]
-		w.names, w.links = map[[2]uint64]int{}, map[[2]uint64]uint32{}
+		w.begin(s)
 		switch {
 		case s.IsDir():
 			w.byte(keyTop)
-			w.countNames(s.Entry.Dir)
 			w.dir(s.Entry.Dir)
 		case s.Data != nil:
 			w.byte(keyInline)
@@ -120,6 +162,14 @@ func (w *keyWriter) dir(d *copytree.Dir) {
 	w.byte(keyEnd)
 }
 
+// begin prepares for the entries of a source.
+func (w *keyWriter) begin(s *copytree.Source) {
+	w.names, w.links = map[[2]uint64]int{}, map[[2]uint64]uint32{}
+	if s.IsDir() {
+		w.countNames(s.Entry.Dir)
+	}
+}
+
 // countNames counts the names of files that have several.
 func (w *keyWriter) countNames(d *copytree.Dir) {
 	for _, e := range d.Entries {
@@ -132,10 +182,19 @@ func (w *keyWriter) countNames(d *copytree.Dir) {
 	}
 }
 
+// entry writes an entry, and after a directory what is in it.
 func (w *keyWriter) entry(name string, e *copytree.Entry) {
 	if len(w.buf) > 60<<10 {
 		w.flush()
 	}
+	w.node(name, e)
+	if e.IsDir() {
+		w.dir(e.Dir)
+	}
+}
+
+// node writes all that counts about an entry itself.
+func (w *keyWriter) node(name string, e *copytree.Entry) {
 	kind := e.Stat.Mode & unix.S_IFMT
 	switch kind {
 	case unix.S_IFLNK:
@@ -171,8 +230,6 @@ func (w *keyWriter) entry(name string, e *copytree.Entry) {
 	switch kind {
 	case unix.S_IFLNK:
 		w.text(e.Link)
-	case unix.S_IFDIR:
-		w.dir(e.Dir)
 	case unix.S_IFCHR, unix.S_IFBLK:
 		w.num(unix.Major(e.Stat.Rdev))
 		w.num(unix.Minor(e.Stat.Rdev))
@@ -312,7 +369,7 @@ func (h *hasher) batch(ctx context.Context, t *Tree, b batch) error {
 
 // changed makes the error for a file that was selected and can't be read.
 func changed(name copytree.Name, err error) error {
-	if slices.Contains([]error{unix.ENOENT, unix.ELOOP, unix.ENOTDIR, unix.ENXIO, unix.ESTALE}, err) {
+	if copytree.Gone(err) {
 		err = fmt.Errorf("%w: %w", ErrChanged, err)
 	}
 	return fmt.Errorf("read %q: %w", "/"+name.String(), err)
@@ -352,7 +409,7 @@ func (h *hasher) file(dir int, e *copytree.Entry) error {
 	}
 	h.hash.Sum(h.sums[0][:0])
 	e.Digest, h.sums = &h.sums[0], h.sums[1:]
-	e.Xattrs, e.XattrsKnown = xattrs, true
+	e.Xattrs, e.XattrsKnown = xattrs, h.xattrs
 	h.files++
 	return nil
 }

@@ -196,7 +196,7 @@ func listOne(p, name string, first map[uint64]string) (string, error) {
 	case unix.S_IFIFO:
 		return "p" + attrs, nil
 	case unix.S_IFCHR:
-		return fmt.Sprintf("c %s %o %d:%d", name, st.Mode&0o7777, unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev))), nil
+		return fmt.Sprintf("c %s %o %d:%d", name, st.Mode&0o7777, unix.Major(st.Rdev), unix.Minor(st.Rdev)), nil
 	}
 	if f, ok := first[st.Ino]; ok {
 		return fmt.Sprintf("h %s %s", name, f), nil

@@ -275,6 +275,25 @@ func TestIndexScale(t *testing.T) {
 	}
 }
 
+// TestIndexOwners: a tree that is opened with attributes after it was without
+// learns them.
+func TestIndexOwners(t *testing.T) {
+	x := newIndexed(t, indexSrc...)
+	x.build()
+	plain := x.digst
+	x.opts.KeepOwner = true
+	if s := x.build(); s.Hashed != 3 || x.digst == plain {
+		t.Errorf("attributes were not looked at: %+v", s)
+	}
+	if s := x.build(); s.Hashed != 0 {
+		t.Errorf("they were not remembered: %+v", s)
+	}
+	x.opts.KeepOwner = false
+	if s := x.build(); s.Hashed != 0 || x.digst != plain {
+		t.Errorf("they are still there: %+v", s)
+	}
+}
+
 // TestForget: within one build all selections see one state, until it is
 // forgotten.
 func TestForget(t *testing.T) {

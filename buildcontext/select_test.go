@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -226,6 +227,114 @@ func TestOpenFile(t *testing.T) {
 	key(t, tree, Request{Sources: []string{"a"}, Dest: "/"})
 	must(t, tree.Close())
 	must(t, tree.Close())
+}
+
+// TestDigest: what counts for the key and what doesn't.
+func TestDigest(t *testing.T) {
+	testutil.Require(t, "root")
+	base := []string{"f d/a 644 0:0 A", "f d/b 755 0:0 A", "l d/l a", "d d/e 755", "f d/h1 644 0:0 H", "h d/h2 d/h1", "p d/p 600"}
+	sum := func(opts Options, req Request, lines ...string) string {
+		t.Helper()
+		dir := t.TempDir()
+		build(t, dir, lines...)
+		return key(t, open(t, dir, opts), req)
+	}
+	req := Request{Sources: []string{"d"}, Dest: "/x"}
+	with := func(change func(*Request)) Request {
+		r := req
+		change(&r)
+		return r
+	}
+	edit := func(from, to string) []string {
+		out := slices.Clone(base)
+		i := slices.Index(out, from)
+		out[i] = to
+		return out
+	}
+	want := sum(Options{}, req, base...)
+	for name, got := range map[string]string{
+		"the same":                   sum(Options{}, req, base...),
+		"times":                      sum(Options{}, req, append(base, "t d/a 5", "t d/e 6", "t d 7")...),
+		"the source's owner":         sum(Options{}, req, edit("f d/a 644 0:0 A", "f d/a 644 4:5 A")...),
+		"what is beside the source":  sum(Options{}, req, append(base, "f other 644")...),
+		"a further name beside it":   sum(Options{}, req, append(base, "h other d/a")...),
+		"the directory's own mode":   sum(Options{}, req, append(base, "d d 700")...),
+		"the directory's own name":   sum(Options{}, with(func(r *Request) { r.Sources = []string{"l2"} }), append(base, "l l2 d")...),
+		"attributes of a user's own": sum(Options{}, req, append(base, "x d/a user.k=v")...),
+		"owner that it has anyway":   sum(Options{KeepOwner: true}, req, base...),
+	} {
+		if got != want {
+			t.Errorf("%s is in the key", name)
+		}
+	}
+	seen := map[string]string{want: "nothing"}
+	for name, got := range map[string]string{
+		"bytes":               sum(Options{}, req, edit("f d/a 644 0:0 A", "f d/a 644 0:0 B")...),
+		"mode":                sum(Options{}, req, edit("f d/a 644 0:0 A", "f d/a 600 0:0 A")...),
+		"name":                sum(Options{}, req, edit("f d/a 644 0:0 A", "f d/A 644 0:0 A")...),
+		"link target":         sum(Options{}, req, edit("l d/l a", "l d/l b")...),
+		"type":                sum(Options{}, req, edit("p d/p 600", "f d/p 600")...),
+		"directory's mode":    sum(Options{}, req, edit("d d/e 755", "d d/e 700")...),
+		"file in a directory": sum(Options{}, req, append(base, "f d/e/a 644")...),
+		"missing file":        sum(Options{}, req, base[1:]...),
+		"broken hard link":    sum(Options{}, req, edit("h d/h2 d/h1", "f d/h2 644 0:0 H")...),
+		"another hard link":   sum(Options{}, req, append(base, "h d/h3 d/h1")...),
+		"owner kept":          sum(Options{KeepOwner: true}, req, edit("f d/a 644 0:0 A", "f d/a 644 4:5 A")...),
+		"attribute kept":      sum(Options{KeepOwner: true}, req, append(base, "x d/a user.k=v")...),
+		"owner set":           sum(Options{}, with(func(r *Request) { r.Owner = &Owner{UID: 4} }), base...),
+		"group set":           sum(Options{}, with(func(r *Request) { r.Owner = &Owner{GID: 4} }), base...),
+		"owner set to root":   sum(Options{}, with(func(r *Request) { r.Owner = &Owner{} }), base...),
+		"mode set":            sum(Options{}, with(func(r *Request) { r.Mode = "a+x" }), base...),
+		"destination":         sum(Options{}, with(func(r *Request) { r.Dest = "/x/" }), base...),
+		"unpacking":           sum(Options{}, with(func(r *Request) { r.Unpack = true }), base...),
+		"one file of it":      sum(Options{}, with(func(r *Request) { r.Sources = []string{"d/a"} }), base...),
+		"its other name":      sum(Options{}, with(func(r *Request) { r.Sources = []string{"d/l"} }), base...),
+		"twice":               sum(Options{}, with(func(r *Request) { r.Sources = []string{"d", "d"} }), base...),
+		"parents":             sum(Options{}, with(func(r *Request) { r.Parents = true }), base...),
+		"exclusion":           sum(Options{}, with(func(r *Request) { r.Exclude = []string{"h*"} }), base...),
+		"inline":              sum(Options{}, with(func(r *Request) { r.Inline = []Inline{{"a", nil}} }), base...),
+		"inline bytes":        sum(Options{}, with(func(r *Request) { r.Inline = []Inline{{"a", []byte("b")}} }), base...),
+		"inline name":         sum(Options{}, with(func(r *Request) { r.Inline = []Inline{{"ab", nil}} }), base...),
+	} {
+		if other, ok := seen[got]; ok {
+			t.Errorf("%s has the key of %s", name, other)
+		}
+		seen[got] = name
+	}
+}
+
+func TestEntries(t *testing.T) {
+	dir := t.TempDir()
+	build(t, dir, "f d/a 644 0:0 A", "f d/e/b 644 0:0 B", "f c 644 0:0 C")
+	tree := open(t, dir, Options{})
+	entries := func() (names []string, sums map[string][32]byte) {
+		s, err := tree.Select(t.Context(), Request{Sources: []string{"d", "c"}, Inline: []Inline{{"i", nil}}, Dest: "/x/"})
+		must(t, err)
+		sums = map[string][32]byte{}
+		must(t, s.Entries(t.Context(), func(p string, sum [32]byte) bool {
+			names = append(names, p)
+			sums[p] = sum
+			return true
+		}))
+		return names, sums
+	}
+	names, before := entries()
+	same(t, "names", names, []string{"a", "e", "e/b", "c", "i"})
+	must(t, os.WriteFile(filepath.Join(dir, "d/e/b"), []byte("new"), 0o600))
+	must(t, tree.Forget())
+	_, after := entries()
+	for p := range before {
+		if changed := before[p] != after[p]; changed != (p == "e/b") {
+			t.Errorf("%s changed: %v", p, changed)
+		}
+	}
+	s, err := tree.Select(t.Context(), everything)
+	must(t, err)
+	n := 0
+	must(t, s.Entries(t.Context(), func(string, [32]byte) bool { n++; return n < 2 }))
+	if n != 2 {
+		t.Errorf("%d entries after it was enough", n)
+	}
 }
 
 // FuzzSelect selects what any request names from a small tree and copies it:

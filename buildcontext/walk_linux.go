@@ -96,10 +96,10 @@ func (t *Tree) trusted(st *copytree.Stat) bool {
 	return st.Ctime.Add(step).Before(t.taken)
 }
 
-// fineFileSystems are those whose time stamps are from this machine's clock
-// and finer than a second.
-func isFine(kind int64) bool {
-	switch uint32(kind) {
+// isFine tells of a type of file system whether its time stamps are from this
+// machine's clock and finer than a second.
+func isFine(kind uint32) bool {
+	switch kind {
 	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.TMPFS_MAGIC,
 		unix.OVERLAYFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC, bcachefsMagic, zfsMagic:
 		return true
@@ -131,15 +131,15 @@ type walker struct {
 }
 
 func (t *Tree) walkers() []*walker {
-	for len(t.scratchs) < copytree.Workers() {
-		t.scratchs = append(t.scratchs, &walker{tree: t, self: t.ignore.info(), devs: map[uint64]bool{}})
+	for len(t.idle) < copytree.Workers() {
+		t.idle = append(t.idle, &walker{tree: t, self: t.ignore.info(), devs: map[uint64]bool{}})
 	}
-	return t.scratchs
+	return t.idle
 }
 
 // gather adds what the walkers counted.
 func (t *Tree) gather() {
-	for _, w := range t.scratchs {
+	for _, w := range t.idle {
 		t.stats.Statted += w.stats.Statted
 		t.stats.Listed += w.stats.Listed
 		t.stats.Remembered += w.stats.Remembered
@@ -364,9 +364,14 @@ func (w *walker) look(n *node, fd int, name copytree.Name, old *indexEntry) (*co
 	w.stats.Statted++
 	e.Name = name
 	same := old != nil && old.flags&entryKnown != 0 && old.stat == e.Stat
-	if same {
+	if same && (old.flags&entryXattrs != 0 || !w.tree.opts.KeepOwner || e.IsRegular()) {
 		e.Link, e.Digest = old.link, old.digest
 		e.Xattrs, e.XattrsKnown = old.xattrs, old.flags&entryXattrs != 0
+		if !w.tree.opts.KeepOwner {
+			e.Xattrs = nil
+		} else if !e.XattrsKnown {
+			e.Digest = nil // read with the bytes
+		}
 		if e.Digest != nil {
 			w.stats.Remembered++
 		}
@@ -402,7 +407,7 @@ func (w *walker) learn(fd int, e *copytree.Entry) (err error) {
 			e.Xattrs, err = copytree.XattrsAt(fd, e.Name)
 		}
 	}
-	e.XattrsKnown = !e.IsRegular()
+	e.XattrsKnown = w.tree.opts.KeepOwner && !e.IsRegular()
 	return err
 }
 
@@ -413,7 +418,7 @@ func (w *walker) noteDevice(fd int, dev uint64) {
 	}
 	var fs unix.Statfs_t
 	err := unix.Fstatfs(fd, &fs)
-	w.devs[dev] = err != nil || !isFine(int64(fs.Type))
+	w.devs[dev] = err != nil || !isFine(uint32(fs.Type))
 }
 
 // lookup finds a name in the directory n, which is not listed for it. The

@@ -4,6 +4,7 @@ package container
 
 import (
 	"encoding/binary"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"unsafe"
@@ -361,7 +362,7 @@ func (p *plan) writeConfinement() {
 	}
 	for _, sig := range ignoredSignals() {
 		// execve resets handlers, but what is ignored stays so.
-		pr.do("reset "+unix.SignalName(sig), unix.SYS_RT_SIGACTION, num(sig), pr.bytes(make([]byte, 32)), num(0), num(8))
+		pr.do(fmt.Sprintf("reset signal %d", sig), unix.SYS_RT_SIGACTION, num(sig), pr.bytes(make([]byte, 32)), num(0), num(8))
 	}
 	pr.do("unblock signals", unix.SYS_RT_SIGPROCMASK, num(2), pr.words(num(0)), num(0), num(8)) // SIG_SETMASK
 	if p.spec.NoNewPrivileges {
@@ -370,10 +371,15 @@ func (p *plan) writeConfinement() {
 	}
 }
 
+// lastSignal is the highest signal of Linux.
+const lastSignal = 64
+
 // ignoredSignals are the signals that this process ignores.
 func ignoredSignals() (out []unix.Signal) {
 	const ignored = 1 // SIG_IGN
-	for sig := unix.Signal(1); sig < 32; sig++ {
+	// Real-time signals too: the C library's posix_spawn leaves those that it
+	// keeps for itself ignored in what it starts.
+	for sig := unix.Signal(1); sig <= lastSignal; sig++ {
 		var act [4]uintptr // struct kernel_sigaction: the handler comes first
 		_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), 0, uintptr(unsafe.Pointer(&act)), 8, 0, 0)
 		if errno == 0 && act[0] == ignored {

@@ -113,6 +113,17 @@ func openAt(dir int, name Name, flags int, mode uint32) (int, error) {
 	}
 }
 
+// Gone tells whether an error of opening something that was there says that it
+// is not there any more, or is a link or something else now.
+func Gone(err error) bool {
+	for _, errno := range []unix.Errno{unix.ENOENT, unix.ELOOP, unix.ENOTDIR, unix.ENXIO, unix.ESTALE} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
+}
+
 // ReadNames calls fn for every name in the open directory but "." and "..",
 // in no order. name has its NUL byte and is only good during the call. buf is
 // scratch, at least 4 KiB.
@@ -267,7 +278,7 @@ func readSized(buf []byte, read func([]byte) (int, error)) ([]byte, error) {
 		switch {
 		case err == nil:
 			return buf[:n], nil
-		case err == unix.ERANGE, err == unix.EINTR:
+		case errors.Is(err, unix.ERANGE), errors.Is(err, unix.EINTR):
 			buf = nil
 		default:
 			return nil, err

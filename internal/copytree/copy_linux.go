@@ -623,8 +623,7 @@ func (e *sourceError) Unwrap() error { return e.err }
 // sourceError makes an error about a source; that it is gone or has become
 // something else matches ErrChanged.
 func (c *copier) sourceError(path string, err error) error {
-	switch err {
-	case unix.ENOENT, unix.ELOOP, unix.ENOTDIR, unix.ENXIO, unix.ESTALE:
+	if Gone(err) {
 		err = fmt.Errorf("%w: %w", ErrChanged, err)
 	}
 	return &sourceError{path, err}

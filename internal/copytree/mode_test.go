@@ -94,7 +94,7 @@ func TestModeLikeChmod(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got, want := m.Apply(unix.S_IFREG|in), uint32(st.Mode&0o7777); got != want {
+			if got, want := m.Apply(unix.S_IFREG|in), st.Mode&0o7777; got != want {
 				t.Errorf("%s of %o is %o, chmod(1) makes %o", expr, in, got, want)
 			}
 		}

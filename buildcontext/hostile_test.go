@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -88,6 +89,70 @@ func TestSwapRace(t *testing.T) {
 	stop.Store(true)
 	<-done
 	t.Logf("%d copied, %d failed", copied, failed)
+}
+
+// TestConcurrent selects, hashes and copies from one tree at once, as stages
+// do; it is of use with the race detector.
+func TestConcurrent(t *testing.T) {
+	testutil.Require(t, "root")
+	src := makeTree(t, 300)
+	build(t, src, "f junk/a 644", "f junk/deep/b.txt 644", "f junk/none/c 644")
+	tree := open(t, src, Options{Ignore: []string{"junk", "!**/*.txt"}, Index: filepath.Join(t.TempDir(), "index")})
+	var wg sync.WaitGroup
+	for _, req := range []Request{
+		everything, everything,
+		{Sources: []string{"d0/*"}, Dest: "/x/"},
+		{Sources: []string{"d0"}, Dest: "/x/", Exclude: []string{"sub1"}},
+		{Sources: []string{"**/*.txt"}, Dest: "/", Parents: true},
+		{Sources: []string{"junk/deep/b.txt"}, Dest: "/"},
+	} {
+		root := t.TempDir()
+		wg.Go(func() {
+			for range 3 {
+				if _, err := copyTo(t, tree, root, req, CopyOptions{}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if s := tree.Stats(); s.Hashed != 301 {
+		t.Errorf("%d files were hashed", s.Hashed)
+	}
+}
+
+// TestUmask: the umask of this process is not in the result.
+func TestUmask(t *testing.T) {
+	testutil.Require(t, "root")
+	src := t.TempDir()
+	build(t, src, "f d/a 666 0:0 A", "d d 777", "p d/p 666", "f d/b 4777 0:0 B")
+	tree := open(t, src, Options{})
+	for _, mask := range []int{0, 0o77, 0o777} {
+		dst := t.TempDir()
+		before := unix.Umask(mask)
+		_, err := copyTo(t, tree, dst, Request{Sources: []string{"."}, Inline: []Inline{{"i", nil}}, Dest: "/x/y/"}, CopyOptions{})
+		unix.Umask(before)
+		must(t, err)
+		same(t, "result", list(t, dst, false), []string{
+			"d x 755 0:0", "d x/y 755 0:0", "d x/y/d 777 0:0", "f x/y/d/a 666 0:0 A", "f x/y/d/b 4777 0:0 B", "p x/y/d/p 666 0:0", "f x/y/i 644 0:0",
+		})
+	}
+}
+
+// TestDefaultACL: what a directory hands down to new files is not in the
+// result either.
+func TestDefaultACL(t *testing.T) {
+	testutil.Require(t, "root")
+	src, dst := t.TempDir(), t.TempDir()
+	build(t, src, "f d/a 666 0:0 A", "d d 775", "f d/e/b 664 0:0 B")
+	// Version 2, then user::rwx, group::---, other::--- for new files.
+	acl := "\x02\x00\x00\x00" + "\x01\x00\x07\x00\xff\xff\xff\xff" + "\x04\x00\x00\x00\xff\xff\xff\xff" + "\x20\x00\x00\x00\xff\xff\xff\xff"
+	if err := unix.Setxattr(dst, "system.posix_acl_default", []byte(acl), 0); err != nil {
+		t.Skipf("no access lists here: %v", err)
+	}
+	_, err := copyTo(t, open(t, src, Options{}), dst, Request{Sources: []string{"."}, Dest: "/"}, CopyOptions{})
+	must(t, err)
+	same(t, "result", list(t, dst, false), []string{"d d 775 0:0", "f d/a 666 0:0 A", "d d/e 755 0:0", "f d/e/b 664 0:0 B"})
 }
 
 // TestDeepTree: neither depth nor long paths are a limit but the kernel's.

@@ -87,7 +87,9 @@ func (t *Tree) adopt(top *node) {
 // trusted tells whether what was learnt about a file is still right when the
 // file looks the same again: anything done to it since it was looked at has
 // moved its change time. That holds only if that time is earlier than the look
-// by more than the steps that time is counted in (git's "racy" rule).
+// by more than the steps that time is counted in (git's "racy" rule). Writes
+// through a mapping are the exception: the kernel counts the first one only,
+// until it has written the page to disk.
 func (t *Tree) trusted(st *copytree.Stat) bool {
 	step := fineStep
 	if st.Ctime.Nsec == 0 || t.remote[st.Dev] {
@@ -177,24 +179,30 @@ func (t *Tree) walk(ctx context.Context, n *node, descend func(path string) bool
 }
 
 // settle drops ignored directories in which nothing was found that is not. All
-// of those have been walked.
+// of those have been walked. What was settled before is only read: it may be
+// part of a selection that is being copied.
 func (t *Tree) settle(n *node) {
-	kept := 0
-	for i, sub := range n.subs {
+	empty := false
+	for _, sub := range n.subs {
 		if sub != nil && sub.listed {
 			t.settle(sub)
+			empty = empty || sub.weak && len(sub.Entries) == 0
 		}
+	}
+	if !empty {
+		return
+	}
+	var entries []*copytree.Entry
+	var subs []*node
+	for i, sub := range n.subs {
 		if sub != nil && sub.weak && len(sub.Entries) == 0 {
 			n.hidden = append(n.hidden, n.Entries[i].Name)
 			continue
 		}
-		n.Entries[kept], n.subs[kept] = n.Entries[i], sub
-		kept++
+		entries, subs = append(entries, n.Entries[i]), append(subs, sub)
 	}
-	if n.subs != nil && kept < len(n.Entries) {
-		n.Entries, n.subs = n.Entries[:kept], n.subs[:kept]
-		slices.Sort(n.hidden)
-	}
+	n.Entries, n.subs = entries, subs
+	slices.Sort(n.hidden)
 }
 
 // list fills a directory, unless it is.
@@ -548,7 +556,10 @@ func (t *Tree) encodeNode(w *indexWriter, n *node) uint64 {
 	if !n.listed {
 		return t.encodePartly(w, n)
 	}
-	pos := w.beginDir(n.whole && t.trusted(&n.entry.Stat))
+	// Another machine may change a directory long before this one hears of
+	// it: there the names are read each time.
+	st := &n.entry.Stat
+	pos := w.beginDir(n.whole && t.trusted(st) && !t.remote[st.Dev])
 	var children []child
 	olds := t.old.dir(n.old)
 	hidden := n.hidden

@@ -542,7 +542,7 @@ func (e *env) openArchive(src *source, file string) error {
 	if src.dockerfile, err = dockerfile.Parse(found, data); err != nil {
 		return err
 	}
-	opts := buildcontext.Options{}
+	opts := buildcontext.Options{KeepOwner: true} // as BuildKit does with an archive
 	if opts.Ignore, opts.IgnoreFile, err = buildcontext.ReadIgnore(src.temp, filepath.Join(src.temp, filepath.Clean("/"+found))); err != nil {
 		return err
 	}

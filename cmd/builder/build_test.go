@@ -417,6 +417,15 @@ func TestContexts(t *testing.T) {
 			t.Errorf("%s: /file is %q", compress, out)
 		}
 	}
+	archive, err := exec.Command("tar", "-C", w.dir+"/ctx", "--owner=1000", "--group=50", "-c", ".").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := stdin(archive, "build", "-t", "owned", "-"); r.code != 0 {
+		t.Error(r.stderr)
+	} else if out := w.ok("run", "--rm", "owned", "stat", "-c", "%u:%g", "/file"); out != "1000:50\n" {
+		t.Errorf("a file of an archive has the owner %s, want the archive's", out)
+	}
 	if r := stdin([]byte("FROM test/base\nRUN echo hi > /hi\n"), "build", "-t", "nocontext", "-"); r.code != 0 {
 		t.Error(r.stderr)
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -72,6 +73,13 @@ func (l *lab) addDockerLike(name, tarball string) {
 		fmt.Fprintf(os.Stderr, "bench: %s is not here or doesn't work: left out\n", name)
 		return
 	}
+	// Old crun refuses hosts with both versions of control groups; runc runs.
+	_, err := exec.LookPath("runc")
+	runc := err == nil
+	var global []string
+	if name == "podman" && runc {
+		global = []string{"--runtime", "runc"}
+	}
 	t := &tool{name: name, clean: func() { exec.Command(importer, "rmi", "-f", base).Run() }}
 	t.build = func(dir, tag string, cached bool) *exec.Cmd {
 		args := []string{"build", "-q", "-t", tag}
@@ -83,13 +91,20 @@ func (l *lab) addDockerLike(name, tarball string) {
 		case "buildah":
 			args = append(args, "--layers", "--pull-never")
 		}
-		cmd := exec.Command(name, append(args, noCache(cached, dir)...)...)
+		if name == "buildah" && runc {
+			args = append(args, "--runtime", "runc")
+		}
+		cmd := exec.Command(name, slices.Concat(global, args, noCache(cached, dir))...)
 		cmd.Env = append(os.Environ(), "DOCKER_BUILDKIT=1")
 		return cmd
 	}
 	if name != "buildah" {
 		t.run = func(tag string, args ...string) *exec.Cmd {
-			return exec.Command(name, append([]string{"run", "--rm", "--network=host", tag}, args...)...)
+			opts := []string{"run", "--rm", "--network=host"}
+			if name == "podman" {
+				opts = append(opts, "--ulimit=host") // raising limits may not be allowed here
+			}
+			return exec.Command(name, slices.Concat(global, opts, []string{tag}, args)...)
 		}
 	}
 	l.tools = append(l.tools, t)

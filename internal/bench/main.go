@@ -6,7 +6,7 @@
 // on the same base image to the same end, a finished image in its own store;
 // the tools take turns, and the medians are printed as ratios to builder's.
 //
-//	bench [-n RUNS] [-only ROW,…] [-builder PATH]
+//	bench [-n RUNS] [-only ROW,…] [-tools NAME,…] [-builder PATH]
 //
 // It must run as root. Everything is kept in a temporary directory, except
 // what peers keep in their own stores under the name bench-*.
@@ -28,9 +28,11 @@ func main() {
 	runs := flag.Int("n", 5, "runs of each row and tool")
 	only := flag.String("only", "", "rows to run, comma-separated")
 	bin := flag.String("builder", "bin/builder", "the builder to measure")
+	tools := flag.String("tools", "builder,docker,podman,buildah,buildctl", "tools to measure, where they work")
 	files := flag.Int("files", 50000, "files of the large context")
 	flag.Parse()
-	if err := run(*runs, *only, *bin, *files); err != nil {
+	l := &lab{runs: *runs, files: *files, wanted: strings.Split(*tools, ",")}
+	if err := l.run(*only, *bin); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -38,14 +40,15 @@ func main() {
 
 // lab is where a benchmark happens.
 type lab struct {
-	dir   string
-	tools []*tool
-	runs  int
-	files int
-	out   *tabwriter.Writer
+	dir    string
+	wanted []string // names of tools
+	tools  []*tool
+	runs   int
+	files  int
+	out    *tabwriter.Writer
 }
 
-func run(runs int, only, bin string, files int) error {
+func (l *lab) run(only, bin string) error {
 	bin, err := filepath.Abs(bin)
 	if err != nil {
 		return err
@@ -55,7 +58,7 @@ func run(runs int, only, bin string, files int) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	l := &lab{dir: dir, runs: runs, files: files, out: tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)}
+	l.dir, l.out = dir, tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	if err := l.prepare(bin); err != nil {
 		return err
 	}

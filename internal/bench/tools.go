@@ -44,16 +44,18 @@ func (l *lab) prepare(bin string) error {
 		},
 		clean: func() {},
 	})
-	if err := exec.Command("true").Run(); err != nil {
-		return err
-	}
 	if out, err := builder("import", tarball, base).CombinedOutput(); err != nil {
 		return fmt.Errorf("import base image: %w\n%s", err, out)
 	}
 	for _, name := range []string{"docker", "podman", "buildah"} {
-		l.addDockerLike(name, tarball)
+		if slices.Contains(l.wanted, name) {
+			l.addDockerLike(name, tarball)
+		}
 	}
-	return l.addBuildctl(builder)
+	if slices.Contains(l.wanted, "buildctl") {
+		return l.addBuildctl(builder)
+	}
+	return nil
 }
 
 func noCache(cached bool, dir string) []string {

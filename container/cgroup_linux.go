@@ -25,9 +25,8 @@ const (
 	openSuffix = "-privileged"
 )
 
-// cgroups is the version 2 hierarchy, mounted for this process only. Every
-// kernel has it, whether or not its controllers are bound to version 1, and
-// wherever the machine mounts it.
+// cgroups is the version 2 hierarchy. Every kernel has it, whether or not its
+// controllers are bound to version 1.
 type cgroups struct {
 	root    *os.File
 	program *deviceProgram
@@ -39,11 +38,30 @@ type cgroups struct {
 }
 
 func newCgroups() (*cgroups, error) {
-	root, err := mount.FS{Type: "cgroup2"}.Open()
+	root, err := openCgroup2()
 	if err != nil {
 		return nil, err
 	}
 	return &cgroups{root: root, program: newDeviceProgram(), swept: map[string]bool{}}, nil
+}
+
+// openCgroup2 opens the hierarchy where machines mount it, alone or beside
+// version 1, and mounts it for this process where it isn't there. That comes
+// last: it takes the kernel ten milliseconds and sets the hierarchy's mount
+// options anew for everybody.
+func openCgroup2() (*os.File, error) {
+	for _, name := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+		fd, err := unix.Open(name, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			continue
+		}
+		var st unix.Statfs_t
+		if err := unix.Fstatfs(fd, &st); err == nil && st.Type == unix.CGROUP2_SUPER_MAGIC && st.Flags&unix.ST_RDONLY == 0 {
+			return os.NewFile(uintptr(fd), name), nil
+		}
+		unix.Close(fd)
+	}
+	return mount.FS{Type: "cgroup2"}.Open()
 }
 
 // cgroup is one container's group.

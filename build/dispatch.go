@@ -12,7 +12,6 @@ import (
 	"builder/internal/sys"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
-	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 )
 
 // dispatch works out every step of every stage that the target needs, and the
@@ -162,7 +161,7 @@ func (p *plan) dispatchConfig(s *state, c instructions.Command) error {
 		}
 		s.note(nil, "ENTRYPOINT %q", config.Entrypoint)
 	case *instructions.HealthCheckCommand:
-		h := dockerspec.HealthcheckConfig(*c.Health)
+		h := *c.Health
 		config.Healthcheck = &h
 		s.note(nil, "HEALTHCHECK %+v", h)
 	case *instructions.ExposeCommand:

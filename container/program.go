@@ -91,9 +91,6 @@ type arg struct {
 	v    uintptr
 }
 
-// slot is a word that a step stores its result in for later steps.
-type slot int
-
 // num is an argument that is a number.
 func num[T ~int | ~uint | ~int32 | ~uint32 | ~int64 | ~uint64 | ~uintptr](v T) arg {
 	return arg{argValue, uintptr(v)}

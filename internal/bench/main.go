@@ -20,6 +20,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 	"time"
 )
@@ -46,6 +47,9 @@ type lab struct {
 	runs   int
 	files  int
 	out    *tabwriter.Writer
+
+	registry string // address, once it runs
+	stop     []func()
 }
 
 func (l *lab) run(only, bin string) error {
@@ -81,7 +85,9 @@ func (l *lab) measure(r row) error {
 	for i := range l.runs {
 		for _, t := range l.tools {
 			if r.needs(t) {
+				peak = 0
 				d, err := r.once(l, t, i)
+				t.peak = max(t.peak, peak)
 				if err != nil {
 					fmt.Fprintf(os.Stderr, "bench: %s: %s: %v\n", r.name, t.name, err)
 					continue
@@ -96,11 +102,15 @@ func (l *lab) measure(r row) error {
 			continue
 		}
 		m := median(times[t])
-		fmt.Fprintf(l.out, "  %s\t%8.1f ms\t(min %.1f, max %.1f, %d runs)\tx %.1f\n", t.name, ms(m),
-			ms(slices.Min(times[t])), ms(slices.Max(times[t])), len(times[t]), float64(m)/float64(base))
+		fmt.Fprintf(l.out, "  %s\t%8.1f ms\t(min %.1f, max %.1f, %d runs)\tx %.1f\tpeak %d MB\n", t.name, ms(m),
+			ms(slices.Min(times[t])), ms(slices.Max(times[t])), len(times[t]), float64(m)/float64(base), t.peak>>10)
+		t.peak = 0
 	}
 	return l.out.Flush()
 }
+
+// peak is the largest memory of a command since it was last read, in kB.
+var peak int64
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
@@ -112,11 +122,15 @@ func median(d []time.Duration) time.Duration {
 	return d[len(d)/2]
 }
 
-// timed runs a command and returns how long it took.
+// timed runs a command and returns how long it took. It notes the command's
+// peak memory, which of a tool with a daemon is only its client's.
 func timed(cmd *exec.Cmd) (time.Duration, error) {
 	start := time.Now()
 	out, err := cmd.CombinedOutput()
 	took := time.Since(start)
+	if u, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
+		peak = max(peak, u.Maxrss)
+	}
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args, " "), err, lastLines(out))
 	}

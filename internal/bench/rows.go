@@ -15,21 +15,39 @@ import (
 type row struct {
 	name string
 	what string
-	runs bool // it runs containers, rather than builds
+	need need
 	once func(l *lab, t *tool, i int) (time.Duration, error)
 }
 
-func (r row) needs(t *tool) bool { return !r.runs || t.run != nil }
+// need is what a tool must be able to do for a row.
+type need int
+
+const (
+	builds need = iota
+	runs
+	pulls
+)
+
+func (r row) needs(t *tool) bool {
+	switch r.need {
+	case runs:
+		return t.run != nil
+	case pulls:
+		return t.pull != nil
+	}
+	return true
+}
 
 var rows = []row{
-	{"rebuild20", "rebuild of 20 steps, nothing changed", false, rebuild20},
-	{"run-step", "one RUN step, overhead over the command: (11 steps - 1 step) / 10", false, runStep},
-	{"copy50k", "COPY of a large context and one RUN, cold, to a finished image", false, copyCold},
-	{"copy50k-same", "rebuild of the large context, nothing changed", false, copySame},
-	{"copy50k-one", "the same with one file changed", false, copyOne},
-	{"layer650", "a RUN that writes 650 MB, to a finished image", false, layer650},
-	{"stages4", "four independent stages of 2 s", false, stages4},
-	{"start", "run of /bin/true, whole command", true, start},
+	{"rebuild20", "rebuild of 20 steps, nothing changed", builds, rebuild20},
+	{"run-step", "one RUN step, overhead over the command: (11 steps - 1 step) / 10", builds, runStep},
+	{"copy50k", "COPY of a large context and one RUN, cold, to a finished image", builds, copyCold},
+	{"copy50k-same", "rebuild of the large context, nothing changed", builds, copySame},
+	{"copy50k-one", "the same with one file changed", builds, copyOne},
+	{"layer650", "a RUN that writes 650 MB, to a finished image", builds, layer650},
+	{"stages4", "four independent stages of 2 s", builds, stages4},
+	{"start", "run of /bin/true, whole command", runs, start},
+	{"pull", "pull and unpack of an image of 1 GB from a registry on loopback", pulls, pullLarge},
 }
 
 // context makes a directory with a Dockerfile.

@@ -19,7 +19,15 @@ type tool struct {
 	name  string
 	build func(dir, tag string, cached bool) *exec.Cmd
 	run   func(tag string, args ...string) *exec.Cmd // nil if it can't
+
+	// What the row about registries needs; nil if the tool can't.
+	pull   func(name string) []*exec.Cmd
+	remove func(name string) *exec.Cmd
+	save   func(tag, file string) *exec.Cmd
+
 	clean func()
+
+	peak int64 // of its commands in this row, in kB
 }
 
 // prepare makes the base image, busybox alone, and gives it to every tool that
@@ -41,6 +49,13 @@ func (l *lab) prepare(bin string) error {
 		},
 		run: func(tag string, args ...string) *exec.Cmd {
 			return builder(append([]string{"run", "--rm", tag}, args...)...)
+		},
+		pull: func(name string) []*exec.Cmd {
+			return []*exec.Cmd{builder("pull", "-q", name), builder("run", "--rm", name, "/bin/true")}
+		},
+		remove: func(name string) *exec.Cmd { return builder("rmi", "-f", name) },
+		save: func(tag, file string) *exec.Cmd {
+			return builder("save", "--format", "oci-archive", "-o", file, tag)
 		},
 		clean: func() {},
 	})
@@ -109,6 +124,16 @@ func (l *lab) addDockerLike(name, tarball string) {
 			return exec.Command(name, slices.Concat(global, opts, []string{tag}, args)...)
 		}
 	}
+	if name != "buildah" {
+		t.pull = func(image string) []*exec.Cmd {
+			args := []string{"pull", "-q"}
+			if name == "podman" {
+				args = append(args, "--tls-verify=false")
+			}
+			return []*exec.Cmd{exec.Command(name, append(args, image)...)}
+		}
+		t.remove = func(image string) *exec.Cmd { return exec.Command(name, "rmi", "-f", image) }
+	}
 	l.tools = append(l.tools, t)
 }
 
@@ -144,6 +169,9 @@ func (l *lab) addBuildctl(builder func(...string) *exec.Cmd) error {
 }
 
 func (l *lab) clean() {
+	for _, stop := range l.stop {
+		stop()
+	}
 	for _, t := range l.tools {
 		t.clean()
 	}

@@ -41,6 +41,7 @@ func (l *lab) prepare(bin string) error {
 		return fmt.Errorf("make base image (is busybox-static installed?): %w\n%s", err, out)
 	}
 	root := filepath.Join(l.dir, "builder")
+	empty := filepath.Join(l.dir, "empty") // a store that has built nothing
 	builder := func(args ...string) *exec.Cmd { return exec.Command(bin, append([]string{"--root", root}, args...)...) }
 	l.tools = append(l.tools, &tool{
 		name: "builder",
@@ -51,9 +52,9 @@ func (l *lab) prepare(bin string) error {
 			return builder(append([]string{"run", "--rm", tag}, args...)...)
 		},
 		pull: func(name string) []*exec.Cmd {
-			return []*exec.Cmd{builder("pull", "-q", name), builder("run", "--rm", name, "/bin/true")}
+			return []*exec.Cmd{exec.Command(bin, "--root", empty, "pull", "-q", name), exec.Command(bin, "--root", empty, "run", "--rm", name, "/bin/true")}
 		},
-		remove: func(name string) *exec.Cmd { return builder("rmi", "-f", name) },
+		remove: func(string) *exec.Cmd { return exec.Command("rm", "-rf", empty) },
 		save: func(tag, file string) *exec.Cmd {
 			return builder("save", "--format", "oci-archive", "-o", file, tag)
 		},

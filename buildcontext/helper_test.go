@@ -3,6 +3,7 @@
 package buildcontext
 
 import (
+	"builder/internal/testutil"
 	"fmt"
 	"io/fs"
 	"os"
@@ -38,6 +39,7 @@ const old = 1_000_000_000
 // build makes the described tree in dir.
 func build(tb testing.TB, dir string, lines ...string) {
 	tb.Helper()
+	testutil.Require(tb, "root") // it gives files to others
 	times := map[string]int64{}
 	for _, line := range lines {
 		f := fields(tb, line)

@@ -159,6 +159,7 @@ func errorText(err error) string {
 }
 
 func TestApplyBrokenTar(t *testing.T) {
+	testutil.Require(t, "root")
 	good := makeTar(t, dirEntry("d/"), fileEntry("d/f", strings.Repeat("x", 300000)), fileEntry("g", "y"))
 	sized := func(size string) []byte { // a file that says it has another size
 		b := slices.Clone(makeTar(t, fileEntry("f", "data")))
@@ -330,6 +331,7 @@ func TestApplyWhiteouts(t *testing.T) {
 }
 
 func TestApplyPlainLinksToOldFiles(t *testing.T) {
+	testutil.Require(t, "root")
 	j := newJail(t)
 	j.file("old", "x", 0o600)
 	data := makeTar(t, linkEntry(tar.TypeLink, "new", "old"))
@@ -405,6 +407,7 @@ func TestApplyFullDisk(t *testing.T) {
 }
 
 func TestApplyEndsWithItsGoroutines(t *testing.T) {
+	testutil.Require(t, "root")
 	var list []tarEntry
 	for i := range 200 {
 		list = append(list, fileEntry(strings.Repeat("d/", i%7)+strings.Repeat("f", i+1), strings.Repeat("x", 10000)))

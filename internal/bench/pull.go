@@ -22,7 +22,7 @@ func (l *lab) startRegistry(t *tool) error {
 		return err
 	}
 	addr := listen.Addr().String()
-	listen.Close()
+	_ = listen.Close()
 	config := filepath.Join(l.dir, "registry.yml")
 	yml := fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: %s}}\nhttp: {addr: %q}\n", filepath.Join(l.dir, "registry"), addr)
 	if err := os.WriteFile(config, []byte(yml), 0o600); err != nil {
@@ -33,8 +33,8 @@ func (l *lab) startRegistry(t *tool) error {
 		return err
 	}
 	l.stop = append(l.stop, func() {
-		cmd.Process.Kill()
-		cmd.Wait()
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // it was killed
 	})
 	if err := l.fillRegistry(t, addr); err != nil {
 		return err

@@ -10,9 +10,7 @@ import (
 	"time"
 
 	"builder/image"
-	"builder/layer"
 	"builder/progress"
-	"builder/snapshot"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
@@ -62,7 +60,7 @@ func (r *runner) assemble(ctx context.Context, res *Result) error {
 		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, base.img.Config.RootFS.DiffIDs[i])
 	}
 	for _, s := range results {
-		l, err := r.layerOf(ctx, s.snap)
+		l, err := r.env.RootFS.Commit(ctx, s.snap, r.opts.Layer)
 		if err != nil {
 			return err
 		}
@@ -85,10 +83,6 @@ func (r *runner) assemble(ctx context.Context, res *Result) error {
 	res.Desc.Platform = &platform
 	res.Config = manifest.Config
 	return nil
-}
-
-func (r *runner) layerOf(ctx context.Context, id snapshot.ID) (layer.Layer, error) {
-	return r.env.RootFS.Commit(ctx, id, r.opts.Layer)
 }
 
 func (r *runner) put(mediaType string, v any) (ocispec.Descriptor, error) {

@@ -75,7 +75,7 @@ func (c *Cache) Put(r *Record) error {
 	if err != nil {
 		return err
 	}
-	if err := c.write(c.file("steps", string(r.Key), ".json"), data); err != nil {
+	if err := atomicfile.WriteMkdir(c.file("steps", string(r.Key), ".json"), data, 0o600); err != nil {
 		return fmt.Errorf("keep step record: %w", err)
 	}
 	return nil
@@ -125,18 +125,7 @@ func (c *Cache) Memo(key Key) string {
 // SetMemo remembers a value under a key.
 func (c *Cache) SetMemo(key Key, value string) error {
 	sum := sha256.Sum256([]byte(value))
-	return c.write(c.file("memo", string(key), ""), append(sum[:], value...))
-}
-
-func (c *Cache) write(name string, data []byte) error {
-	err := atomicfile.Write(name, data, 0o600)
-	if errors.Is(err, fs.ErrNotExist) {
-		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
-			return err
-		}
-		err = atomicfile.Write(name, data, 0o600)
-	}
-	return err
+	return atomicfile.WriteMkdir(c.file("memo", string(key), ""), append(sum[:], value...), 0o600)
 }
 
 // ContextIndex is the file that remembers the content digests of the build

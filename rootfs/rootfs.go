@@ -13,9 +13,7 @@ package rootfs
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -108,7 +106,7 @@ func (r *RootFS) diff(ctx context.Context, id snapshot.ID, opts layer.Options) (
 	if err != nil {
 		return l, err
 	}
-	return l, write(r.layerFile(id, opts), data)
+	return l, atomicfile.WriteMkdir(r.layerFile(id, opts), data, 0o600)
 }
 
 func (r *RootFS) layerFile(id snapshot.ID, opts layer.Options) string {
@@ -135,7 +133,7 @@ func (r *RootFS) Link(chain digest.Digest, id snapshot.ID) error {
 	if old, err := os.ReadFile(name); err == nil && string(old) == string(id) {
 		return nil
 	}
-	return write(name, []byte(id))
+	return atomicfile.WriteMkdir(name, []byte(id), 0o600)
 }
 
 func (r *RootFS) chainFile(chain digest.Digest) string {
@@ -150,17 +148,6 @@ func (r *RootFS) linked(ctx context.Context, chain digest.Digest) (snapshot.ID, 
 	}
 	_, err = r.snapshots.Stat(ctx, snapshot.ID(data))
 	return snapshot.ID(data), err == nil
-}
-
-func write(name string, data []byte) error {
-	err := atomicfile.Write(name, data, 0o600)
-	if errors.Is(err, fs.ErrNotExist) {
-		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
-			return err
-		}
-		err = atomicfile.Write(name, data, 0o600)
-	}
-	return err
 }
 
 // Has reports whether [RootFS.Commit] would find the layer made.

@@ -5,7 +5,9 @@
 package atomicfile
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -22,6 +24,19 @@ func Write(name string, data []byte, perm os.FileMode) error {
 // on disk when it returns.
 func WriteSync(name string, data []byte, perm os.FileMode) error {
 	return write(name, data, perm, true)
+}
+
+// WriteMkdir is [Write] that makes the directory of name, with mode 0700, if it
+// isn't there.
+func WriteMkdir(name string, data []byte, perm os.FileMode) error {
+	err := Write(name, data, perm)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+		return err
+	}
+	return Write(name, data, perm)
 }
 
 func write(name string, data []byte, perm os.FileMode, sync bool) (err error) {

@@ -48,7 +48,7 @@ func newCompressor(opts Options) (compressor, error) {
 // newDeflater makes deflate blocks that end at a byte's end (a sync flush, RFC
 // 1951), so that they can be put one after the other into one gzip member.
 func newDeflater(level int) (compressor, error) {
-	fw, err := flate.NewWriter(nil, level)
+	fw, err := flate.NewWriter(nil, flateLevel(level))
 	if err != nil {
 		return compressor{}, err
 	}
@@ -67,6 +67,14 @@ func newDeflater(level int) (compressor, error) {
 		},
 		close: func() {},
 	}, nil
+}
+
+// flateLevel is the level as deflate's implementations count.
+func flateLevel(level int) int {
+	if level == StoreOnly {
+		return flate.NoCompression
+	}
+	return level
 }
 
 // newZstd makes zstd frames, which may follow each other in one stream.

@@ -37,7 +37,7 @@ func sample(n int) []byte {
 func TestCompress(t *testing.T) {
 	for _, size := range []int{0, 1, 1023, unitSize - 1, unitSize, unitSize + 1, zstdUnitSize, 9<<20 + 5} {
 		data := sample(size)
-		for _, opts := range []Options{plainTar, {}, {Level: 6}, {Compression: Zstd}, {Compression: Zstd, Level: 3}} {
+		for _, opts := range []Options{plainTar, {}, {Level: 6}, {Level: StoreOnly}, {Compression: Zstd}, {Compression: Zstd, Level: 3}} {
 			t.Run(fmt.Sprintf("%d-%s-%d", size, opts.Compression, opts.Level), func(t *testing.T) {
 				var buf bytes.Buffer
 				l, err := Compress(t.Context(), &buf, bytes.NewReader(data), opts)
@@ -96,7 +96,10 @@ func TestOptions(t *testing.T) {
 		{Options{Compression: Uncompressed}, ocispec.MediaTypeImageLayer},
 		{Options{Compression: "lz4"}, `unknown compression "lz4"`},
 		{Options{Level: 10}, `compression level 10 of gzip is not within 0 to 9`},
-		{Options{Level: -1}, `compression level -1 of gzip is not within 0 to 9`},
+		{Options{Level: StoreOnly}, ocispec.MediaTypeImageLayerGzip},
+		{Options{Level: -2}, `compression level -2 of gzip is not within 0 to 9`},
+		{Options{Compression: EStargz, Level: 10}, `compression level 10 of estargz is not within 0 to 9`},
+		{Options{Compression: Zstd, Level: StoreOnly}, `compression level -1 of zstd is not within 0 to 22`},
 		{Options{Compression: Zstd, Level: 23}, `compression level 23 of zstd is not within 0 to 22`},
 		{Options{Compression: Uncompressed, Level: 1}, `compression level 1 of uncompressed is not within 0 to 0`},
 	} {

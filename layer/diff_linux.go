@@ -9,7 +9,6 @@ import (
 	"os"
 	"runtime"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -55,7 +54,7 @@ func Diff(ctx context.Context, w io.Writer, upper Upper, opts Options) (Layer, e
 		defer f.Close()
 		tree.lower = append(tree.lower, int(f.Fd()))
 	}
-	return writeTree(ctx, w, tree, opts)
+	return writeTrees(ctx, w, []*walker{tree}, opts)
 }
 
 // WriteTree writes to w the whole tree below root as one layer, in the form
@@ -63,21 +62,43 @@ func Diff(ctx context.Context, w io.Writer, upper Upper, opts Options) (Layer, e
 // taken for a whiteout or an opaque mark. root may be opened with O_PATH and
 // may be a detached mount; it is not closed.
 func WriteTree(ctx context.Context, w io.Writer, root *os.File, opts Options) (Layer, error) {
-	defer runtime.KeepAlive(root) // only its descriptor is used from here on
-	return writeTree(ctx, w, &walker{root: int(root.Fd()), users: true}, opts)
+	return WriteTrees(ctx, w, []Tree{{Root: root}}, opts)
 }
 
-func writeTree(ctx context.Context, w io.Writer, tree *walker, opts Options) (Layer, error) {
+// Tree is a tree to be written.
+type Tree struct {
+	Root *os.File
+	// Dir, if not "", is the directory of the layer's root that the tree is
+	// put into: root's, with mode 0755 and, unless the options say another
+	// time, of 1970.
+	Dir string
+}
+
+// WriteTrees is [WriteTree] of several trees, which must have no path in
+// common.
+func WriteTrees(ctx context.Context, w io.Writer, trees []Tree, opts Options) (Layer, error) {
+	defer runtime.KeepAlive(trees) // only the descriptors are used from here on
+	var walkers []*walker
+	for _, t := range trees {
+		walkers = append(walkers, &walker{root: int(t.Root.Fd()), users: true, below: t.Dir})
+	}
+	return writeTrees(ctx, w, walkers, opts)
+}
+
+func writeTrees(ctx context.Context, w io.Writer, trees []*walker, opts Options) (Layer, error) {
 	return writeLayer(ctx, w, opts, func(ctx context.Context, s *sink) (int, error) {
-		root, wait := tree.start(ctx, min(runtime.GOMAXPROCS(0), maxWorkers))
-		p := &planner{tree: tree, sink: s, epoch: opts.Epoch, links: map[inode]*linked{}}
-		err := p.dir(root)
-		if werr := wait(); err == nil {
-			err = werr
+		p := &planner{sink: s, opts: opts}
+		for _, tree := range trees {
+			root, wait := tree.start(ctx, min(runtime.GOMAXPROCS(0), maxWorkers))
+			err := p.all(tree, root)
+			if werr := wait(); err == nil {
+				err = werr
+			}
+			if err != nil {
+				return p.entries, err
+			}
 		}
-		if err == nil {
-			_, err = s.Write(make([]byte, trailerSize))
-		}
+		_, err := s.Write(make([]byte, trailerSize))
 		return p.entries, err
 	})
 }
@@ -86,8 +107,9 @@ func writeTree(ctx context.Context, w io.Writer, tree *walker, opts Options) (La
 // and leaves the data to the workers of the pipeline.
 type planner struct {
 	tree    *walker
+	below   string // "" or a directory with its slash, which all names begin with
 	sink    *sink
-	epoch   *time.Time
+	opts    Options
 	links   map[inode]*linked
 	pending []*entry // unchanged directories on the way down, not written yet
 	entries int
@@ -102,6 +124,19 @@ type inode struct{ dev, ino uint64 }
 type linked struct {
 	name string
 	left uint64 // names not seen yet
+}
+
+// all writes a tree and the directory that it is put into.
+func (p *planner) all(tree *walker, root *dir) error {
+	p.tree, p.links, p.below = tree, map[inode]*linked{}, ""
+	if tree.below != "" {
+		p.below = tree.below + "/"
+		h := header{name: p.below, typeflag: typeDir, mode: 0o755, mtime: p.opts.clamp(0)}
+		if err := p.header(&h, tree.below); err != nil {
+			return err
+		}
+	}
+	return p.dir(root)
 }
 
 // dir writes the entries of d and what is below them.
@@ -161,12 +196,10 @@ func (p *planner) put(e *entry) error {
 		return pathError("write", e.path, errReserved)
 	}
 	h := header{
-		name: e.path, link: e.link, mode: e.stat.Mode & 0o7777, uid: e.stat.Uid, gid: e.stat.Gid,
+		name: p.below + e.path, link: e.link, mode: e.stat.Mode & 0o7777, uid: e.stat.Uid, gid: e.stat.Gid,
 		mtime: e.stat.Mtim.Sec, xattrs: e.xattrs,
 	}
-	if p.epoch != nil {
-		h.mtime = min(h.mtime, p.epoch.Unix())
-	}
+	h.mtime = p.opts.clamp(h.mtime)
 	switch e.stat.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
 		h.typeflag, h.size = typeReg, e.stat.Size
@@ -185,7 +218,7 @@ func (p *planner) put(e *entry) error {
 		h.devMajor, h.devMinor = unix.Major(e.stat.Rdev), unix.Minor(e.stat.Rdev)
 	}
 	if first := p.link(e); first != "" {
-		h.typeflag, h.link, h.size = typeLink, first, 0
+		h.typeflag, h.link, h.size = typeLink, p.below+first, 0
 	}
 	if err := p.header(&h, e.path); err != nil {
 		return err

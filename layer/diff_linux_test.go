@@ -506,3 +506,43 @@ func settled(t *testing.T, before int) {
 	buf := make([]byte, 1<<20)
 	t.Errorf("%d goroutines, %d before:\n%s", runtime.NumGoroutine(), before, buf[:runtime.Stack(buf, true)])
 }
+
+func TestWriteTrees(t *testing.T) {
+	testutil.Require(t, "root")
+	at := time.Unix(1700000000, 0)
+	a, b := varied(t), newTree(t)
+	b.file("f", "data", 0o600)
+	var buf bytes.Buffer
+	l, err := WriteTrees(t.Context(), &buf, []Tree{{a.open(), "linux_amd64"}, {b.open(), "linux_arm64"}}, Options{Compression: Uncompressed, Time: &at})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := newTree(t)
+	if _, err := Apply(t.Context(), out.open(), bytes.NewReader(buf.Bytes()), ApplyOptions{Plain: true}); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"linux_amd64/bin/ping6", "linux_amd64/etc/passwd", "linux_amd64", "linux_arm64/f"} {
+		fi, err := os.Stat(out.path(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !fi.ModTime().Equal(at) {
+			t.Errorf("%s is of %s", name, fi.ModTime())
+		}
+	}
+	var want bytes.Buffer
+	alone, err := WriteTree(t.Context(), &want, a.open(), Options{Compression: Uncompressed, Time: &at})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := alone.Entries + 3; l.Entries != n {
+		t.Errorf("%d entries, want %d", l.Entries, n)
+	}
+	ping, err := os.Stat(out.path("linux_amd64/bin/ping"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ping6, err := os.Stat(out.path("linux_amd64/bin/ping6")); err != nil || !os.SameFile(ping, ping6) {
+		t.Errorf("hard link in a directory of its own is none (%v)", err)
+	}
+}

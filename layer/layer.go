@@ -26,6 +26,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -44,13 +45,50 @@ const (
 // level, with the times of the files.
 type Options struct {
 	Compression Compression // "": Gzip
-	// Level is 1 to 9 for Gzip and 1 to 22 for Zstd (which has four real
-	// levels: 1-2, 3-5, 6-9 and above); 0 is the fastest of either.
-	// Uncompressed has none.
+	// Level is 1 to 9 for Gzip and EStargz and 1 to 22 for Zstd (which has
+	// four real levels: 1-2, 3-5, 6-9 and above); 0 is the fastest of each.
+	// [StoreOnly] makes the first two containers of plain data. Uncompressed
+	// has none.
 	Level int
 	// Epoch is the value of SOURCE_DATE_EPOCH: modification times later
 	// than it are written as it. Nil keeps all.
 	Epoch *time.Time
+	// Time, if not nil, is the modification time of every entry.
+	Time *time.Time
+}
+
+// StoreOnly is the level of Gzip and EStargz that other programs call 0.
+const StoreOnly = -1
+
+// Key names the options: options of one key give the same tree the same bytes,
+// whatever was left zero in them.
+func (o Options) Key() string {
+	if full, err := o.withDefaults(); err == nil {
+		o = full
+	}
+	level := o.Level
+	if o.Compression == Zstd {
+		level = int(zstd.EncoderLevelFromZstd(level))
+	}
+	key := fmt.Sprintf("%s-%d", o.Compression, level)
+	if o.Epoch != nil {
+		key += fmt.Sprintf("-%d", o.Epoch.Unix())
+	}
+	if o.Time != nil {
+		key += fmt.Sprintf("-at-%d", o.Time.Unix())
+	}
+	return key
+}
+
+// clamp is the modification time that is written of an entry with mtime.
+func (o Options) clamp(mtime int64) int64 {
+	switch {
+	case o.Time != nil:
+		return o.Time.Unix()
+	case o.Epoch != nil:
+		return min(mtime, o.Epoch.Unix())
+	}
+	return mtime
 }
 
 // Layer describes a layer that was written.
@@ -94,8 +132,11 @@ func (o Options) withDefaults() (Options, error) {
 	highest := 0
 	switch o.Compression {
 	case Uncompressed:
-	case Gzip:
+	case Gzip, EStargz:
 		highest = 9
+		if o.Level == StoreOnly {
+			return o, nil
+		}
 	case Zstd:
 		highest = 22
 	default:
@@ -104,7 +145,7 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Level < 0 || o.Level > highest {
 		return o, fmt.Errorf("compression level %d of %s is not within 0 to %d", o.Level, o.Compression, highest)
 	}
-	if o.Level == 0 {
+	if o.Level == 0 && o.Compression != Uncompressed {
 		o.Level = 1
 	}
 	return o, nil

@@ -169,6 +169,9 @@ func writeLayer(ctx context.Context, w io.Writer, opts Options, source func(cont
 	if err != nil {
 		return Layer{}, err
 	}
+	if opts.Compression == EStargz {
+		return writeEStargz(ctx, w, opts, source)
+	}
 	workers := min(runtime.GOMAXPROCS(0), maxWorkers)
 	units, size := 2*workers+2, unitSize
 	if opts.Compression == Zstd {

@@ -26,6 +26,7 @@ type walker struct {
 	lower  []int  // of the directories below it, topmost first
 	prefix string // of the overlay marks that count in tree and lower, or ""
 	users  bool   // keep user.* attributes
+	below  string // the directory of the layer that the tree is put into, or ""
 	noAt   atomic.Bool
 	atime  atomic.Bool // O_NOATIME is not allowed
 

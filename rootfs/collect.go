@@ -46,7 +46,29 @@ func (r *RootFS) Collect(ctx context.Context, keep []snapshot.ID) (freed int64, 
 	if err != nil {
 		return 0, fmt.Errorf("collect layers: %w", err)
 	}
-	return r.store.Collect(blobs)
+	if freed, err = r.store.Collect(blobs); err != nil {
+		return freed, err
+	}
+	return freed, r.collectConverted()
+}
+
+// collectConverted forgets the conversions whose blobs are gone: they keep no
+// blob alive.
+func (r *RootFS) collectConverted() error {
+	names, err := readDir(r.store.Path("converted"))
+	if err != nil {
+		return fmt.Errorf("collect converted layers: %w", err)
+	}
+	for _, name := range names {
+		path := r.store.Path("converted", name)
+		if _, ok := r.knownAt(path); ok {
+			continue
+		}
+		if err := os.Remove(path); err != nil {
+			return fmt.Errorf("collect converted layers: %w", err)
+		}
+	}
+	return nil
 }
 
 // live returns the snapshots that must stay.

@@ -6,8 +6,9 @@
 //
 //	chains/CHAINID         the snapshot that an image's layers up to there make
 //	layers/SNAPSHOT.PARAMS the layer made of a snapshot, with given parameters
+//	converted/BLOB.PARAMS  the layer made of another one, with given parameters
 //
-// Both are caches: losing a file costs the work of making it again.
+// All are caches: losing a file costs the work of making it again.
 package rootfs
 
 import (
@@ -110,20 +111,11 @@ func (r *RootFS) diff(ctx context.Context, id snapshot.ID, opts layer.Options) (
 }
 
 func (r *RootFS) layerFile(id snapshot.ID, opts layer.Options) string {
-	name := fmt.Sprintf("%s.%s-%d", id, opts.Compression, opts.Level)
-	if opts.Epoch != nil {
-		name += fmt.Sprintf("-%d", opts.Epoch.Unix())
-	}
-	return r.store.Path("layers", name)
+	return r.store.Path("layers", string(id)+"."+opts.Key())
 }
 
 func (r *RootFS) known(id snapshot.ID, opts layer.Options) (layer.Layer, bool) {
-	var l layer.Layer
-	data, err := os.ReadFile(r.layerFile(id, opts))
-	if err != nil || json.Unmarshal(data, &l) != nil {
-		return l, false
-	}
-	return l, r.store.Has(l.Blob)
+	return r.knownAt(r.layerFile(id, opts))
 }
 
 // Link remembers that a snapshot is what the layers of a chain ID make, so

@@ -61,6 +61,8 @@ var fences = map[string]string{
 	"github.com/moby/profiles":       "container",
 	"github.com/moby/patternmatcher": "buildcontext",
 	"github.com/klauspost/compress":  "layer",
+
+	"github.com/containerd/stargz-snapshotter": "layer",
 }
 
 func TestImports(t *testing.T) {

@@ -14,6 +14,7 @@ package build
 import (
 	"context"
 	"log/slog"
+	"runtime"
 	"time"
 
 	"builder/buildcontext"
@@ -28,24 +29,36 @@ import (
 	"builder/store"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 )
 
 // Options say what to build.
 type Options struct {
+	// Name is put before the names of the vertices where several builds are
+	// shown together; "" otherwise.
+	Name       string
 	Dockerfile *dockerfile.File
 	Context    *buildcontext.Tree // nil if there is none: COPY then fails
 	Target     string             // a stage's name or number; "" for the last
 	Args       map[string]string  // --build-arg
 	Labels     map[string]string  // --label
-	Platform   *image.Platform    // --platform; nil for the host's
-	NoCache    bool
-	Pull       bool // ask the registry even where an image is here
-	Run        RunOptions
-	Layer      layer.Options
-	Epoch      *time.Time // SOURCE_DATE_EPOCH
-	Parallel   int        // steps at the same time, 0 for a default
-	SkipImage  bool       // make no layers and no image
-	Files      bool       // the target's file system is wanted: Result.Snapshot
+	// Platforms are those of --platform, without repetition; none means the
+	// host's. Of several an index is made.
+	Platforms []image.Platform
+	NoCache   bool
+	Pull      bool // ask the registry even where an image is here
+	Run       RunOptions
+	Epoch     *time.Time // SOURCE_DATE_EPOCH
+	Parallel  int        // steps at the same time, 0 for a default
+	// Images are the forms in which the image is wanted; none: it is not
+	// assembled and no layer is written.
+	Images []ImageOptions
+	Files  bool // the target's file system is wanted: Result.Files
+}
+
+// ImageOptions are a form in which an image is written.
+type ImageOptions struct {
+	Layer layer.Options
 }
 
 // RunOptions hold for every RUN of a build.
@@ -85,23 +98,79 @@ type Executor interface {
 
 // Result is what a build made.
 type Result struct {
-	// Desc and Config are the image's; zero with Options.SkipImage.
-	Desc   ocispec.Descriptor
-	Config ocispec.Descriptor
-	// Snapshot is the target's file system with Options.Files, "" for an
-	// empty one.
-	Snapshot snapshot.ID
+	Images []ImageResult   // one for each of Options.Images
+	Files  []PlatformFiles // one for each platform, with Options.Files
 	// Stats say what the build did.
 	Stats Stats
 }
 
-// Build builds. The error, where it is about the Dockerfile or a step of it,
-// is a [*dockerfile.Error] or a [*StepError].
+// ImageResult is an image in one of the forms asked for.
+type ImageResult struct {
+	// Desc is the manifest or, where several platforms were asked for, the
+	// index.
+	Desc      ocispec.Descriptor
+	Platforms []PlatformImage // in the order asked for
+}
+
+// PlatformImage is the image for one platform.
+type PlatformImage struct {
+	Platform     image.Platform
+	Desc, Config ocispec.Descriptor // manifest and config
+}
+
+// PlatformFiles is the target's file system for one platform.
+type PlatformFiles struct {
+	Platform image.Platform
+	Snapshot snapshot.ID // "" for an empty one
+}
+
+// Build builds for every platform side by side. The error, where it is about
+// the Dockerfile or a step of it, is a [*dockerfile.Error] or a [*StepError].
 func Build(ctx context.Context, env Env, opts Options) (*Result, error) {
-	p, err := newPlan(ctx, env, opts)
+	runners, err := planAll(ctx, env, opts)
 	if err != nil {
 		return nil, err
 	}
-	r := newRunner(env, opts, p)
-	return r.run(ctx)
+	defer func() {
+		for _, r := range runners {
+			r.temp.close()
+		}
+	}()
+	g, gctx := errgroup.WithContext(ctx)
+	for _, r := range runners {
+		g.Go(func() error { return r.run(gctx) })
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	return finish(ctx, runners)
+}
+
+// planAll plans the build for each platform.
+func planAll(ctx context.Context, env Env, opts Options) ([]*runner, error) {
+	if opts.Parallel <= 0 {
+		opts.Parallel = max(8, 2*runtime.NumCPU())
+	}
+	platforms := opts.Platforms
+	if len(platforms) == 0 {
+		platforms = []image.Platform{image.HostPlatform()}
+	}
+	shared := newSlots(opts.Parallel)
+	runners := make([]*runner, len(platforms))
+	g, gctx := errgroup.WithContext(ctx)
+	for i, platform := range platforms {
+		g.Go(func() error {
+			p, err := newPlan(gctx, env, opts, platform)
+			if err == nil {
+				runners[i] = newRunner(env, opts, p, shared)
+			}
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	announce(runners)
+	runners[0].warn()
+	return runners, nil
 }

@@ -37,8 +37,8 @@ func (p *plan) dispatch() error {
 		}
 		(*labels)[k] = v
 	}
-	if p.opts.Platform != nil {
-		p.target.state.config.Platform = mergePlatform(p.target.state.config.Platform, *p.opts.Platform)
+	if len(p.opts.Platforms) > 0 {
+		p.target.state.config.Platform = mergePlatform(p.target.state.config.Platform, p.platform)
 	}
 	return nil
 }
@@ -269,15 +269,12 @@ func (p *plan) nameSteps(st *stage) {
 		first = 1
 	}
 	total := len(st.steps) + first
-	prefix := ""
-	if st.name != "" {
-		prefix = st.name + " "
-	}
+	prefix := p.prefix(st)
 	if first == 1 {
 		st.fromName = fmt.Sprintf("[%s1/%d] FROM %s", prefix, total, st.ref.Familiar())
 	}
 	if st.implicit {
-		st.fromName = "FROM " + st.ref.Familiar()
+		st.fromName = strings.TrimSpace(p.scopeOf(st) + "FROM " + st.ref.Familiar())
 	}
 	for i, s := range st.steps {
 		onBuild := ""
@@ -286,6 +283,27 @@ func (p *plan) nameSteps(st *stage) {
 		}
 		s.name = fmt.Sprintf("[%s%*d/%d] %s%s", prefix, len(fmt.Sprint(total)), i+1+first, total, onBuild, s.shown)
 	}
+}
+
+// prefix is what stands before the number of a stage's step: the build's name,
+// the platform and the stage's, where there are several of each.
+func (p *plan) prefix(st *stage) string {
+	prefix := p.scopeOf(st)
+	if st.name != "" {
+		prefix += st.name + " "
+	}
+	return prefix
+}
+
+func (p *plan) scopeOf(st *stage) string {
+	scope := ""
+	if p.opts.Name != "" {
+		scope = p.opts.Name + " "
+	}
+	if len(p.opts.Platforms) > 1 {
+		scope += image.FormatPlatform(st.platform) + " "
+	}
+	return scope
 }
 
 func upperFirstWord(s string) string {

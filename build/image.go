@@ -17,37 +17,75 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// finish puts the image together from what the stages left.
-func (r *runner) finish(ctx context.Context) (*Result, error) {
-	target := r.stages[r.plan.target]
+// finish puts the images together from what the stages left.
+func finish(ctx context.Context, runners []*runner) (*Result, error) {
 	res := &Result{}
-	if !r.opts.SkipImage {
-		const vertex = "exporting"
-		r.event(vertex, progress.Event{Start: &progress.Start{Name: "exporting to image"}})
-		err := r.assemble(ctx, res)
+	opts := runners[0].opts
+	for i, form := range opts.Images {
+		img, err := export(ctx, runners, i, form)
+		if err != nil {
+			return nil, err
+		}
+		res.Images = append(res.Images, img)
+	}
+	for _, r := range runners {
+		if opts.Files {
+			id, err := r.stages[r.plan.target].snap(ctx)
+			if err != nil {
+				return nil, err
+			}
+			res.Files = append(res.Files, PlatformFiles{r.plan.platform, id})
+		}
+		res.Stats.add(r.stats)
+	}
+	if opts.Context != nil {
+		s := opts.Context.Stats()
+		res.Stats.FilesStatted, res.Stats.FilesHashed, res.Stats.BytesHashed = s.Statted, s.Hashed, s.HashedBytes
+	}
+	return res, nil
+}
+
+// export writes the image in one form: a manifest for each platform and, of
+// several, the index.
+func export(ctx context.Context, runners []*runner, number int, form ImageOptions) (res ImageResult, err error) {
+	r := runners[0]
+	vertex := "exporting"
+	if number > 0 {
+		vertex = fmt.Sprintf("exporting %d", number+1)
+	}
+	name := "exporting to image"
+	if r.opts.Name != "" {
+		vertex, name = r.opts.Name+" "+vertex, "["+r.opts.Name+"] "+name
+	}
+	r.event(vertex, progress.Event{Start: &progress.Start{Name: name}})
+	defer func() {
 		r.event(vertex, progress.Event{Done: &progress.Done{Err: err, Result: res.Desc.Digest}})
+	}()
+	for _, r := range runners {
+		img, err := r.assemble(ctx, form)
 		if err != nil {
-			return nil, err
+			return res, err
 		}
+		res.Platforms = append(res.Platforms, img)
 	}
-	if r.opts.Files {
-		id, err := target.snap(ctx)
-		if err != nil {
-			return nil, err
-		}
-		res.Snapshot = id
+	if len(runners) == 1 {
+		res.Desc = res.Platforms[0].Desc
+		return res, nil
 	}
-	if r.opts.Context != nil {
-		s := r.opts.Context.Stats()
-		r.stats.FilesStatted, r.stats.FilesHashed, r.stats.BytesHashed = s.Statted, s.Hashed, s.HashedBytes
+	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
+	for _, img := range res.Platforms {
+		index.Manifests = append(index.Manifests, img.Desc)
 	}
-	res.Stats = r.stats
+	if res.Desc, err = r.put(ocispec.MediaTypeImageIndex, index); err != nil {
+		return res, fmt.Errorf("write image index: %w", err)
+	}
 	return res, nil
 }
 
 // assemble writes config and manifest of the target's image.
-func (r *runner) assemble(ctx context.Context, res *Result) error {
+func (r *runner) assemble(ctx context.Context, form ImageOptions) (PlatformImage, error) {
 	st := r.plan.target
+	img := PlatformImage{}
 	manifest := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Layers: []ocispec.Descriptor{}}
 	config := st.state.config
 	config.RootFS = ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{}}
@@ -60,29 +98,29 @@ func (r *runner) assemble(ctx context.Context, res *Result) error {
 		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, base.img.Config.RootFS.DiffIDs[i])
 	}
 	for _, s := range results {
-		l, err := r.env.RootFS.Commit(ctx, s.snap, r.opts.Layer)
+		l, err := r.env.RootFS.Commit(ctx, s.snap, form.Layer)
 		if err != nil {
-			return err
+			return img, err
 		}
 		manifest.Layers = append(manifest.Layers, l.Blob)
 		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, l.DiffID)
 		if err := r.env.RootFS.Link(chainID(config.RootFS.DiffIDs), s.snap); err != nil {
-			return err
+			return img, err
 		}
 	}
 	config.History = r.history(st)
 	config.Created = r.created(config.History)
 	var err error
 	if manifest.Config, err = r.put(ocispec.MediaTypeImageConfig, config); err != nil {
-		return fmt.Errorf("write image config: %w", err)
+		return img, fmt.Errorf("write image config: %w", err)
 	}
-	if res.Desc, err = r.put(ocispec.MediaTypeImageManifest, manifest); err != nil {
-		return fmt.Errorf("write image manifest: %w", err)
+	if img.Desc, err = r.put(ocispec.MediaTypeImageManifest, manifest); err != nil {
+		return img, fmt.Errorf("write image manifest: %w", err)
 	}
-	platform := config.Platform
-	res.Desc.Platform = &platform
-	res.Config = manifest.Config
-	return nil
+	img.Platform = config.Platform
+	img.Desc.Platform = &img.Platform
+	img.Config = manifest.Config
+	return img, nil
 }
 
 func (r *runner) put(mediaType string, v any) (ocispec.Descriptor, error) {

@@ -61,14 +61,11 @@ type command struct {
 	onBuild bool
 }
 
-func newPlan(ctx context.Context, env Env, opts Options) (*plan, error) {
+func newPlan(ctx context.Context, env Env, opts Options, platform image.Platform) (*plan, error) {
 	p := &plan{
 		opts: opts, file: opts.Dockerfile, byName: map[string]*stage{},
 		expand:   dockerfile.NewExpander(opts.Dockerfile.Escape),
-		platform: image.HostPlatform(), warnings: opts.Dockerfile.Warnings,
-	}
-	if opts.Platform != nil {
-		p.platform = *opts.Platform
+		platform: platform, warnings: opts.Dockerfile.Warnings,
 	}
 	phases := []func() error{
 		p.globalArgs,

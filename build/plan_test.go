@@ -45,7 +45,7 @@ func planOf(t *testing.T, source string, opts Options) (*plan, error) {
 	opts.Dockerfile = f
 	trigger := base()
 	trigger.Config.OnBuild = []string{"RUN first", "COPY --from=base:latest /a /b"}
-	return newPlan(t.Context(), Env{Images: images{"base:latest": base(), "trigger:latest": trigger}}, opts)
+	return newPlan(t.Context(), Env{Images: images{"base:latest": base(), "trigger:latest": trigger}}, opts, image.HostPlatform())
 }
 
 // steps shows the steps of every stage that the target needs.

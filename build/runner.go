@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,21 +30,36 @@ type Stats struct {
 	LayersWritten int64 // layers whose blob had to be made
 }
 
+func (s *Stats) add(other Stats) {
+	s.Steps += other.Steps
+	s.Cached += other.Cached
+	s.LayersWritten += other.LayersWritten
+}
+
 // runner runs a plan.
 type runner struct {
 	env    Env
 	opts   Options
 	plan   *plan
 	stages map[*stage]*stageRun
-	slots  chan struct{}   // one for each step that may run at the same time
+	slots  *slots
 	export map[*stage]bool // the target and the stages it is FROM: their layers are wanted
 	stats  Stats
 	temp   closers
 
 	// Layers are written beside the steps, a few at a time.
-	layers     *errgroup.Group
-	layerCtx   context.Context //nolint:containedctx // the layers group's, which ends with it
-	layerSlots chan struct{}
+	layers   *errgroup.Group
+	layerCtx context.Context //nolint:containedctx // the layers group's, which ends with it
+}
+
+// slots bound what a build does at the same time, on all its platforms.
+type slots struct {
+	steps  chan struct{} // one for each step that may run
+	layers chan struct{} // one for each layer that may be written
+}
+
+func newSlots(steps int) *slots {
+	return &slots{steps: make(chan struct{}, steps), layers: make(chan struct{}, 2)}
 }
 
 // stageRun is a stage being run, or run already.
@@ -69,21 +83,16 @@ type stepResult struct {
 	created time.Time
 }
 
-func newRunner(env Env, opts Options, p *plan) *runner {
-	if opts.Parallel <= 0 {
-		opts.Parallel = max(8, 2*runtime.NumCPU())
-	}
-	r := &runner{env: env, opts: opts, plan: p, stages: map[*stage]*stageRun{}, export: map[*stage]bool{}, slots: make(chan struct{}, opts.Parallel), layerSlots: make(chan struct{}, 2)}
+func newRunner(env Env, opts Options, p *plan, shared *slots) *runner {
+	r := &runner{env: env, opts: opts, plan: p, stages: map[*stage]*stageRun{}, export: map[*stage]bool{}, slots: shared}
 	for st := p.target; st != nil; st = st.base {
-		r.export[st] = !opts.SkipImage
+		r.export[st] = len(opts.Images) > 0
 	}
 	return r
 }
 
-func (r *runner) run(ctx context.Context) (*Result, error) {
-	defer r.temp.close()
-	r.announce()
-	r.warn()
+// run runs every step that the target needs, and writes its layers.
+func (r *runner) run(ctx context.Context) error {
 	r.layers, r.layerCtx = errgroup.WithContext(ctx)
 	g, gctx := errgroup.WithContext(ctx)
 	for _, st := range r.plan.reachable() {
@@ -103,25 +112,21 @@ func (r *runner) run(ctx context.Context) (*Result, error) {
 	if layerErr := r.layers.Wait(); err == nil {
 		err = layerErr
 	}
-	if err != nil {
-		return nil, err
-	}
-	return r.finish(ctx)
+	return err
 }
 
 // announce tells how many vertices there will be at least.
-func (r *runner) announce() {
-	n := 0
-	for _, st := range r.plan.reachable() {
-		n += len(st.steps)
-		if st.fromName != "" {
-			n++
+func announce(runners []*runner) {
+	n := len(runners[0].opts.Images)
+	for _, r := range runners {
+		for _, st := range r.plan.reachable() {
+			n += len(st.steps)
+			if st.fromName != "" {
+				n++
+			}
 		}
 	}
-	if !r.opts.SkipImage {
-		n++
-	}
-	r.event("", progress.Event{Plan: &progress.Plan{Vertices: n}})
+	runners[0].event("", progress.Event{Plan: &progress.Plan{Vertices: n}})
 }
 
 // warn shows the build checks' findings.
@@ -135,6 +140,10 @@ func (r *runner) warn() {
 func (r *runner) event(vertex string, e progress.Event) {
 	if r.env.Sink == nil {
 		return
+	}
+	if vertex != "" && len(r.opts.Platforms) > 1 {
+		// Steps on another platform than the target's have one name for all.
+		vertex += " for " + image.FormatPlatform(r.plan.platform)
 	}
 	e.Vertex, e.Time = vertex, r.env.Now()
 	r.env.Sink.Event(e)
@@ -248,23 +257,26 @@ func (r *runner) runStep(ctx context.Context, s *step, parent *stageRun) (stepRe
 	return res, nil
 }
 
-// writeLayer begins to write a step's layer beside the steps that follow. A
-// cached step's layer mostly exists: then this is the reading of a file.
+// writeLayer begins to write a step's layer beside the steps that follow, in
+// each form that is wanted. A cached step's layer mostly exists: then this is
+// the reading of a file.
 func (r *runner) writeLayer(s *step, id snapshot.ID) {
-	if r.env.RootFS.Has(id, r.opts.Layer) {
-		return
-	}
-	r.layers.Go(func() error {
-		r.layerSlots <- struct{}{}
-		defer func() { <-r.layerSlots }()
-		atomic.AddInt64(&r.stats.LayersWritten, 1)
-		_, err := r.env.RootFS.Commit(r.layerCtx, id, r.opts.Layer)
-		if err != nil {
-			start, end := linesOf(s)
-			return r.stepError(s, start, end, err)
+	for _, form := range r.opts.Images {
+		if r.env.RootFS.Has(id, form.Layer) {
+			continue
 		}
-		return nil
-	})
+		r.layers.Go(func() error {
+			r.slots.layers <- struct{}{}
+			defer func() { <-r.slots.layers }()
+			atomic.AddInt64(&r.stats.LayersWritten, 1)
+			_, err := r.env.RootFS.Commit(r.layerCtx, id, form.Layer)
+			if err != nil {
+				start, end := linesOf(s)
+				return r.stepError(s, start, end, err)
+			}
+			return nil
+		})
+	}
 }
 
 // result returns a step's result and whether the cache had it.
@@ -294,8 +306,8 @@ func (r *runner) result(ctx context.Context, s *step, parent *stageRun) (stepRes
 		}
 	}
 	select {
-	case r.slots <- struct{}{}:
-		defer func() { <-r.slots }()
+	case r.slots.steps <- struct{}{}:
+		defer func() { <-r.slots.steps }()
 	case <-ctx.Done():
 		return stepResult{}, false, context.Cause(ctx)
 	}

@@ -197,6 +197,9 @@ func (o *runOp) key(ctx context.Context, r *runner, s *step, h *cache.Hash) erro
 }
 
 func (o *runOp) run(ctx context.Context, r *runner, s *step, active snapshot.Active) (err error) {
+	if err := container.CanExecute(o.platform.Architecture); err != nil {
+		return err
+	}
 	mounts, release, err := o.openMounts(ctx, r, s)
 	defer func() { err = errors.Join(err, release()) }()
 	if err != nil {

@@ -168,11 +168,11 @@ func (e *env) changedConfig(ctx context.Context, s *store.Store, changes []strin
 	res, err := build.Build(ctx, build.Env{
 		Store: s, Cache: c, RootFS: rfs, Images: newImageSource(e, s, sink),
 		Executor: executor{}, Sink: sink, Log: e.logger(), Now: time.Now,
-	}, build.Options{Dockerfile: file})
+	}, build.Options{Dockerfile: file, Images: []build.ImageOptions{{}}})
 	if err != nil {
 		return none, err
 	}
-	img, err := s.Image(res.Desc, image.HostPlatform())
+	img, err := s.Image(res.Images[0].Desc, image.HostPlatform())
 	if err != nil {
 		return none, err
 	}

@@ -18,10 +18,87 @@ import (
 	"builder/archive"
 	"builder/build"
 	"builder/image"
+	"builder/internal/atomicfile"
 	"builder/layer"
+	"builder/progress"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/spf13/pflag"
 	"golang.org/x/term"
 )
+
+// outputFlags say what becomes of the result.
+type outputFlags struct {
+	tags    []string
+	outputs []string
+	iidfile string
+}
+
+func (f *outputFlags) addFlags(fs *pflag.FlagSet) {
+	fs.StringArrayVarP(&f.tags, "tag", "t", nil, "name the image `NAME[:TAG]`; may be repeated")
+	fs.StringArrayVarP(&f.outputs, "output", "o", nil, "where the result goes, `type=oci|docker|tar|local,dest=PATH` (default the image store)")
+	fs.StringVar(&f.iidfile, "iidfile", "", "write the image's ID to a `FILE`")
+}
+
+// resolve reads the flags into a request.
+func (f *outputFlags) resolve(req *buildRequest) (err error) {
+	if req.outputs, err = parseOutputs(f.outputs); err != nil {
+		return err
+	}
+	for _, t := range f.tags {
+		ref, err := image.ParseRef(t)
+		if err == nil && ref.Digest != "" {
+			err = fmt.Errorf("%q has a digest, which an image gets from its content", t)
+		}
+		if err != nil {
+			return &usageError{msg: fmt.Sprintf("build: --tag: %v", err), hint: "builder build --help"}
+		}
+		req.names = append(req.names, ref)
+	}
+	form := build.ImageOptions{Layer: layer.Options{Epoch: req.opts.Epoch}}
+	for _, out := range req.outputs {
+		req.opts.Files = req.opts.Files || out.files()
+		form.Layer = out.layerOptions(form.Layer)
+	}
+	if len(req.names) > 0 || len(req.outputs) == 0 || anyArchive(req.outputs) {
+		req.opts.Images = []build.ImageOptions{form}
+	}
+	return nil
+}
+
+// deliver names the image and writes the outputs.
+func (b *buildSession) deliver(ctx context.Context, req *buildRequest, res *build.Result) error {
+	if len(req.names) > 0 || len(req.outputs) == 0 {
+		refs := make([]string, len(req.names))
+		for i, n := range req.names {
+			refs[i] = n.String()
+		}
+		if err := b.tag(res.Images[0].Desc, refs); err != nil {
+			return fmt.Errorf("name image: %w", err)
+		}
+	}
+	for _, out := range req.outputs {
+		if err := out.write(ctx, b, res, req.names); err != nil {
+			return fmt.Errorf("output type=%s: %w", out.kind, err)
+		}
+	}
+	if req.flags.iidfile != "" && len(res.Images) > 0 {
+		return atomicfile.Write(req.flags.iidfile, []byte(imageID(res.Images[0])), 0o644)
+	}
+	return nil
+}
+
+// tag names the image, as a vertex for each name.
+func (b *buildSession) tag(desc ocispec.Descriptor, refs []string) error {
+	for _, ref := range refs {
+		b.env.Sink.Event(progress.Event{Vertex: "name " + ref, Start: &progress.Start{Name: "naming to " + ref}})
+	}
+	err := b.env.Store.Tag(desc, refs...)
+	for _, ref := range refs {
+		b.env.Sink.Event(progress.Event{Vertex: "name " + ref, Done: &progress.Done{Err: err}})
+	}
+	return err
+}
 
 // output is one -o: where the result of a build goes.
 type output struct {
@@ -130,26 +207,26 @@ func (o output) layerOptions(opts layer.Options) layer.Options {
 }
 
 // write delivers the result of a build.
-func (o output) write(ctx context.Context, e *env, benv build.Env, res *build.Result, names []image.Ref) error {
+func (o output) write(ctx context.Context, b *buildSession, res *build.Result, names []image.Ref) error {
 	switch o.kind {
 	case "image":
 		if len(names) == 0 {
-			return benv.Store.Tag(res.Desc)
+			return b.env.Store.Tag(res.Images[0].Desc)
 		}
 		return nil
 	case "local":
-		return o.writeLocal(ctx, benv, res)
+		return o.writeLocal(ctx, b.env, res)
 	}
-	w, done, err := e.create(o.dest)
+	w, done, err := b.e.create(o.dest)
 	if err != nil {
 		return err
 	}
-	return done(o.writeTo(ctx, w, benv, res, names))
+	return done(o.writeTo(ctx, w, b.env, res, names))
 }
 
 func (o output) writeTo(ctx context.Context, w io.Writer, benv build.Env, res *build.Result, names []image.Ref) error {
 	if o.kind == "tar" {
-		root, err := benv.RootFS.Snapshots().View(ctx, res.Snapshot)
+		root, err := benv.RootFS.Snapshots().View(ctx, res.Files[0].Snapshot)
 		if err != nil {
 			return err
 		}
@@ -161,7 +238,7 @@ func (o output) writeTo(ctx context.Context, w io.Writer, benv build.Env, res *b
 	for i, n := range names {
 		refs[i] = n.String()
 	}
-	images := []archive.Image{{Desc: res.Desc, Names: refs}}
+	images := []archive.Image{{Desc: res.Images[0].Desc, Names: refs}}
 	if o.kind == "docker" {
 		return archive.SaveDocker(ctx, benv.Store, w, images)
 	}
@@ -170,7 +247,7 @@ func (o output) writeTo(ctx context.Context, w io.Writer, benv build.Env, res *b
 
 // writeLocal copies the target's files into a directory.
 func (o output) writeLocal(ctx context.Context, benv build.Env, res *build.Result) error {
-	root, err := benv.RootFS.Snapshots().View(ctx, res.Snapshot)
+	root, err := benv.RootFS.Snapshots().View(ctx, res.Files[0].Snapshot)
 	if err != nil {
 		return err
 	}

@@ -42,6 +42,9 @@ type Options struct {
 	Target     string             // a stage's name or number; "" for the last
 	Args       map[string]string  // --build-arg
 	Labels     map[string]string  // --label
+	// Contexts are the named contexts by [ContextName], which may end in
+	// "::" and a platform. Their trees stay the caller's to close.
+	Contexts map[string]NamedContext
 	// Platforms are those of --platform, without repetition; none means the
 	// host's. Of several an index is made.
 	Platforms []image.Platform

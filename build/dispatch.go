@@ -22,6 +22,7 @@ func (p *plan) dispatch() error {
 		if st.base != nil {
 			st.platform = st.base.platform
 		}
+		p.dispatchTree(st)
 		for _, cmd := range st.commands {
 			if err := p.dispatchCommand(st, cmd); err != nil {
 				return p.file.At(commandLocation(st, cmd), err)
@@ -265,16 +266,16 @@ func (p *plan) addStep(st *stage, cmd command, op op) *step {
 // nameSteps numbers the steps of a stage; its base image counts as the first.
 func (p *plan) nameSteps(st *stage) {
 	first := 0
-	if st.base == nil && st.def.BaseName != "scratch" {
+	if st.onImage() {
 		first = 1
 	}
 	total := len(st.steps) + first
 	prefix := p.prefix(st)
-	if first == 1 {
-		st.fromName = fmt.Sprintf("[%s1/%d] FROM %s", prefix, total, st.ref.Familiar())
-	}
-	if st.implicit {
-		st.fromName = strings.TrimSpace(p.scopeOf(st) + "FROM " + st.ref.Familiar())
+	switch {
+	case st.implicit && st.onImage():
+		st.fromName = p.scopeOf(st) + "FROM " + st.shown()
+	case st.onImage():
+		st.fromName = fmt.Sprintf("[%s1/%d] FROM %s", prefix, total, st.shown())
 	}
 	for i, s := range st.steps {
 		onBuild := ""

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"builder/buildcontext"
 	"builder/dockerfile"
 	"builder/image"
 
@@ -40,10 +41,13 @@ type stage struct {
 	name     string // as shown, "" if it is the only one
 	fromName string // its base image as a vertex
 	platform image.Platform
-	base     *stage      // the earlier stage it is FROM
-	ref      image.Ref   // else the image it is FROM; zero for scratch
-	img      image.Image // resolved
-	implicit bool        // stands for an image named by --from, not for a FROM
+	base     *stage             // the earlier stage it is FROM
+	ref      image.Ref          // else the image it is FROM; zero for scratch
+	img      image.Image        // resolved
+	implicit bool               // stands for an image named by --from, not for a FROM
+	replaced bool               // a named context stands for the whole stage
+	nothing  bool               // it stands on a named context that is empty
+	tree     *buildcontext.Tree // the files of the named context it stands on
 	commands []command
 	triggers bool // ONBUILD triggers of the base were taken in
 	deps     []*stage
@@ -153,6 +157,9 @@ func (p *plan) makeStages() error {
 				return err
 			}
 		}
+		if st.def.Name != "" && p.namedContext(st.def.Name, st.platform) != nil {
+			st.replaced, st.def.Commands = true, nil
+		}
 		p.addStage(st)
 	}
 	if len(p.stages) == 1 {
@@ -177,10 +184,24 @@ func (p *plan) stagePlatform(st *stage) error {
 	return p.file.At(st.def.Location, err)
 }
 
+// onImage reports whether a stage stands on an image, rather than on another
+// stage, on files, or on nothing.
+func (st *stage) onImage() bool {
+	return st.base == nil && st.tree == nil && !st.nothing && st.img.Manifest.Config.Digest != ""
+}
+
+// shown is how a stage's base is called.
+func (st *stage) shown() string {
+	if st.ref == (image.Ref{}) {
+		return st.contextName()
+	}
+	return st.ref.Familiar()
+}
+
 // addStage appends a stage and binds its base, which may be any stage before.
 // Names of stages don't tell upper from lower case.
 func (p *plan) addStage(st *stage) {
-	if base, ok := p.byName[st.def.BaseName]; ok && !st.implicit {
+	if base, ok := p.byName[st.def.BaseName]; ok && !st.implicit && !st.replaced {
 		st.base = base
 	}
 	p.stages = append(p.stages, st)
@@ -326,7 +347,7 @@ func (st *stage) empty() bool {
 	if st.base != nil {
 		return st.base.empty()
 	}
-	return st.def.BaseName == "scratch"
+	return st.def.BaseName == "scratch" || st.nothing
 }
 
 // reachable are the stages that the target needs, itself included, in file
@@ -380,6 +401,13 @@ func (p *plan) resolve(ctx context.Context, env Env) error {
 }
 
 func (p *plan) resolveImage(ctx context.Context, env Env, st *stage) error {
+	name := st.def.BaseName
+	if st.replaced {
+		name = st.def.Name
+	}
+	if open := p.namedContext(name, st.platform); open != nil {
+		return p.file.At(st.def.Location, p.openNamed(ctx, st, open))
+	}
 	if st.def.BaseName == "scratch" {
 		st.img.Config = scratchConfig(st.platform)
 		return nil
@@ -401,7 +429,7 @@ func (p *plan) resolveImage(ctx context.Context, env Env, st *stage) error {
 // the stages on them; true if one brought a stage or image not known before.
 func (p *plan) takeTriggers() (more bool, err error) {
 	for _, st := range p.reachable() {
-		if st.triggers || st.implicit {
+		if st.triggers || st.implicit || st.replaced {
 			continue
 		}
 		st.triggers = true

@@ -78,7 +78,11 @@ func (m *runMount) key(ctx context.Context, r *runner, _ *step, h *cache.Hash) e
 		h.Add("sharing", string(m.CacheSharing))
 		h.Add("source", path.Join("/", m.Source))
 		if m.from != nil {
-			h.Add("from", r.stages[m.from].ident)
+			from, err := m.origin(ctx, r)
+			if err != nil {
+				return err
+			}
+			h.Add("from", from)
 		}
 	case instructions.MountTypeBind:
 		content, err := m.content(ctx, r)
@@ -103,10 +107,18 @@ func (m *runMount) content(ctx context.Context, r *runner) (string, error) {
 		d, err := sel.Digest(ctx)
 		return d.String(), err
 	}
-	if m.from == nil {
+	if m.from == nil || m.from.tree != nil {
 		return digest()
 	}
 	return r.memo(ctx, m.from, m.request(), digest)
+}
+
+// origin names where the first content of a cache mount comes from.
+func (m *runMount) origin(ctx context.Context, r *runner) (string, error) {
+	if m.from.tree != nil {
+		return m.content(ctx, r)
+	}
+	return r.stages[m.from].ident, nil
 }
 
 // open makes the mount. done gives it up.
@@ -245,11 +257,11 @@ func (m *runMount) openBind(ctx context.Context, r *runner) (*os.File, func() er
 // step's result: so the step sees owners and ignored files as BuildKit's does,
 // and not what is changed in the directory meanwhile.
 func (m *runMount) bindSnapshot(ctx context.Context, r *runner) (snapshot.ID, string, error) {
-	if m.from != nil {
+	if m.from != nil && m.from.tree == nil {
 		id, err := r.stages[m.from].snap(ctx)
 		return id, m.Source, err
 	}
-	tree, err := r.tree(ctx, nil)
+	tree, err := r.tree(ctx, m.from)
 	if err != nil {
 		return "", "", err
 	}

@@ -195,7 +195,7 @@ func (r *runner) startStage(ctx context.Context, st *stage, run *stageRun) error
 		return nil
 	}
 	h := cache.NewHash("base")
-	if st.def.BaseName == "scratch" {
+	if !st.onImage() {
 		h.Add("scratch", image.FormatPlatform(st.platform))
 		run.key, run.ident = h.Sum(), "scratch"
 		run.snap = func(context.Context) (snapshot.ID, error) { return "", nil }
@@ -221,9 +221,9 @@ func (r *runner) unpackOnce(st *stage) func(context.Context) (snapshot.ID, error
 		if done {
 			return id, nil
 		}
-		got, err := r.env.RootFS.Unpack(ctx, st.img, r.env.Sink, "unpack "+st.ref.Familiar())
+		got, err := r.env.RootFS.Unpack(ctx, st.img, r.env.Sink, "unpack "+st.shown())
 		if err != nil {
-			return "", r.plan.file.At(st.def.Location, fmt.Errorf("unpack image %s: %w", st.ref.Familiar(), err))
+			return "", r.plan.file.At(st.def.Location, fmt.Errorf("unpack image %s: %w", st.shown(), err))
 		}
 		id, done = got, true
 		return id, nil

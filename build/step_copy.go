@@ -136,7 +136,7 @@ func parseID(s string) (uint32, bool) {
 func (o *copyOp) kind() string { return "copy" }
 
 func (o *copyOp) sources() []*stage {
-	if o.from == nil {
+	if o.from == nil || o.from.tree != nil {
 		return nil
 	}
 	return []*stage{o.from}
@@ -167,7 +167,7 @@ func (o *copyOp) ownerByName() bool {
 // digest is the content of what is copied. That of a stage is a function of
 // the stage's end and the request, and remembered.
 func (o *copyOp) digest(ctx context.Context, r *runner) (string, error) {
-	if o.from == nil || o.changed {
+	if o.from == nil || o.from.tree != nil || o.changed {
 		return o.selectAndDigest(ctx, r)
 	}
 	return r.memo(ctx, o.from, o.req, func() (string, error) { return o.selectAndDigest(ctx, r) })
@@ -255,11 +255,8 @@ func (r *runner) lookupOwner(s *step, root *os.File, chown string) buildcontext.
 
 // tree is what a COPY takes files from: the context, or a stage's end.
 func (r *runner) tree(ctx context.Context, st *stage) (*buildcontext.Tree, error) {
-	if st == nil {
-		if r.opts.Context == nil {
-			return nil, errors.New("this build has no context to copy from: it reads only a Dockerfile")
-		}
-		return r.opts.Context, nil
+	if files, err := r.files(st); files != nil || err != nil {
+		return files, err
 	}
 	run := r.stages[st]
 	run.mu.Lock()

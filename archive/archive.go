@@ -38,6 +38,7 @@ type Image struct {
 type Loaded struct {
 	Desc  ocispec.Descriptor
 	Names []string // whole references that the archive gives it; may be empty
+	Tags  []string // words alone by which an OCI image layout calls it
 }
 
 // LoadOptions is how archives are loaded. The zero value is ready for use.

@@ -412,7 +412,7 @@ func TestSaveOCIDirAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Both have the tag 1, which alone is how a layout calls an image.
-	want := []Loaded{{images["index"].Desc, images["index"].Names}, {other.Desc, other.Names}}
+	want := []Loaded{{Desc: images["index"].Desc, Names: images["index"].Names}, {Desc: other.Desc, Names: other.Names, Tags: []string{"1"}}}
 	if diff := cmp.Diff(want, loaded); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}

@@ -163,7 +163,7 @@ func (p *plan) layout() ([]Loaded, error) {
 	}
 	var loaded []Loaded
 	for _, desc := range idx.Manifests {
-		names := layoutNames(desc)
+		names, tag := layoutNames(desc), desc.Annotations[ocispec.AnnotationRefName]
 		desc, err = p.root(desc)
 		if err != nil {
 			return nil, err
@@ -178,6 +178,9 @@ func (p *plan) layout() ([]Loaded, error) {
 			if !slices.Contains(loaded[i].Names, n) {
 				loaded[i].Names = append(loaded[i].Names, n)
 			}
+		}
+		if tag != "" && !strings.ContainsAny(tag, "/:") && !slices.Contains(loaded[i].Tags, tag) {
+			loaded[i].Tags = append(loaded[i].Tags, tag)
 		}
 	}
 	return loaded, nil

@@ -196,7 +196,7 @@ func (r *runner) startStage(ctx context.Context, st *stage, run *stageRun) error
 	}
 	h := cache.NewHash("base")
 	if !st.onImage() {
-		h.Add("scratch", image.FormatPlatform(st.platform))
+		h.Add("scratch", "")
 		run.key, run.ident = h.Sum(), "scratch"
 		run.snap = func(context.Context) (snapshot.ID, error) { return "", nil }
 		return nil

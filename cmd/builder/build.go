@@ -147,8 +147,13 @@ func (b *buildSession) build(ctx context.Context, req *buildRequest) (res *build
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, source.close()) }()
+	named, err := b.namedContexts(req.flags.buildContexts, req.opts.Pull)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, named.close()) }()
 	opts := req.opts
-	opts.Dockerfile, opts.Context = source.dockerfile, source.tree
+	opts.Dockerfile, opts.Context, opts.Contexts = source.dockerfile, source.tree, named.byName
 	if res, err = build.Build(ctx, b.env, opts); err != nil {
 		return nil, err
 	}

@@ -21,11 +21,13 @@ import (
 
 // sourceFlags say what is built: the Dockerfile and what it takes files from.
 type sourceFlags struct {
-	file string
+	file          string
+	buildContexts []string
 }
 
 func (f *sourceFlags) addFlags(fs *pflag.FlagSet) {
 	fs.StringVarP(&f.file, "file", "f", "", "Dockerfile, - for standard input (default PATH/Dockerfile)")
+	fs.StringArrayVar(&f.buildContexts, "build-context", nil, "named context, `NAME=SOURCE`: a directory, docker-image://REF, oci-layout://DIR[:TAG][@DIGEST]")
 }
 
 // source is a build's Dockerfile and context.

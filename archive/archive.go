@@ -30,8 +30,9 @@ var ErrInvalid = errors.New("invalid archive")
 
 // Image is an image to be saved.
 type Image struct {
-	Desc  ocispec.Descriptor // of the manifest or index
+	Desc  ocispec.Descriptor // of the manifest or index; its annotations are kept
 	Names []string           // whole references, as image.Ref.String; may be empty
+	Tag   string             // what an image layout calls an image without names; may be ""
 }
 
 // Loaded is an image that is in the store now.

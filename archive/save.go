@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -137,7 +138,7 @@ func newLayout(s *store.Store, images []Image) (*layout, error) {
 }
 
 func (l *layout) add(img Image, tags map[string]int, seen map[digest.Digest]bool) error {
-	root, one, err := l.choose(img.Desc)
+	root, one, err := l.store.Present(img.Desc)
 	if err != nil {
 		return err
 	}
@@ -155,6 +156,9 @@ func (l *layout) add(img Image, tags map[string]int, seen map[digest.Digest]bool
 		}
 	}
 	entry := ocispec.Descriptor{MediaType: root.MediaType, Digest: root.Digest, Size: root.Size, Platform: root.Platform}
+	if root.Digest == img.Desc.Digest {
+		entry.Annotations = img.Desc.Annotations
+	}
 	tagged := []string{}
 	for _, n := range img.Names {
 		ref, err := image.ParseRef(n)
@@ -170,60 +174,23 @@ func (l *layout) add(img Image, tags map[string]int, seen map[digest.Digest]bool
 			short = ref.String()
 		}
 		e := entry
-		e.Annotations = map[string]string{annotationName: ref.String(), ocispec.AnnotationRefName: short}
+		e.Annotations = map[string]string{}
+		maps.Copy(e.Annotations, entry.Annotations)
+		e.Annotations[annotationName], e.Annotations[ocispec.AnnotationRefName] = ref.String(), short
 		l.index.Manifests = append(l.index.Manifests, e)
 	}
 	if len(tagged) == 0 {
+		if img.Tag != "" {
+			entry.Annotations = maps.Clone(entry.Annotations)
+			if entry.Annotations == nil {
+				entry.Annotations = map[string]string{}
+			}
+			entry.Annotations[ocispec.AnnotationRefName] = img.Tag
+		}
 		l.index.Manifests = append(l.index.Manifests, entry)
 	}
 	l.images, l.names = append(l.images, one), append(l.names, tagged)
 	return nil
-}
-
-// choose returns what of an image is saved, and one platform of it. An index
-// is saved if everything under it is here. Otherwise, a layout with it would
-// not be whole: then it is one of the manifests that are here, this machine's
-// if possible.
-func (l *layout) choose(desc ocispec.Descriptor) (ocispec.Descriptor, image.Image, error) {
-	if !image.IsIndex(desc.MediaType) {
-		img, err := l.store.Image(desc, image.Platform{})
-		return desc, img, err
-	}
-	data, err := l.store.ReadBlob(desc, image.MaxManifestSize)
-	if err != nil {
-		return desc, image.Image{}, err
-	}
-	idx, err := image.ParseIndex(data)
-	if err != nil {
-		return desc, image.Image{}, err
-	}
-	order := slices.Clone(idx.Manifests)
-	if i := image.Match(order, image.HostPlatform()); i > 0 {
-		order[0], order[i] = order[i], order[0]
-	}
-	var first *image.Image
-	for _, m := range order {
-		img, err := l.store.Image(m, image.HostPlatform())
-		if err == nil && l.whole(m) {
-			first = &img
-			first.Desc = m
-			break
-		}
-	}
-	if first == nil {
-		return desc, image.Image{}, fmt.Errorf("no platform of index %s: %w", desc.Digest, store.ErrNotFound)
-	}
-	for _, m := range idx.Manifests {
-		if !l.whole(m) {
-			return first.Desc, *first, nil
-		}
-	}
-	return desc, *first, nil
-}
-
-func (l *layout) whole(desc ocispec.Descriptor) bool {
-	refs, err := l.store.References(desc)
-	return err == nil && !slices.ContainsFunc(refs, func(b ocispec.Descriptor) bool { return !l.store.Has(b) })
 }
 
 func (l *layout) dockerImages(describe func(image.Image) dockerImage) ([]dockerImage, error) {
@@ -367,19 +334,18 @@ func (l *layout) writeDir(ctx context.Context, dir string) error {
 			return err
 		}
 	}
-	for name, doc := range map[string]any{
-		layoutFile: ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion},
-		indexFile:  index,
-	} {
-		data, err := json.Marshal(doc)
-		if err != nil {
-			return err
-		}
-		if err := atomicfile.Write(filepath.Join(dir, name), data, 0o644); err != nil {
-			return err
-		}
+	if err := writeDoc(dir, layoutFile, ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion}); err != nil {
+		return err
 	}
-	return nil
+	return writeDoc(dir, indexFile, index)
+}
+
+func writeDoc(dir, name string, doc any) error {
+	data, err := json.Marshal(doc)
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(filepath.Join(dir, name), data, 0o644)
 }
 
 // mergeRows adds rows to those of a layout. A name means the added image from
@@ -399,7 +365,9 @@ func mergeRows(have, add []ocispec.Descriptor) []ocispec.Descriptor {
 	for _, a := range add {
 		tag := a.Annotations[ocispec.AnnotationRefName]
 		if tag != "" && slices.ContainsFunc(have, func(h ocispec.Descriptor) bool { return h.Annotations[ocispec.AnnotationRefName] == tag }) {
-			a.Annotations = map[string]string{annotationName: name(a), ocispec.AnnotationRefName: name(a)}
+			full := name(a)
+			a.Annotations = maps.Clone(a.Annotations)
+			a.Annotations[annotationName], a.Annotations[ocispec.AnnotationRefName] = full, full
 		}
 		have = append(have, a)
 	}

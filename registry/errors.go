@@ -36,7 +36,7 @@ var (
 // Error is a failed operation on one reference. It wraps one of the kinds
 // above where it has one.
 type Error struct {
-	Op   string // "pull", "resolve"
+	Op   string // "pull", "push", "resolve"
 	Ref  image.Ref
 	Err  error
 	hint string

@@ -81,11 +81,15 @@ func (p *proxy) handle(w http.ResponseWriter, r *http.Request) {
 	p.mu.Lock()
 	p.requests = append(p.requests, r)
 	p.mu.Unlock()
-	req, err := http.NewRequest(r.Method, "http://"+p.upstream+r.URL.RequestURI(), nil)
+	sent, err := io.ReadAll(r.Body)
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	req, err := http.NewRequest(r.Method, "http://"+p.upstream+r.URL.RequestURI(), bytes.NewReader(sent))
 	if err != nil {
 		panic(err)
 	}
-	req.Header = r.Header.Clone()
+	req.Header, req.Host = r.Header.Clone(), r.Host // which the registry sends uploads to
 	resp, err := http.DefaultTransport.RoundTrip(req)
 	if err != nil {
 		panic(http.ErrAbortHandler)

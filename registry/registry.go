@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package registry fetches images from registries over the OCI distribution
-// API into the store.
+// API into the store, and pushes them from there.
 //
 // A [Client] asks the mirrors of a registry in their order and then the
 // registry itself. It reads the credentials that docker login wrote, speaks
@@ -43,7 +43,7 @@ type Options struct {
 	// UserAgent is what registries see. "": builder.
 	UserAgent string
 
-	Parallel int           // downloads at a time; 0: 4
+	Parallel int           // downloads and uploads at a time; 0: 4
 	Attempts int           // times that one request is tried; 0: 5
 	Delay    time.Duration // before the second try, doubled from then on; 0: 100 ms
 	Stall    time.Duration // without a byte until a server counts as failed; 0: 1 min
@@ -82,7 +82,7 @@ type Client struct {
 	opts Options
 
 	credentials func() (map[string]config.Host, error) // once
-	slots       chan struct{}                          // one for each download
+	slots       chan struct{}                          // one for each download and upload
 
 	mu         sync.Mutex
 	transports map[string]*http.Transport // by host:port
@@ -101,7 +101,7 @@ func New(opts Options) *Client {
 	}
 }
 
-// slot waits until there may be one more download and returns how to end it.
+// slot waits until there may be one more download or upload and returns how to end it.
 func (c *Client) slot(ctx context.Context) (release func(), err error) {
 	select {
 	case c.slots <- struct{}{}:

@@ -123,6 +123,9 @@ func (c *Client) roundTripper(ctx context.Context, auth *trace) roundTripper {
 		if !ok {
 			t = auth
 		}
+		if req.Method == http.MethodDelete {
+			t = &trace{} // an upload is given up: what counts is why
+		}
 		transport, err := c.transport(req.URL.Host)
 		if err != nil {
 			t.set(req.URL.Host, 0, "", err)
@@ -134,7 +137,11 @@ func (c *Client) roundTripper(ctx context.Context, auth *trace) roundTripper {
 		b.timer = time.AfterFunc(b.stall, func() { cancel(errStalled) })
 		b.end = func() { b.timer.Stop(); stop(); cancel(nil) }
 
-		resp, err := transport.RoundTrip(req.WithContext(reqCtx))
+		req = req.WithContext(reqCtx)
+		if req.Body != nil {
+			req.Body = &sending{req.Body, b}
+		}
+		resp, err := transport.RoundTrip(req)
 		b.timer.Stop()
 		if err != nil {
 			err = causeOr(reqCtx, err)
@@ -240,6 +247,18 @@ func (b *body) Read(p []byte) (int, error) {
 		return n, cause
 	}
 	return n, io.ErrUnexpectedEOF
+}
+
+// sending is a request's body: as long as the server takes of it, it has not
+// stalled.
+type sending struct {
+	io.ReadCloser
+	b *body
+}
+
+func (s *sending) Read(p []byte) (int, error) {
+	s.b.timer.Reset(s.b.stall)
+	return s.ReadCloser.Read(p)
 }
 
 func (b *body) Close() error {

@@ -318,6 +318,31 @@ func TestPull(t *testing.T) {
 	other.fails(2, []string{"--platform"}, "pull", "--platform", "a/b/c/d", name)
 }
 
+func TestPush(t *testing.T) {
+	testutil.Require(t, "docker-registry", "skopeo")
+	host := startRegistry(t)
+	w := newBench(t)
+	w.write("Dockerfile", "FROM test/base\nRUN echo hello > /hello\nCMD [\"cat\", \"/hello\"]\n")
+	name := host + "/team/app:1"
+	w.ok("build", "-q", "-t", name, ".")
+	m := regexp.MustCompile(`^Digest: (sha256:[0-9a-f]{64})\n` + regexp.QuoteMeta(name) + `\n$`).FindStringSubmatch(w.ok("push", name))
+	if m == nil {
+		t.Fatal("push doesn't print digest and name")
+	}
+	if got := w.ok("push", "-q", name); got != name+"\n" {
+		t.Errorf("push -q prints %q", got)
+	}
+	w.output("skopeo", "--insecure-policy", "copy", "-q", "--src-tls-verify=false", "docker://"+host+"/team/app@"+m[1], "dir:"+t.TempDir())
+	other := &workbench{t: t, root: t.TempDir(), dir: t.TempDir()}
+	other.ok("pull", name)
+	if got := other.ok("run", "--rm", name); got != "hello\n" {
+		t.Errorf("run prints %q", got)
+	}
+	w.fails(1, []string{"nothing:latest: not found"}, "push", "nothing")
+	w.ok("tag", name, "127.0.0.1:1/x")
+	w.fails(1, []string{"push 127.0.0.1:1/x:latest", "connection refused"}, "push", "127.0.0.1:1/x")
+}
+
 func TestImport(t *testing.T) {
 	w := newBench(t)
 	w.write("base.tar", string(baseTar(t)))

@@ -72,6 +72,7 @@ func commands() []command {
 		{"tag", "SOURCE TARGET [TARGET...]", "give an image more names", runTag},
 		{"rmi", "[OPTIONS] IMAGE [IMAGE...]", "remove images", runRmi},
 		{"pull", "[OPTIONS] NAME[:TAG|@DIGEST]", "fetch an image from a registry", runPull},
+		{"push", "[OPTIONS] NAME[:TAG]", "send an image to a registry", runPush},
 		{"load", "[OPTIONS]", "load images from an OCI or docker archive", runLoad},
 		{"save", "[OPTIONS] IMAGE [IMAGE...]", "write images to an archive", runSave},
 		{"import", "[OPTIONS] FILE|- [REPOSITORY[:TAG]]", "make an image of a root file system's tar", runImport},

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"builder/image"
+	"builder/progress"
+)
+
+func runPush(ctx context.Context, e *env, args []string) error {
+	fs := flags("push")
+	quiet := fs.BoolP("quiet", "q", false, "show only the image's name")
+	mode := fs.String("progress", "auto", "how to show progress: auto, plain, tty or quiet")
+	words, err := e.parse(fs, args, 1, 1)
+	if err != nil {
+		return err
+	}
+	ref, err := image.ParseRef(words[0])
+	if err != nil {
+		return err
+	}
+	if *quiet {
+		*mode = "quiet"
+	}
+	return e.push(ctx, ref, *mode, *quiet)
+}
+
+// push sends an image to the registry that its name names. Of an index of
+// which not all was pulled, it sends the platform that is here.
+func (e *env) push(ctx context.Context, ref image.Ref, mode string, quiet bool) error {
+	s, err := e.store()
+	if err != nil {
+		return err
+	}
+	entry, err := s.Resolve(ref.String())
+	if err != nil {
+		return err
+	}
+	desc, one, err := s.Present(entry.Desc)
+	if err != nil {
+		return err
+	}
+	client, err := e.registry()
+	if err != nil {
+		return err
+	}
+	vertex := "push " + ref.Familiar()
+	done, sink, err := e.vertex(mode, vertex)
+	if err != nil {
+		return err
+	}
+	err = client.Push(ctx, s, ref, desc, sink, vertex)
+	if err = done(progress.Done{Err: err, Result: desc.Digest}); err != nil {
+		return err
+	}
+	if desc.Digest != entry.Desc.Digest {
+		fmt.Fprintf(e.stderr, "builder: warning: not every platform of the image is here: only %s was pushed\n", image.FormatPlatform(one.Config.Platform))
+	}
+	if !quiet {
+		fmt.Fprintf(e.stdout, "Digest: %s\n", desc.Digest)
+	}
+	fmt.Fprintln(e.stdout, ref)
+	return nil
+}

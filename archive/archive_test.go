@@ -210,17 +210,17 @@ func fill(t testing.TB, s *store.Store) map[string]Image {
 	missing := other
 	missing.Digest = digest.FromString("not here")
 	return map[string]Image{
-		"gzip":         {addImage(t, s, false, host, gz), []string{"docker.io/library/gzip:1"}},
-		"plain":        {addImage(t, s, false, host, gz, plain), []string{"docker.io/library/plain:1", "example.com:5000/x/plain:2"}},
-		"zstd":         {addImage(t, s, false, host, gz, zstd), []string{"docker.io/library/zstd:latest"}},
-		"docker types": {addImage(t, s, true, host, gz, layerSpec{b, layer.Gzip}), []string{"docker.io/team/docker:latest"}},
-		"no layers":    {addImage(t, s, false, host), []string{"docker.io/library/empty:latest"}},
-		"twice":        {addImage(t, s, false, host, gz, plain, gz), []string{"docker.io/library/twice:latest"}},
-		"no name":      {addImage(t, s, false, host, plain), nil},
-		"digest name":  {own, []string{"docker.io/library/x@" + own.Digest.String()}},
-		"index":        {addIndex(t, s, with(other, otherPlatform), with(own, host)), []string{"docker.io/library/index:1"}},
-		"part index":   {addIndex(t, s, with(missing, otherPlatform), with(own, host)), []string{"docker.io/library/part:1"}},
-		"other index":  {addIndex(t, s, with(missing, host), with(other, otherPlatform)), []string{"docker.io/library/other:1"}},
+		"gzip":         {Desc: addImage(t, s, false, host, gz), Names: []string{"docker.io/library/gzip:1"}},
+		"plain":        {Desc: addImage(t, s, false, host, gz, plain), Names: []string{"docker.io/library/plain:1", "example.com:5000/x/plain:2"}},
+		"zstd":         {Desc: addImage(t, s, false, host, gz, zstd), Names: []string{"docker.io/library/zstd:latest"}},
+		"docker types": {Desc: addImage(t, s, true, host, gz, layerSpec{b, layer.Gzip}), Names: []string{"docker.io/team/docker:latest"}},
+		"no layers":    {Desc: addImage(t, s, false, host), Names: []string{"docker.io/library/empty:latest"}},
+		"twice":        {Desc: addImage(t, s, false, host, gz, plain, gz), Names: []string{"docker.io/library/twice:latest"}},
+		"no name":      {Desc: addImage(t, s, false, host, plain), Names: nil},
+		"digest name":  {Desc: own, Names: []string{"docker.io/library/x@" + own.Digest.String()}},
+		"index":        {Desc: addIndex(t, s, with(other, otherPlatform), with(own, host)), Names: []string{"docker.io/library/index:1"}},
+		"part index":   {Desc: addIndex(t, s, with(missing, otherPlatform), with(own, host)), Names: []string{"docker.io/library/part:1"}},
+		"other index":  {Desc: addIndex(t, s, with(missing, host), with(other, otherPlatform)), Names: []string{"docker.io/library/other:1"}},
 	}
 }
 

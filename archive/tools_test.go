@@ -37,7 +37,7 @@ func save(t *testing.T) *saved {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v := &saved{s, Image{desc, []string{"docker.io/library/tools:1.0"}}, img.ID().Encoded(), t.TempDir()}
+	v := &saved{s, Image{Desc: desc, Names: []string{"docker.io/library/tools:1.0"}}, img.ID().Encoded(), t.TempDir()}
 	for name, f := range formats {
 		if err := f.save(t.Context(), s, v.path(name), []Image{v.image}); err != nil {
 			t.Fatal(err)

@@ -48,15 +48,35 @@ type Options struct {
 	// Platforms are those of --platform, without repetition; none means the
 	// host's. Of several an index is made.
 	Platforms []image.Platform
-	NoCache   bool
-	Pull      bool // ask the registry even where an image is here
-	Run       RunOptions
-	Epoch     *time.Time // SOURCE_DATE_EPOCH
-	Parallel  int        // steps at the same time, 0 for a default
+	// Index makes an index of a single platform too (BUILDKIT_MULTI_PLATFORM).
+	Index         bool
+	From          string // stands for the base image of the first FROM
+	NoCache       bool
+	NoCacheStages []string // stages whose steps are run again
+	Pull          bool     // ask the registry even where an image is here
+	Run           RunOptions
+	// Epoch is the time of all that is made, which SOURCE_DATE_EPOCH in Args,
+	// or as an ARG's default, sets too.
+	Epoch       *time.Time
+	ContextTime *time.Time // the context's own, of a commit or a download; nil if it has none
+	Parallel    int        // steps at the same time, 0 for a default
+	Edits       Edits
 	// Images are the forms in which the image is wanted; none: it is not
 	// assembled and no layer is written.
 	Images []ImageOptions
 	Files  bool // the target's file system is wanted: Result.Files
+}
+
+// Edits change the image after its last instruction.
+type Edits struct {
+	UnsetEnv    []string // variables that the image has not
+	UnsetLabels []string // labels that it has not, unless Options.Labels sets them
+	OmitHistory bool
+	// Squash makes one layer of all that the build adds to the base image.
+	Squash bool
+	// Timestamp is the time of the image, its history and every file in its
+	// new layers; nil: see Options.Epoch.
+	Timestamp *time.Time
 }
 
 // ImageOptions are a form in which an image is written.
@@ -165,7 +185,7 @@ func planAll(ctx context.Context, env Env, opts Options) ([]*runner, error) {
 		g.Go(func() error {
 			p, err := newPlan(gctx, env, opts, platform)
 			if err == nil {
-				runners[i] = newRunner(env, opts, p, shared)
+				runners[i] = newRunner(env, p, shared)
 			}
 			return err
 		})

@@ -31,6 +31,7 @@ func (p *plan) dispatch() error {
 		st.dispatched = true
 		p.nameSteps(st)
 	}
+	p.target.state.edit(p.opts.Edits)
 	for k, v := range p.opts.Labels {
 		labels := &p.target.state.config.Config.Labels
 		if *labels == nil {

@@ -9,8 +9,10 @@ import (
 	"slices"
 	"time"
 
+	"builder/cache"
 	"builder/image"
 	"builder/progress"
+	"builder/snapshot"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
@@ -68,7 +70,7 @@ func export(ctx context.Context, runners []*runner, number int, form ImageOption
 		}
 		res.Platforms = append(res.Platforms, img)
 	}
-	if len(runners) == 1 {
+	if len(runners) == 1 && !r.opts.Index {
 		res.Desc = res.Platforms[0].Desc
 		return res, nil
 	}
@@ -91,6 +93,13 @@ func (r *runner) assemble(ctx context.Context, form ImageOptions) (PlatformImage
 	config.RootFS = ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{}}
 
 	results, base := r.chain(st)
+	if r.opts.Edits.Squash && len(results) > 1 {
+		squashed, err := r.squash(ctx, base, results)
+		if err != nil {
+			return img, err
+		}
+		results = []stepResult{squashed}
+	}
 	for i, desc := range base.img.Manifest.Layers {
 		desc.MediaType = ociLayerType(desc.MediaType)
 		desc.Annotations = nil
@@ -104,12 +113,18 @@ func (r *runner) assemble(ctx context.Context, form ImageOptions) (PlatformImage
 		}
 		manifest.Layers = append(manifest.Layers, l.Blob)
 		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, l.DiffID)
+		if form.Layer.Epoch != nil || form.Layer.Time != nil {
+			continue // the layer is not quite the snapshot: its times are others
+		}
 		if err := r.env.RootFS.Link(chainID(config.RootFS.DiffIDs), s.snap); err != nil {
 			return img, err
 		}
 	}
 	config.History = r.history(st)
 	config.Created = r.created(config.History)
+	if r.opts.Edits.OmitHistory {
+		config.History = nil
+	}
 	var err error
 	if manifest.Config, err = r.put(ocispec.MediaTypeImageConfig, config); err != nil {
 		return img, fmt.Errorf("write image config: %w", err)
@@ -121,6 +136,37 @@ func (r *runner) assemble(ctx context.Context, form ImageOptions) (PlatformImage
 	img.Desc.Platform = &img.Platform
 	img.Config = manifest.Config
 	return img, nil
+}
+
+// squash makes one result of all that stands on the base image, once.
+func (r *runner) squash(ctx context.Context, base *stage, results []stepResult) (stepResult, error) {
+	h := cache.NewHash("squash")
+	ids := make([]snapshot.ID, len(results))
+	for i, s := range results {
+		ids[i] = s.snap
+		h.Add("snapshot", string(s.snap))
+	}
+	last := results[len(results)-1]
+	if res, ok := r.cached(ctx, h.Sum()); ok {
+		return res, nil
+	}
+	below, err := r.baseSnapshot(ctx, base)
+	if err != nil {
+		return last, err
+	}
+	if last.snap, err = r.env.RootFS.Squash(ctx, below, ids); err != nil {
+		return last, err
+	}
+	return last, r.env.Cache.Put(&cache.Record{Key: h.Sum(), Snapshot: string(last.snap), Instruction: "squash", Created: last.created, Fields: h.Fields()})
+}
+
+// baseSnapshot is the file system that a stage without a base stage begins
+// with.
+func (r *runner) baseSnapshot(ctx context.Context, st *stage) (snapshot.ID, error) {
+	if !st.onImage() {
+		return "", nil
+	}
+	return r.unpackOnce(st)(ctx)
 }
 
 func (r *runner) put(mediaType string, v any) (ocispec.Descriptor, error) {
@@ -155,14 +201,30 @@ func (r *runner) history(st *stage) []ocispec.History {
 	lines := make([]ocispec.History, len(st.state.history))
 	for i, h := range st.state.history {
 		lines[i] = h.History
-		if t, ok := created[h.step]; ok && h.step != nil {
-			lines[i].Created = &t
-		} else if !h.base && r.opts.Epoch != nil {
+		switch t, ok := created[h.step]; {
+		case !h.base && r.opts.Epoch != nil:
 			lines[i].Created = r.opts.Epoch
+		case ok && h.step != nil:
+			lines[i].Created = &t
 		}
 	}
 	fillTimes(lines)
+	if r.opts.Edits.Squash {
+		squashHistory(lines, st.state.history)
+	}
 	return lines
+}
+
+// squashHistory lets only the last of the lines that made a layer have one.
+func squashHistory(lines []ocispec.History, entries []historyEntry) {
+	found := false
+	for i := range slices.Backward(lines) {
+		if entries[i].step == nil {
+			continue
+		}
+		lines[i].EmptyLayer = found
+		found = true
+	}
 }
 
 // fillTimes dates the lines that have no time: those before the first new

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"builder/buildcontext"
 	"builder/image"
@@ -22,6 +23,7 @@ type NamedContext func(ctx context.Context, platform image.Platform) (ContextSou
 type ContextSource struct {
 	Tree  *buildcontext.Tree
 	Image *image.Image
+	Time  *time.Time // of a commit or a download; nil if it has none
 }
 
 // ContextName is the name under which [Options.Contexts] has a named context:

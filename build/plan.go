@@ -50,6 +50,7 @@ type stage struct {
 	tree     *buildcontext.Tree // the files of the named context it stands on
 	commands []command
 	triggers bool // ONBUILD triggers of the base were taken in
+	noCache  bool // its steps are run again
 	deps     []*stage
 
 	// Made by dispatch.
@@ -73,6 +74,7 @@ func newPlan(ctx context.Context, env Env, opts Options, platform image.Platform
 	}
 	phases := []func() error{
 		p.globalArgs,
+		func() error { return p.resolveEpoch(ctx) },
 		p.makeStages,
 		p.findTarget,
 		p.bindCommands,
@@ -140,6 +142,9 @@ func (p *plan) globalArgs() error {
 // makeStages expands the FROM lines and finds which stages stand on others.
 func (p *plan) makeStages() error {
 	for i, def := range p.file.Stages {
+		if i == 0 && p.opts.From != "" {
+			def.BaseName = p.opts.From
+		}
 		base, _, err := p.expand.Word(def.BaseName, p.args)
 		if err != nil {
 			return p.file.At(def.Location, err)
@@ -149,6 +154,7 @@ func (p *plan) makeStages() error {
 		}
 		def.BaseName = base
 		st := &stage{def: def, name: def.Name, platform: p.platform}
+		st.noCache = p.opts.NoCache || slices.ContainsFunc(p.opts.NoCacheStages, func(n string) bool { return strings.EqualFold(n, st.def.Name) })
 		if st.name == "" {
 			st.name = fmt.Sprintf("stage-%d", i)
 		}

@@ -83,10 +83,10 @@ type stepResult struct {
 	created time.Time
 }
 
-func newRunner(env Env, opts Options, p *plan, shared *slots) *runner {
-	r := &runner{env: env, opts: opts, plan: p, stages: map[*stage]*stageRun{}, export: map[*stage]bool{}, slots: shared}
+func newRunner(env Env, p *plan, shared *slots) *runner {
+	r := &runner{env: env, opts: p.opts, plan: p, stages: map[*stage]*stageRun{}, export: map[*stage]bool{}, slots: shared}
 	for st := p.target; st != nil; st = st.base {
-		r.export[st] = len(opts.Images) > 0
+		r.export[st] = len(p.opts.Images) > 0 && !p.opts.Edits.Squash
 	}
 	return r
 }
@@ -287,7 +287,7 @@ func (r *runner) result(ctx context.Context, s *step, parent *stageRun) (stepRes
 		return stepResult{}, false, err
 	}
 	key := h.Sum()
-	noCache := r.opts.NoCache
+	noCache := s.stage.noCache
 	if !noCache {
 		if res, ok := r.cached(ctx, key); ok {
 			return res, true, nil
@@ -370,9 +370,5 @@ func (r *runner) execute(ctx context.Context, s *step, parent *stageRun) (stepRe
 	if err != nil {
 		return stepResult{}, errors.Join(err, discard(active))
 	}
-	created := r.env.Now().UTC()
-	if r.opts.Epoch != nil {
-		created = *r.opts.Epoch
-	}
-	return stepResult{snap: id, created: created}, nil
+	return stepResult{snap: id, created: r.env.Now().UTC()}, nil
 }

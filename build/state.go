@@ -98,6 +98,17 @@ func (s *state) setEnv(name, value string) {
 	s.config.Config.Env = env.List()
 }
 
+// edit changes the image's config at the end of the build.
+func (s *state) edit(e Edits) {
+	s.config.Config.Env = slices.DeleteFunc(s.config.Config.Env, func(v string) bool {
+		name, _, _ := strings.Cut(v, "=")
+		return slices.Contains(e.UnsetEnv, name)
+	})
+	for _, name := range e.UnsetLabels {
+		delete(s.config.Config.Labels, name)
+	}
+}
+
 // dir is the working directory, "/" by default.
 func (s *state) dir() string {
 	if s.config.Config.WorkingDir == "" {

@@ -30,30 +30,40 @@ type buildOptions struct {
 	sourceFlags
 	runFlags
 	outputFlags
+	argFlags
+	editFlags
 
-	target    string
-	buildArgs []string
-	labels    []string
-	platforms []string
-	noCache   bool
-	pull      bool
-	progress  string
-	quiet     bool
+	target        string
+	platforms     []string
+	noCache       bool
+	noCacheFilter []string
+	pull          bool
+	retry         int
+	retryDelay    time.Duration
+	progress      string
+	quiet         bool
 }
 
 func (o *buildOptions) addFlags(fs *pflag.FlagSet) {
 	o.sourceFlags.addFlags(fs)
 	o.runFlags.addFlags(fs)
 	o.outputFlags.addFlags(fs)
+	o.argFlags.addFlags(fs)
+	o.editFlags.addFlags(fs)
 	fs.StringVar(&o.target, "target", "", "stage to build (default the last)")
-	fs.StringArrayVar(&o.buildArgs, "build-arg", nil, "value of an ARG, `NAME=VALUE`, or NAME for the environment's")
-	fs.StringArrayVar(&o.labels, "label", nil, "label of the image, `NAME=VALUE`")
 	fs.StringArrayVar(&o.platforms, "platform", nil, "platforms of the image, `OS/ARCH[,OS/ARCH]`")
 	fs.BoolVar(&o.noCache, "no-cache", false, "run every step again")
+	fs.StringArrayVar(&o.noCacheFilter, "no-cache-filter", nil, "run the steps of these stages again, `STAGE[,STAGE]`")
 	fs.BoolVar(&o.pull, "pull", false, "ask the registry for base images even if they are here")
+	fs.IntVar(&o.retry, "retry", defaultRetries, "how often a request to a registry is tried again")
+	fs.DurationVar(&o.retryDelay, "retry-delay", 0, "pause before the first try again, doubled from then on (default 100ms)")
 	fs.StringVar(&o.progress, "progress", "auto", "how progress is shown: auto, plain, tty, quiet or rawjson")
 	fs.BoolVarP(&o.quiet, "quiet", "q", false, "show nothing but the image's ID")
+	addRefused(fs)
 }
+
+// defaultRetries is how often a request to a registry is tried again.
+const defaultRetries = 4
 
 // buildRequest is one build to be done.
 type buildRequest struct {
@@ -112,6 +122,7 @@ type buildSession struct {
 // openBuild opens the state directory and the display for builds. The caller
 // closes the display.
 func (e *env) openBuild(o *buildOptions) (*buildSession, error) {
+	e.attempts, e.delay = o.retry+1, o.retryDelay
 	s, err := e.store()
 	if err != nil {
 		return nil, err
@@ -199,28 +210,34 @@ func (e *env) logger() *slog.Logger {
 func (o *buildOptions) request(e *env, path string) (*buildRequest, error) {
 	req := &buildRequest{path: path, flags: o}
 	opts := &req.opts
-	*opts = build.Options{Target: o.target, NoCache: o.noCache, Pull: o.pull, Labels: map[string]string{}}
+	*opts = build.Options{Target: o.target, NoCache: o.noCache, Pull: o.pull}
 	fail := func(flag string, err error) (*buildRequest, error) {
 		return nil, &usageError{msg: fmt.Sprintf("build: --%s: %v", flag, err), hint: "builder build --help"}
 	}
-	opts.Args = keyValues(o.buildArgs, func(name string) (string, bool) { return lookupEnv(e, name) })
-	for _, l := range o.labels {
-		k, v, ok := strings.Cut(l, "=")
-		if !ok || k == "" {
-			return fail("label", fmt.Errorf("%q: want NAME=VALUE", l))
-		}
-		opts.Labels[k] = v
-	}
+	var flag string
 	var err error
+	if opts.Args, flag, err = o.argFlags.resolve(e); err != nil {
+		return fail(flag, err)
+	}
 	if opts.Platforms, err = parsePlatforms(o.platforms); err != nil {
 		return fail("platform", err)
 	}
-	flag, err := o.runFlags.resolve(&opts.Run)
-	if err != nil {
+	if v := opts.Args["BUILDKIT_MULTI_PLATFORM"]; v != "" {
+		if opts.Index, err = strconv.ParseBool(v); err != nil {
+			return fail("build-arg", fmt.Errorf("BUILDKIT_MULTI_PLATFORM=%q: want true or false", v))
+		}
+	}
+	if o.retry < 0 {
+		return fail("retry", fmt.Errorf("%d: want 0 or more", o.retry))
+	}
+	for _, names := range o.noCacheFilter {
+		opts.NoCacheStages = append(opts.NoCacheStages, strings.Split(names, ",")...)
+	}
+	if flag, err = o.editFlags.resolve(opts); err != nil {
 		return fail(flag, err)
 	}
-	if err := o.resolveEpoch(e, opts); err != nil {
-		return fail("build-arg", err)
+	if flag, err = o.runFlags.resolve(&opts.Run); err != nil {
+		return fail(flag, err)
 	}
 	return req, o.outputFlags.resolve(req)
 }
@@ -264,28 +281,4 @@ func keyValues(words []string, lookup func(string) (string, bool)) map[string]st
 		}
 	}
 	return out
-}
-
-// resolveEpoch finds SOURCE_DATE_EPOCH in the build arguments, or in the
-// environment as buildx does.
-func (o *buildOptions) resolveEpoch(e *env, opts *build.Options) error {
-	const name = "SOURCE_DATE_EPOCH"
-	v, ok := opts.Args[name]
-	if !ok {
-		if v = e.getenv(name); v == "" {
-			return nil
-		}
-		opts.Args[name] = v
-	}
-	if v == "" {
-		delete(opts.Args, name)
-		return nil
-	}
-	sec, err := strconv.ParseInt(v, 10, 64)
-	if err != nil || sec < 0 {
-		return fmt.Errorf("%s=%q: want seconds since 1970", name, v)
-	}
-	t := time.Unix(sec, 0).UTC()
-	opts.Epoch = &t
-	return nil
 }

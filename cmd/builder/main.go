@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"builder/build"
 	"builder/container"
@@ -52,6 +53,10 @@ type env struct {
 	debug bool   // --debug
 
 	opened *store.Store
+
+	// How requests to registries are repeated; 0 for the defaults.
+	attempts int
+	delay    time.Duration
 }
 
 // command is one subcommand.

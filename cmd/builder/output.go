@@ -55,7 +55,7 @@ func (f *outputFlags) resolve(req *buildRequest) (err error) {
 		}
 		req.names = append(req.names, ref)
 	}
-	form := build.ImageOptions{Layer: layer.Options{Epoch: req.opts.Epoch}}
+	form := build.ImageOptions{}
 	for _, out := range req.outputs {
 		req.opts.Files = req.opts.Files || out.files()
 		form.Layer = out.layerOptions(form.Layer)

@@ -74,7 +74,7 @@ func (i *imageSource) local(ref image.Ref, platform image.Platform) (image.Image
 // registry makes the client for registries, with the mirrors and insecure hosts
 // that docker is set up with.
 func (e *env) registry() (*registry.Client, error) {
-	opts := registry.Options{UserAgent: "builder/" + version().Version, Log: e.logger()}
+	opts := registry.Options{UserAgent: "builder/" + version().Version, Log: e.logger(), Attempts: e.attempts, Delay: e.delay}
 	if err := opts.LoadDaemonConfig("/etc/docker/daemon.json"); err != nil {
 		return nil, err
 	}

@@ -415,6 +415,7 @@ func (p *plan) resolveImage(ctx context.Context, env Env, st *stage) error {
 		return p.file.At(st.def.Location, p.openNamed(ctx, st, open))
 	}
 	if st.def.BaseName == "scratch" {
+		st.platform = p.platform // whatever its FROM says
 		st.img.Config = scratchConfig(st.platform)
 		return nil
 	}

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"builder/cache"
 	"builder/container"
@@ -39,6 +40,7 @@ type runOp struct {
 	user     string
 	network  string
 	platform image.Platform
+	arch     string // of the image's programs, which may be another than asked for
 	mounts   []*runMount
 	script   *instructions.ShellInlineFile // mounted below scriptDir
 }
@@ -51,7 +53,7 @@ func (p *plan) dispatchRun(st *stage, cmd command, c *instructions.RunCommand) e
 	}
 	op := &runOp{
 		env: s.env.List(), proxy: proxyEnv(p.opts.Args), dir: s.dir(), user: s.config.Config.User,
-		platform: st.platform, network: instructions.GetNetwork(c),
+		platform: st.platform, arch: s.config.Architecture, network: instructions.GetNetwork(c),
 	}
 	if op.network == "" || op.network == "default" {
 		op.network = p.opts.Run.Network
@@ -197,9 +199,6 @@ func (o *runOp) key(ctx context.Context, r *runner, s *step, h *cache.Hash) erro
 }
 
 func (o *runOp) run(ctx context.Context, r *runner, s *step, active snapshot.Active) (err error) {
-	if err := container.CanExecute(o.platform.Architecture); err != nil {
-		return err
-	}
 	mounts, release, err := o.openMounts(ctx, r, s)
 	defer func() { err = errors.Join(err, release()) }()
 	if err != nil {
@@ -225,9 +224,21 @@ func (o *runOp) run(ctx context.Context, r *runner, s *step, active snapshot.Act
 		},
 	})
 	if err != nil {
-		return &outputError{err: err, output: tail.Bytes()}
+		return &outputError{err: o.explain(err), output: tail.Bytes()}
 	}
 	return nil
+}
+
+// explain tells of a program that this machine can't execute what is missing,
+// if it is an emulator.
+func (o *runOp) explain(err error) error {
+	if !errors.Is(err, syscall.ENOEXEC) {
+		return err
+	}
+	if why := container.CanExecute(o.arch); why != nil {
+		return why
+	}
+	return err
 }
 
 // How much of a failed step's output is shown again with its error.

@@ -138,10 +138,14 @@ func TestWrongInput(t *testing.T) {
 		{"failing RUN", "FROM test/base\nRUN echo out; echo err >&2; exit 7\n", nil, []string{"Dockerfile:2", "exit code 7", "out", "err", ">>> RUN echo out"}},
 		{"missing program", "FROM test/base\nRUN [\"/no/such\"]\n", nil, []string{"Dockerfile:2", "/no/such"}},
 		{"unknown user", "FROM test/base\nUSER nobody-here\nRUN true\n", nil, []string{"Dockerfile:3", "nobody-here"}},
-		{"foreign platform", "FROM test/base\nRUN true\n", []string{"--platform", "linux/mips64"}, []string{"Dockerfile:2", "programs for mips64 can't run", "hint: install an emulator"}},
+		{"foreign platform", "FROM scratch\nCOPY mips /sh\nRUN [\"/sh\"]\n", []string{"--platform", "linux/mips64"}, []string{"Dockerfile:3", "programs for mips64 can't run", "hint: install an emulator"}},
 	}
 	w.write(".dockerignore", "ignored.txt\n")
 	w.write("ignored.txt", "")
+	w.write("mips", "\x7fELF\x02\x02\x01"+strings.Repeat("\x00", 9)+"\x00\x02\x00\x08"+strings.Repeat("\x00", 60))
+	if err := os.Chmod(filepath.Join(w.dir, "mips"), 0o755); err != nil {
+		t.Fatal(err)
+	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			w := &workbench{t, w.root, w.dir}

@@ -47,15 +47,42 @@ func (c *Client) Resolve(ctx context.Context, ref image.Ref) (ocispec.Descriptor
 // either case. Amounts go to sink, if not nil, as the vertex; its start and
 // end are the caller's to report.
 func (c *Client) Pull(ctx context.Context, s *store.Store, ref image.Ref, platform image.Platform, sink progress.Sink, vertex string) (ocispec.Descriptor, error) {
+	root, desc, err := c.pull(ctx, s, ref, platform, reporter{sink, vertex})
+	if err != nil || desc.Digest == root.Digest {
+		return root, err
+	}
+	data, err := s.ReadBlob(root, image.MaxManifestSize)
+	if err != nil {
+		return root, err
+	}
+	if host, err := chosen(data, image.HostPlatform()); err != nil || host.Digest != desc.Digest {
+		// Under the index, everyone who doesn't say the platform would
+		// look for a manifest that wasn't fetched.
+		return plain(desc), nil
+	}
+	return root, nil
+}
+
+// PullIndex is [Client.Pull] for those who say the platform whenever they look
+// for the image: it returns what ref names, an index too of which the platform
+// is not this machine's.
+func (c *Client) PullIndex(ctx context.Context, s *store.Store, ref image.Ref, platform image.Platform, sink progress.Sink, vertex string) (ocispec.Descriptor, error) {
+	root, _, err := c.pull(ctx, s, ref, platform, reporter{sink, vertex})
+	return root, err
+}
+
+// pull fetches an image and returns what ref names, and the platform's
+// manifest.
+func (c *Client) pull(ctx context.Context, s *store.Store, ref image.Ref, platform image.Platform, report reporter) (root, desc ocispec.Descriptor, err error) {
 	if platform.OS == "" {
 		platform = image.HostPlatform()
 	}
-	p := &pull{client: c, store: s, ref: ref, platform: platform, report: reporter{sink, vertex}}
+	p := &pull{client: c, store: s, ref: ref, platform: platform, report: report}
 	if desc, ok := p.stored(); ok {
-		return desc, nil
+		return desc, desc, nil
 	}
-	desc, err := p.run(ctx)
-	return desc, c.opError("pull", ref, err)
+	root, desc, err = p.run(ctx)
+	return root, desc, c.opError("pull", ref, err)
 }
 
 // eachEndpoint calls f for the servers of ref's registry until one succeeds.
@@ -123,53 +150,41 @@ func (p *pull) stored() (ocispec.Descriptor, bool) {
 	return ocispec.Descriptor{}, false
 }
 
-func (p *pull) run(ctx context.Context) (ocispec.Descriptor, error) {
-	var desc ocispec.Descriptor
-	err := p.client.eachEndpoint(ctx, p.ref, func(s *session) (err error) {
-		desc, err = p.from(ctx, s)
+func (p *pull) run(ctx context.Context) (root, desc ocispec.Descriptor, err error) {
+	err = p.client.eachEndpoint(ctx, p.ref, func(s *session) (err error) {
+		root, desc, err = p.from(ctx, s)
 		return err
 	})
-	return desc, err
+	return root, desc, err
 }
 
 // from pulls from one endpoint.
-func (p *pull) from(ctx context.Context, s *session) (none ocispec.Descriptor, err error) {
+func (p *pull) from(ctx context.Context, s *session) (root, desc ocispec.Descriptor, err error) {
 	root, data, err := p.root(ctx, s)
 	if err != nil {
-		return none, err
+		return root, desc, err
 	}
 	desc, manifestData := root, data
 	if image.IsIndex(root.MediaType) {
 		if desc, err = p.choose(data); err != nil {
-			return none, err
+			return root, desc, err
 		}
 		if manifestData, err = p.document(ctx, s, desc); err != nil {
-			return none, err
+			return root, desc, err
 		}
 	}
 	m, err := image.ParseManifest(manifestData)
 	if err != nil {
-		return none, fmt.Errorf("manifest %s: %w", desc.Digest, err)
+		return root, desc, fmt.Errorf("manifest %s: %w", desc.Digest, err)
 	}
 	if err := p.blobs(ctx, s, m); err != nil {
-		return none, err
+		return root, desc, err
 	}
 	// The documents come last: one that is in the store has its blobs there.
-	if err := p.put(desc, manifestData); err != nil {
-		return none, err
+	if err := p.put(desc, manifestData); err != nil || desc.Digest == root.Digest {
+		return root, desc, err
 	}
-	if desc.Digest == root.Digest {
-		return root, nil
-	}
-	if err := p.put(root, data); err != nil {
-		return none, err
-	}
-	if host, err := chosen(data, image.HostPlatform()); err != nil || host.Digest != desc.Digest {
-		// Under the index, everyone who doesn't say the platform would
-		// look for a manifest that wasn't fetched.
-		return plain(desc), nil
-	}
-	return root, nil
+	return root, desc, p.put(root, data)
 }
 
 // plain is a descriptor without what its index says of it.

@@ -213,3 +213,29 @@ RUN --mount=from=lib,target=/m cat /m/a > /c
 	}
 	w.fails(1, []string{"Dockerfile:", "named context lib", `no image with the tag "other"`}, "build", "--build-context", "lib=oci-layout://"+layout+":other", ".")
 }
+
+// TestForeignBase holds that fetching a base image for another platform leaves
+// its name usable on this one.
+func TestForeignBase(t *testing.T) {
+	testutil.Require(t, "docker-registry")
+	from := newBench(t)
+	host := startRegistry(t)
+	from.write("Dockerfile", "FROM --platform=$BUILDPLATFORM test/base AS b\nARG TARGETARCH\nRUN echo $TARGETARCH > /arch\nFROM test/base\nCOPY --from=b /arch /\n")
+	from.ok("build", "--platform", "linux/amd64,linux/arm64", "-t", host+"/multi:1", ".")
+	from.ok("push", host+"/multi:1")
+
+	w := newBench(t)
+	w.write("Dockerfile", "FROM "+host+"/multi:1\nLABEL a=b\n")
+	w.ok("build", "--platform", "linux/arm64", "-o", "out", ".")
+	if got, err := os.ReadFile(filepath.Join(w.dir, "out/arch")); err != nil || string(got) != "arm64\n" {
+		t.Errorf("files of %q, %v", got, err)
+	}
+	if got := w.ok("run", "--rm", host+"/multi:1", "cat", "/arch"); got != "amd64\n" {
+		t.Errorf("run has %q", got)
+	}
+	w.ok("build", "--platform", "linux/arm64,linux/amd64", "-t", "both", ".")
+	w.ok("build", "-o", "out", ".")
+	if got, err := os.ReadFile(filepath.Join(w.dir, "out/arch")); err != nil || string(got) != "amd64\n" {
+		t.Errorf("files of %q, %v", got, err)
+	}
+}

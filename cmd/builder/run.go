@@ -180,8 +180,12 @@ func (e *env) findImage(ctx context.Context, s *store.Store, sink progress.Sink,
 	}
 	if pull != "always" {
 		entry, err := s.Resolve(name)
+		var img image.Image
 		if err == nil {
-			return s.Image(entry.Desc, image.HostPlatform())
+			img, err = s.Image(entry.Desc, image.HostPlatform())
+		}
+		if err == nil {
+			return img, nil
 		}
 		if pull == "never" || !errors.Is(err, store.ErrNotFound) {
 			return image.Image{}, err

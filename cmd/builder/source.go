@@ -42,7 +42,7 @@ func (i *imageSource) Image(ctx context.Context, ref image.Ref, platform image.P
 	}
 	vertex := "pull " + ref.Familiar()
 	i.sink.Event(progress.Event{Vertex: vertex, Start: &progress.Start{Name: vertex}})
-	desc, err := client.Pull(ctx, i.store, ref, platform, i.sink, vertex)
+	desc, err := client.PullIndex(ctx, i.store, ref, platform, i.sink, vertex)
 	if err == nil {
 		err = i.store.Tag(desc, ref.String())
 	}

@@ -37,7 +37,7 @@ type buildOptions struct {
 	platforms     []string
 	noCache       bool
 	noCacheFilter []string
-	pull          bool
+	pull          string
 	retry         int
 	retryDelay    time.Duration
 	progress      string
@@ -54,7 +54,8 @@ func (o *buildOptions) addFlags(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&o.platforms, "platform", nil, "platforms of the image, `OS/ARCH[,OS/ARCH]`")
 	fs.BoolVar(&o.noCache, "no-cache", false, "run every step again")
 	fs.StringArrayVar(&o.noCacheFilter, "no-cache-filter", nil, "run the steps of these stages again, `STAGE[,STAGE]`")
-	fs.BoolVar(&o.pull, "pull", false, "ask the registry for base images even if they are here")
+	fs.StringVar(&o.pull, "pull", "missing", "when to ask the registry for base images: always (the meaning of --pull alone), missing or never")
+	fs.Lookup("pull").NoOptDefVal = "always"
 	fs.IntVar(&o.retry, "retry", defaultRetries, "how often a request to a registry is tried again")
 	fs.DurationVar(&o.retryDelay, "retry-delay", 0, "pause before the first try again, doubled from then on (default 100ms)")
 	fs.StringVar(&o.progress, "progress", "auto", "how progress is shown: auto, plain, tty, quiet or rawjson")
@@ -145,8 +146,10 @@ func (e *env) openBuild(o *buildOptions) (*buildSession, error) {
 	if err != nil {
 		return nil, err
 	}
+	images := newImageSource(e, s, display)
+	images.never = strings.EqualFold(o.pull, "never")
 	return &buildSession{e: e, display: display, env: build.Env{
-		Store: s, Cache: c, RootFS: rfs, Images: newImageSource(e, s, display),
+		Store: s, Cache: c, RootFS: rfs, Images: images,
 		Executor: executor{}, Sink: display, Log: e.logger(), Now: time.Now,
 	}}, nil
 }
@@ -210,7 +213,7 @@ func (e *env) logger() *slog.Logger {
 func (o *buildOptions) request(e *env, path string) (*buildRequest, error) {
 	req := &buildRequest{path: path, flags: o}
 	opts := &req.opts
-	*opts = build.Options{Target: o.target, NoCache: o.noCache, Pull: o.pull}
+	*opts = build.Options{Target: o.target, NoCache: o.noCache}
 	fail := func(flag string, err error) (*buildRequest, error) {
 		return nil, &usageError{msg: fmt.Sprintf("build: --%s: %v", flag, err), hint: "builder build --help"}
 	}
@@ -226,6 +229,13 @@ func (o *buildOptions) request(e *env, path string) (*buildRequest, error) {
 		if opts.Index, err = strconv.ParseBool(v); err != nil {
 			return fail("build-arg", fmt.Errorf("BUILDKIT_MULTI_PLATFORM=%q: want true or false", v))
 		}
+	}
+	switch strings.ToLower(o.pull) {
+	case "always", "newer", "ifnewer", "true":
+		opts.Pull = true
+	case "missing", "ifmissing", "false", "never":
+	default:
+		return fail("pull", fmt.Errorf("%q: want always, missing or never", o.pull))
 	}
 	if o.retry < 0 {
 		return fail("retry", fmt.Errorf("%d: want 0 or more", o.retry))

@@ -145,9 +145,12 @@ func TestRefusedFlags(t *testing.T) {
 	for _, bad := range [][]string{
 		{"unsetenv", "A=b"}, {"unsetlabel", ""}, {"label", "=x"}, {"timestamp", "now"}, {"timestamp", "-1"}, {"build-arg", "=x"},
 		{"build-arg-file", "nowhere"}, {"build-arg-file", "Dockerfile"}, {"retry", "-1"}, {"retry-delay", "x"}, {"platform", "linux/amd64,"},
-		{"build-arg", "BUILDKIT_MULTI_PLATFORM=maybe"},
+		{"build-arg", "BUILDKIT_MULTI_PLATFORM=maybe"}, {"pull", "sometimes"},
 	} {
 		w.fails(2, []string{"--" + bad[0]}, "build", "--"+bad[0]+"="+bad[1], ".")
 	}
+	w.write("Missing", "FROM 127.0.0.1:1/missing\n")
+	w.fails(1, []string{"Missing:1", "--pull=never"}, "build", "--pull=never", "-f", "Missing", ".")
+	w.fails(1, []string{"Missing:1", "127.0.0.1:1"}, "build", "--pull", "--retry=0", "-f", "Missing", ".")
 	w.fails(2, []string{"--timestamp", "SOURCE_DATE_EPOCH"}, "build", "--timestamp=1", "--build-arg=SOURCE_DATE_EPOCH=1", ".")
 }

@@ -22,6 +22,7 @@ type imageSource struct {
 	store *store.Store
 	sink  progress.Sink
 	open  func() (*registry.Client, error)
+	never bool // --pull=never: what is not in the store is an error
 }
 
 func newImageSource(e *env, s *store.Store, sink progress.Sink) *imageSource {
@@ -34,6 +35,9 @@ func (i *imageSource) Image(ctx context.Context, ref image.Ref, platform image.P
 		img, err := i.local(ref, platform)
 		if err == nil || !errors.Is(err, store.ErrNotFound) {
 			return img, err
+		}
+		if i.never {
+			return img, fmt.Errorf("it is not in the image store, and --pull=never forbids to fetch it: %w", err)
 		}
 	}
 	client, err := i.open()

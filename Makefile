@@ -46,8 +46,8 @@ bench: build ## Go benchmarks, then whole commands beside the peers that are ins
 demo: build ## build and run examples/web on a base image made from Debian packages (as root)
 	scripts/demo
 
-conformance: build ## compare every Dockerfile of the corpus with what BuildKit made of it
-	CGO_ENABLED=0 $(GO) test -count=1 ./internal/conformance -v
+conformance: build ## compare every Dockerfile of the corpus with what BuildKit made of it, and that with a reachable BuildKit
+	scripts/conformance
 
 clean: ## remove what the other targets made
 	rm -rf bin .demo

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path"
 	"reflect"
 	"slices"
@@ -31,27 +32,46 @@ func Bases(archive string) ([]*Image, error) {
 	}
 	var bases []*Image
 	for _, d := range index.Manifests {
-		img, err := files.image(d)
+		images, err := files.images(d)
 		if err != nil {
 			return nil, fmt.Errorf("read base images of %q: %w", archive, err)
 		}
-		img.Base = d.Annotations["org.opencontainers.image.ref.name"]
-		if e := img.files["bin/busybox"]; e != nil {
-			img.busybox = e.Content
-			img.nameBusybox(img.busybox)
+		for _, img := range images {
+			img.Base = d.Annotations["org.opencontainers.image.ref.name"]
+			if e := img.files["bin/busybox"]; e != nil {
+				img.busybox = e.Content
+				img.nameBusybox(img.busybox)
+			}
+			bases = append(bases, img)
 		}
-		bases = append(bases, img)
 	}
 	return bases, nil
 }
 
-// Load reads an OCI archive of one image and checks every digest and size in
-// it. The bases are what the corpus builds on.
+// Load reads an OCI archive of one image, or of one index of images, and
+// checks every digest and size in it. The bases are what the corpus builds on.
 func Load(archive string, bases []*Image) (*Image, error) {
 	img, err := load(archive)
 	if err != nil {
 		return nil, fmt.Errorf("read image of %q: %w", archive, err)
 	}
+	for _, i := range append([]*Image{img}, img.Also...) {
+		i.relateTo(bases)
+	}
+	return img, nil
+}
+
+// LoadTree reads a tar archive of a file system as an image without config.
+func LoadTree(archive string, bases []*Image) (*Image, error) {
+	img := &Image{files: map[string]*Entry{}}
+	data, err := os.ReadFile(archive)
+	if err == nil {
+		err = img.apply(data)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read tree of %q: %w", archive, err)
+	}
+	img.Digest, img.Layers = digest(data), nil
 	img.relateTo(bases)
 	return img, nil
 }
@@ -77,7 +97,65 @@ func load(archive string) (*Image, error) {
 	if len(index.Manifests) != 1 {
 		return nil, fmt.Errorf("%d manifests, not 1", len(index.Manifests))
 	}
-	return blobs.image(index.Manifests[0])
+	root := index.Manifests[0]
+	images, err := blobs.images(root)
+	if err != nil {
+		return nil, err
+	}
+	if len(images) == 0 {
+		return nil, errors.New("an index of no images")
+	}
+	img := images[0]
+	img.Digest, img.Also = root.Digest, images[1:]
+	img.annotate("in index.json", root.Annotations)
+	return img, nil
+}
+
+// images are those of a descriptor: one, or those of an index.
+func (a archiveFiles) images(d ociDescriptor) ([]*Image, error) {
+	data, err := a.blob(d)
+	if err != nil {
+		return nil, err
+	}
+	var index ociIndex
+	if err := json.Unmarshal(data, &index); err != nil {
+		return nil, fmt.Errorf("manifest: %w", err)
+	}
+	if len(index.Manifests) == 0 {
+		img, err := a.image(d)
+		return []*Image{img}, err
+	}
+	var images []*Image
+	for _, m := range index.Manifests {
+		img, err := a.image(m)
+		if err != nil {
+			return nil, fmt.Errorf("image %d of index: %w", len(images), err)
+		}
+		img.Platform = m.Platform
+		img.addMedia(d.MediaType)
+		img.annotate("descriptor", m.Annotations)
+		img.annotate("index", index.Annotations)
+		images = append(images, img)
+	}
+	return images, nil
+}
+
+// annotate keeps annotations, but for those about the archive itself.
+func (img *Image) annotate(where string, annotations map[string]string) {
+	for k, v := range annotations {
+		switch k {
+		case "org.opencontainers.image.ref.name", "io.containerd.image.name":
+			continue
+		case "org.opencontainers.image.created":
+			if where == "in index.json" {
+				continue
+			}
+		}
+		if img.Annotations == nil {
+			img.Annotations = map[string]string{}
+		}
+		img.Annotations[where+": "+k] = v
+	}
 }
 
 type ociDescriptor struct {
@@ -85,10 +163,12 @@ type ociDescriptor struct {
 	Digest      string            `json:"digest"`
 	Size        int64             `json:"size"`
 	Annotations map[string]string `json:"annotations"`
+	Platform    map[string]any    `json:"platform"`
 }
 
 type ociIndex struct {
-	Manifests []ociDescriptor `json:"manifests"`
+	Manifests   []ociDescriptor   `json:"manifests"`
+	Annotations map[string]string `json:"annotations"`
 }
 
 type ociManifest struct {
@@ -96,6 +176,8 @@ type ociManifest struct {
 	MediaType     string          `json:"mediaType"`
 	Config        ociDescriptor   `json:"config"`
 	Layers        []ociDescriptor `json:"layers"`
+
+	Annotations map[string]string `json:"annotations"`
 }
 
 type ociConfig struct {
@@ -197,6 +279,7 @@ func (a archiveFiles) image(d ociDescriptor) (*Image, error) {
 	}
 	img := c.image()
 	img.Digest = d.Digest
+	img.annotate("manifest", m.Annotations)
 	img.addMedia(d.MediaType, m.MediaType, m.Config.MediaType)
 	if len(m.Layers) != len(c.RootFS.DiffIDs) {
 		return nil, fmt.Errorf("%d layers and %d diff ids", len(m.Layers), len(c.RootFS.DiffIDs))
@@ -261,19 +344,30 @@ func (img *Image) addLayer(a archiveFiles, d ociDescriptor, diffID string) error
 	if err != nil {
 		return err
 	}
-	if bytes.HasPrefix(data, []byte{0x1f, 0x8b}) {
-		zr, err := gzip.NewReader(bytes.NewReader(data))
-		if err != nil {
-			return err
-		}
-		if data, err = io.ReadAll(zr); err != nil {
-			return err
-		}
+	if data, err = decompress(data); err != nil {
+		return err
 	}
 	if digest(data) != diffID {
 		return fmt.Errorf("diff id is %s, and the content's digest %s", diffID, digest(data))
 	}
 	return img.apply(data)
+}
+
+// decompress reads gzip, and Zstandard with the program zstd.
+func decompress(data []byte) ([]byte, error) {
+	switch {
+	case bytes.HasPrefix(data, []byte{0x1f, 0x8b}):
+		zr, err := gzip.NewReader(bytes.NewReader(data))
+		if err != nil {
+			return nil, err
+		}
+		return io.ReadAll(zr)
+	case bytes.HasPrefix(data, []byte{0x28, 0xb5, 0x2f, 0xfd}):
+		cmd := exec.Command("zstd", "-dcq")
+		cmd.Stdin = bytes.NewReader(data)
+		return cmd.Output()
+	}
+	return data, nil
 }
 
 func digest(data []byte) string { return fmt.Sprintf("sha256:%x", sha256.Sum256(data)) }

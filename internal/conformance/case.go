@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -16,18 +15,27 @@ import (
 
 // Case is one Dockerfile of the corpus. Its directory holds
 //
-//	Dockerfile    and, if it has one, Dockerfile.dockerignore
+//	Dockerfile    and, if it has one, Dockerfile.dockerignore; without one the
+//	              context's is looked for
 //	ctx/          the build context, if there is one
+//	work/         what lies beside it: further contexts, secrets
 //	setup.sh      run by sh in the context: what Git can't keep
 //	args          flags of builder build, one a line
+//	context       the build context if it isn't @WORK@/ctx
+//	output        what --output says but for dest, if it isn't type=oci
 //	needs         programs that setup.sh calls, one a line
 //	expect.json   what is to come out, see [Image]
 //	expect-error  instead: what is to be said, see [Failure]
+//
+// See [Case.Prepare] for the words in @ that Dockerfile, args, context and
+// output may have.
 type Case struct {
-	Name  string
-	Dir   string
-	Args  []string
-	Needs []string
+	Name    string
+	Dir     string
+	Args    []string
+	Context string
+	Output  string
+	Needs   []string
 }
 
 // Cases reads the corpus in a directory, sorted by name.
@@ -41,16 +49,34 @@ func Cases(dir string) ([]Case, error) {
 		if !e.IsDir() {
 			continue
 		}
-		c := Case{Name: e.Name(), Dir: filepath.Join(dir, e.Name())}
-		if c.Args, err = lines(filepath.Join(c.Dir, "args")); err != nil {
-			return nil, fmt.Errorf("read corpus: %w", err)
-		}
-		if c.Needs, err = lines(filepath.Join(c.Dir, "needs")); err != nil {
+		c, err := readCase(filepath.Join(dir, e.Name()))
+		if err != nil {
 			return nil, fmt.Errorf("read corpus: %w", err)
 		}
 		cases = append(cases, c)
 	}
 	return cases, nil
+}
+
+func readCase(dir string) (Case, error) {
+	c := Case{Name: filepath.Base(dir), Dir: dir, Context: "@WORK@/ctx", Output: "type=oci"}
+	var err error
+	if c.Args, err = lines(filepath.Join(dir, "args")); err != nil {
+		return c, err
+	}
+	if c.Needs, err = lines(filepath.Join(dir, "needs")); err != nil {
+		return c, err
+	}
+	for name, value := range map[string]*string{"context": &c.Context, "output": &c.Output} {
+		words, err := lines(filepath.Join(dir, name))
+		if err != nil {
+			return c, err
+		}
+		if len(words) > 0 {
+			*value = words[0]
+		}
+	}
+	return c, nil
 }
 
 // lines are those of a file, none if it isn't there.
@@ -60,70 +86,6 @@ func lines(file string) ([]string, error) {
 		return nil, err
 	}
 	return strings.FieldsFunc(string(data), func(r rune) bool { return r == '\n' }), nil
-}
-
-// Dockerfile is the path of the case's Dockerfile.
-func (c Case) Dockerfile() string { return filepath.Join(c.Dir, "Dockerfile") }
-
-// MakeContext fills a new directory with the case's build context. Modes are
-// 0755 and 0644 and times are fixed, whatever the checkout made of them,
-// except where setup.sh says otherwise.
-func (c Case) MakeContext(dir string) error {
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		return err
-	}
-	if err := copyContext(filepath.Join(c.Dir, "ctx"), dir); err != nil {
-		return fmt.Errorf("copy context of %s: %w", c.Name, err)
-	}
-	setup, err := filepath.Abs(filepath.Join(c.Dir, "setup.sh"))
-	if err != nil {
-		return err
-	}
-	cmd := exec.Command("sh", "-eu", "-c", finishContext, setup)
-	cmd.Dir = dir
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("set up context of %s: %w\n%s", c.Name, err, out)
-	}
-	return nil
-}
-
-// finishContext runs setup.sh and gives a fixed time to all that was made
-// just now and not dated by it.
-const finishContext = `umask 022
-if [ -e "$0" ]; then . "$0"; fi
-find . -newermt 2020-01-01 -print0 | sort -rz | xargs -0r touch -hd @1234567890`
-
-func copyContext(from, to string) error {
-	if _, err := os.Stat(from); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		dest := filepath.Join(to, strings.TrimPrefix(path, from))
-		info, err := d.Info()
-		switch {
-		case err != nil || path == from:
-			return err
-		case d.IsDir():
-			return os.Mkdir(dest, 0o755)
-		case d.Type() == fs.ModeSymlink:
-			target, err := os.Readlink(path)
-			if err != nil {
-				return err
-			}
-			return os.Symlink(target, dest)
-		}
-		data, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		if err := os.WriteFile(dest, data, 0o600); err != nil {
-			return err
-		}
-		return os.Chmod(dest, 0o644|info.Mode().Perm()&0o100|info.Mode().Perm()&0o100>>3|info.Mode().Perm()&0o100>>6)
-	})
 }
 
 // Expected reads the case's expect.json.

@@ -40,6 +40,16 @@ func Compare(got, want *Image) []string {
 	for i := range min(len(got.Layers), len(want.Layers)) {
 		c.layer(i, got.Layers[i], want.Layers[i])
 	}
+	c.value("platform", got.Platform, want.Platform)
+	for _, k := range keys(got.Annotations, want.Annotations) {
+		c.value("annotation "+k, got.Annotations[k], want.Annotations[k])
+	}
+	c.value("also", len(got.Also), len(want.Also))
+	for i := range min(len(got.Also), len(want.Also)) {
+		for _, line := range Compare(got.Also[i], want.Also[i]) {
+			c.lines = append(c.lines, fmt.Sprintf("also[%d] %s", i, line))
+		}
+	}
 	return c.lines
 }
 
@@ -96,7 +106,7 @@ func (c *comparison) layer(i int, got, want []string) {
 // show is a value as JSON, so that a value that was recorded and one that was
 // not look the same.
 func show(v any) string {
-	if rv := reflect.ValueOf(v); v == nil || rv.Kind() == reflect.Slice && rv.Len() == 0 {
+	if rv := reflect.ValueOf(v); v == nil || (rv.Kind() == reflect.Slice || rv.Kind() == reflect.Map) && rv.Len() == 0 {
 		return "nothing"
 	}
 	if s, ok := v.(string); ok {

@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -49,7 +50,15 @@ type Image struct {
 	// Removed are paths of the base that are gone, without those below.
 	Removed []string `json:"removed,omitempty"`
 
-	// Digest is the manifest's. It is neither recorded nor compared.
+	// Platform is what the image's descriptor in an index says of it, and Also
+	// are the further images of the index.
+	Platform map[string]any `json:"platform,omitempty"`
+	Also     []*Image       `json:"also,omitempty"`
+	// Annotations are those of the manifest, of its descriptor and of the
+	// index, each as "where: key".
+	Annotations map[string]string `json:"annotations,omitempty"`
+
+	// Digest is the manifest's or index's. It is neither recorded nor compared.
 	Digest string `json:"-"`
 
 	diffIDs []string
@@ -113,6 +122,19 @@ func (img *Image) relateTo(bases []*Image) {
 		}
 	}
 	slices.Sort(img.Removed)
+}
+
+// hide has the image say a word where it says another.
+func (img *Image) hide(what, by string) {
+	for i, h := range img.History {
+		img.History[i].CreatedBy = strings.ReplaceAll(h.CreatedBy, what, by)
+	}
+	for p, is := range img.Tree {
+		img.Tree[p] = strings.ReplaceAll(is, what, by)
+	}
+	for _, a := range img.Also {
+		a.hide(what, by)
+	}
 }
 
 // nameBusybox shows the base images' one big file by its name, as it is not

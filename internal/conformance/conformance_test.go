@@ -8,12 +8,17 @@ import (
 	"compress/gzip"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"builder/internal/testutil"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -226,6 +231,7 @@ func TestLoadRefuses(t *testing.T) {
 		{"no layout", func(f map[string][]byte) { delete(f, "oci-layout") }, nil, "no oci-layout"},
 		{"layout of another version", func(f map[string][]byte) { f["oci-layout"] = []byte(`{"imageLayoutVersion":"2"}`) }, nil, `version "2"`},
 		{"no index", func(f map[string][]byte) { delete(f, "index.json") }, nil, "no index.json"},
+		{"no image in an index", func(f map[string][]byte) { f["index.json"] = []byte(`{"manifests":[{}]}`) }, nil, "digest"},
 		{"two images", func(f map[string][]byte) { f["index.json"] = []byte(`{"manifests":[{},{}]}`) }, nil, "2 manifests"},
 		{"changed config", spoil("amd64", func(b []byte) []byte { return bytes.Replace(b, []byte("amd64"), []byte("arm64"), 1) }), nil, "has the digest"},
 		{"short layer", spoil("\x1f\x8b", func(b []byte) []byte { return b[:len(b)-1] }), nil, "bytes, not"},
@@ -305,17 +311,12 @@ func TestCompare(t *testing.T) {
 	}
 }
 
-func TestMakeContext(t *testing.T) {
-	c := Case{Name: "c", Dir: t.TempDir()}
-	for name, content := range map[string]string{
-		"ctx/dir/f":      "f",
-		"ctx/script":     "#!",
-		"Dockerfile":     "FROM scratch",
-		"setup.sh":       "mkdir empty\ntouch -d @1000000000 dated\nchmod 600 dir/f\n",
-		"args":           "--target=x\n--label=a=b c\n",
-		"not-in-context": "",
-	} {
-		name = filepath.Join(c.Dir, name)
+// newCase writes a case's files.
+func newCase(t *testing.T, files map[string]string) Case {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "c")
+	for name, content := range files {
+		name = filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
 			t.Fatal(err)
 		}
@@ -323,17 +324,48 @@ func TestMakeContext(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	c, err := readCase(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func newServer(t *testing.T) *Server {
+	t.Helper()
+	s, err := Serve(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+func TestPrepare(t *testing.T) {
+	c := newCase(t, map[string]string{
+		"ctx/dir/f":  "f",
+		"ctx/script": "#!",
+		"work/lib/l": "l",
+		"Dockerfile": "FROM scratch\nADD @HTTP@/f /",
+		"setup.sh":   "mkdir empty ../more\ntouch -d @1000000000 dated\nchmod 600 dir/f\n",
+		"args":       "--target=x\n--build-context=lib=@WORK@/lib\n--ssh=default=@AGENT@\n",
+	})
 	if err := os.Chmod(filepath.Join(c.Dir, "ctx/script"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	ctx := filepath.Join(t.TempDir(), "ctx")
-	if err := c.MakeContext(ctx); err != nil {
+	server, dir := newServer(t), t.TempDir()
+	w, err := c.Prepare(dir, "/base", server)
+	if err != nil {
 		t.Fatal(err)
 	}
 	got := map[string]string{}
-	err := filepath.Walk(ctx, func(path string, info os.FileInfo, err error) error {
-		if err == nil {
-			got[strings.TrimPrefix(path, ctx)] = fmt.Sprintf("%v %d", info.Mode(), info.ModTime().Unix())
+	err = filepath.Walk(dir, func(path string, info os.FileInfo, err error) error {
+		if err == nil && path != dir {
+			got[strings.TrimPrefix(path, dir)] = fmt.Sprintf("%v %d", info.Mode(), info.ModTime().Unix())
 		}
 		return err
 	})
@@ -341,11 +373,98 @@ func TestMakeContext(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := map[string]string{
-		"": "drwxr-xr-x 1234567890", "/dir": "drwxr-xr-x 1234567890", "/dir/f": "-rw------- 1234567890", "/script": "-rwxr-xr-x 1234567890",
-		"/empty": "drwxr-xr-x 1234567890", "/dated": "-rw-r--r-- 1000000000",
+		"/ctx": "drwxr-xr-x 1234567890", "/ctx/dir": "drwxr-xr-x 1234567890", "/ctx/dir/f": "-rw------- 1234567890",
+		"/ctx/script": "-rwxr-xr-x 1234567890", "/ctx/empty": "drwxr-xr-x 1234567890", "/ctx/dated": "-rw-r--r-- 1000000000",
+		"/lib": "drwxr-xr-x 1234567890", "/lib/l": "-rw-r--r-- 1234567890", "/more": "drwxr-xr-x 1234567890", "/Dockerfile": "-rw-r--r-- 1234567890",
 	}
 	if d := cmp.Diff(want, got); d != "" {
-		t.Errorf("context (-want +got):\n%s", d)
+		t.Errorf("files (-want +got):\n%s", d)
+	}
+	args := []string{"--target=x", "--build-context=lib=" + dir + "/lib", "--ssh=default=" + server.Agent, "--file=" + dir + "/Dockerfile"}
+	if d := cmp.Diff(args, w.Args); d != "" {
+		t.Errorf("args (-want +got):\n%s", d)
+	}
+	data, err := os.ReadFile(filepath.Join(dir, "Dockerfile"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := w.Hide(string(data)), "FROM scratch\nADD @HTTP@/f /"; got != want || !strings.Contains(string(data), "http://127.0.0.1:") {
+		t.Errorf("Dockerfile %q, hidden %q", data, got)
+	}
+}
+
+// TestPrepareInput holds where Dockerfile and standard input come from.
+func TestPrepareInput(t *testing.T) {
+	tests := []struct {
+		name, args, context, setup string
+		stdin                      string // within the directory
+		file                       bool   // the Dockerfile is named
+	}{
+		{name: "directory", file: true},
+		{name: "Dockerfile on standard input", args: "--file=-", stdin: "/Dockerfile"},
+		{name: "nothing but a Dockerfile", context: "-", stdin: "/Dockerfile"},
+		{name: "archive", context: "-", setup: "mkdir ../http\ntouch ../http/context.tar", stdin: "/http/context.tar"},
+		{name: "address", context: "@HTTP@/c.tar"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			c := newCase(t, map[string]string{"Dockerfile": "FROM scratch", "args": tt.args, "context": tt.context, "setup.sh": tt.setup})
+			dir := t.TempDir()
+			w, err := c.Prepare(dir, "/base", newServer(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := strings.TrimPrefix(w.Stdin, dir); got != tt.stdin {
+				t.Errorf("standard input %q, want %q", got, tt.stdin)
+			}
+			if got := slices.Contains(w.Args, "--file="+dir+"/Dockerfile"); got != tt.file {
+				t.Errorf("flags %q", w.Args)
+			}
+		})
+	}
+}
+
+func TestServer(t *testing.T) {
+	testutil.Require(t, "git")
+	c := newCase(t, map[string]string{
+		"work/http/f": "content",
+		"setup.sh":    "git init -q -b main ../git/repo\ncd ../git/repo\necho a > a\ngit add a\ngit commit -qm first\ncd ../../ctx\n",
+	})
+	server := newServer(t)
+	w, err := c.Prepare(t.TempDir(), "/base", server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := http.Get(w.url + "/f?filename=other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	data, err := io.ReadAll(r.Body)
+	if err != nil || string(data) != "content" {
+		t.Errorf("got %q, %v", data, err)
+	}
+	if got := r.Header.Get("Last-Modified"); got != "Fri, 13 Feb 2009 23:31:30 GMT" {
+		t.Errorf("last modified %q", got)
+	}
+	if got := r.Header.Get("Content-Disposition"); got != `attachment; filename="other"` {
+		t.Errorf("disposition %q", got)
+	}
+	for _, bad := range []string{"/nothing", "/../../Dockerfile", "x/f"} {
+		r, err := http.Get(w.url + bad)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Body.Close()
+		if r.StatusCode != http.StatusNotFound {
+			t.Errorf("%s: %s", bad, r.Status)
+		}
+	}
+	// The commit's name depends on nothing of this machine.
+	const first = "0add8986b2c3345d89790edf507b40fb3767b731"
+	out, err := exec.Command("git", "ls-remote", w.url+"/git/repo", "refs/heads/main").CombinedOutput()
+	if err != nil || !strings.HasPrefix(string(out), first) {
+		t.Errorf("%v: %s", err, out)
 	}
 }
 
@@ -357,9 +476,6 @@ func TestCorpus(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, c := range all {
-			if _, err := os.Stat(c.Dockerfile()); err != nil {
-				t.Error(err)
-			}
 			if d == "dockerfiles" {
 				_, err = c.Expected()
 			} else {

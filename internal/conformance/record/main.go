@@ -6,7 +6,10 @@
 // PATH and a running buildkitd at BUILDKIT_HOST.
 //
 //	sh testdata/base.sh /tmp/base
-//	go run ./internal/conformance/record -base /tmp/base [-only REGEXP]
+//	go run ./internal/conformance/record -base /tmp/base [-only REGEXP] [-check]
+//
+// With -check nothing is written: what differs from the corpus is said, and
+// the exit status is 1 if anything does.
 package main
 
 import (
@@ -25,33 +28,37 @@ import (
 )
 
 func main() {
-	base := flag.String("base", "", "directory that testdata/base.sh filled")
-	testdata := flag.String("testdata", "testdata", "directory of the corpus")
+	var r recorder
+	flag.StringVar(&r.base, "base", "", "directory that testdata/base.sh filled")
+	flag.StringVar(&r.testdata, "testdata", "testdata", "directory of the corpus")
+	flag.StringVar(&r.peer, "peer", "", "version of the peer, where it doesn't know it")
+	flag.BoolVar(&r.check, "check", false, "write nothing, say what has changed")
+	flag.BoolVar(&r.verbose, "v", false, "show the peer's output")
 	only := flag.String("only", "", "record the cases whose name matches this")
-	verbose := flag.Bool("v", false, "show the peer's output")
 	flag.Parse()
 	log.SetFlags(0)
-	if err := record(*base, *testdata, *only, *verbose); err != nil {
+	filter, err := regexp.Compile(*only)
+	if err == nil {
+		err = r.record(filter)
+	}
+	if err != nil {
 		log.Fatalln("record:", err)
 	}
 }
 
 // recorder is what every case is recorded with.
 type recorder struct {
-	base    string
-	names   []string // flags that name the base images
-	bases   []*conformance.Image
-	peer    string
-	tmp     string
-	verbose bool
+	base, testdata, peer string
+	check, verbose       bool
+
+	names  []string // flags that name the base images
+	bases  []*conformance.Image
+	server *conformance.Server
+	tmp    string
 }
 
-func record(base, testdata, only string, verbose bool) error {
-	filter, err := regexp.Compile(only)
-	if err != nil {
-		return err
-	}
-	r := &recorder{base: base, verbose: verbose}
+func (r *recorder) record(only *regexp.Regexp) error {
+	var err error
 	if r.tmp, err = os.MkdirTemp("", "record"); err != nil {
 		return err
 	}
@@ -59,14 +66,15 @@ func record(base, testdata, only string, verbose bool) error {
 	if err := r.open(); err != nil {
 		return err
 	}
+	defer r.server.Close()
 	failed := 0
 	for dir, one := range map[string]func(conformance.Case) error{"dockerfiles": r.image, "dockerfiles-negative": r.failure} {
-		cases, err := conformance.Cases(filepath.Join(testdata, dir))
+		cases, err := conformance.Cases(filepath.Join(r.testdata, dir))
 		if err != nil {
 			return err
 		}
 		for _, c := range cases {
-			if !filter.MatchString(c.Name) {
+			if !only.MatchString(c.Name) {
 				continue
 			}
 			if err := one(c); err != nil {
@@ -76,7 +84,7 @@ func record(base, testdata, only string, verbose bool) error {
 		}
 	}
 	if failed > 0 {
-		return fmt.Errorf("%d cases are not recorded", failed)
+		return fmt.Errorf("%d cases failed or have changed", failed)
 	}
 	return nil
 }
@@ -95,6 +103,12 @@ func (r *recorder) open() error {
 		name, digest, _ := strings.Cut(strings.TrimSpace(line), " ")
 		r.names = append(r.names, "--opt", "context:"+name+"=oci-layout://base@"+digest)
 	}
+	if r.server, err = conformance.Serve(r.tmp); err != nil {
+		return err
+	}
+	if r.peer != "" {
+		return nil
+	}
 	out, err := exec.Command("buildctl", "debug", "info").CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("buildctl debug info: %w\n%s", err, out)
@@ -107,13 +121,23 @@ func (r *recorder) open() error {
 // image records what a case builds.
 func (r *recorder) image(c conformance.Case) error {
 	archive := filepath.Join(r.tmp, "out.tar")
-	out, err := r.build(c, archive)
+	w, out, err := r.build(c, archive)
 	if err != nil {
 		return fmt.Errorf("%w\n%s", err, out)
 	}
-	img, err := conformance.Load(archive, r.bases)
+	img, err := w.Load(archive, r.bases)
 	if err != nil {
 		return err
+	}
+	if r.check {
+		want, err := c.Expected()
+		if err != nil {
+			return err
+		}
+		if lines := conformance.Compare(img, want); len(lines) > 0 {
+			return fmt.Errorf("has changed:\n%s", strings.Join(lines, "\n"))
+		}
+		return nil
 	}
 	img.Recorded = r.peer
 	data, err := img.Marshal()
@@ -134,11 +158,21 @@ func (r *recorder) failure(c conformance.Case) error {
 	if err != nil {
 		return err
 	}
-	out, err := r.build(c, filepath.Join(r.tmp, "out.tar"))
+	was := f.Peer
+	w, out, err := r.build(c, filepath.Join(r.tmp, "out.tar"))
+	if w == nil {
+		return err
+	}
 	f.Peer = "builds it\n"
 	if err != nil {
-		_, f.Peer, _ = strings.Cut(out, "\nerror: ")
-		f.Peer = volatile.ReplaceAllString(f.Peer, "…")
+		_, f.Peer, _ = strings.Cut("\n"+out, "\nerror: ")
+		f.Peer = w.Hide(volatile.ReplaceAllString(f.Peer, "…"))
+	}
+	if r.check {
+		if f.Peer != was {
+			return fmt.Errorf("has changed:\n got %s\nwant %s", f.Peer, was)
+		}
+		return nil
 	}
 	return os.WriteFile(filepath.Join(c.Dir, "expect-error"), []byte(f.String()), 0o644)
 }
@@ -149,50 +183,25 @@ var volatile = regexp.MustCompile(`/\S+/buildkit\d+|ref \S+::\S+`)
 // build runs buildctl and returns its output. The peer forgets everything
 // first: it takes a file of an earlier context for the same if path, size and
 // time are.
-func (r *recorder) build(c conformance.Case, archive string) (string, error) {
+func (r *recorder) build(c conformance.Case, archive string) (*conformance.Work, string, error) {
 	if out, err := exec.Command("buildctl", "prune", "--all").CombinedOutput(); err != nil {
-		return string(out), err
+		return nil, "", fmt.Errorf("buildctl prune: %w\n%s", err, out)
 	}
-	ctx := filepath.Join(r.tmp, "ctx")
-	if err := os.RemoveAll(ctx); err != nil {
-		return "", err
+	dir := filepath.Join(r.tmp, "work")
+	if err := os.RemoveAll(dir); err != nil {
+		return nil, "", err
 	}
-	if err := c.MakeContext(ctx); err != nil {
-		return "", err
+	w, err := c.Prepare(dir, r.base, r.server)
+	if err != nil {
+		return nil, "", err
 	}
-	args := []string{
-		"build", "--progress=plain", "--frontend=dockerfile.v0", "--local=context=" + ctx, "--local=dockerfile=" + c.Dir,
-		"--oci-layout=base=" + filepath.Join(r.base, "layout"), "--output=type=oci,dest=" + archive,
-	}
-	args = append(args, r.names...)
-	for _, a := range c.Args {
-		opts, err := frontendOpts(a)
-		if err != nil {
-			return "", err
-		}
-		args = append(args, opts...)
+	args, err := r.flags(w, archive)
+	if err != nil {
+		return nil, "", err
 	}
 	out, err := exec.Command("buildctl", args...).CombinedOutput()
 	if r.verbose {
 		fmt.Fprintf(os.Stderr, "%s", out)
 	}
-	return string(out), err
-}
-
-// frontendOpts turns a flag of builder build into flags of buildctl.
-func frontendOpts(arg string) ([]string, error) {
-	name, value, _ := strings.Cut(arg, "=")
-	switch name {
-	case "--build-arg", "--label":
-		return []string{"--opt", strings.TrimPrefix(name, "--") + ":" + value}, nil
-	case "--target", "--platform", "--shm-size", "--ulimit":
-		return []string{"--opt", strings.TrimPrefix(name, "--") + "=" + value}, nil
-	case "--no-cache":
-		return []string{"--no-cache"}, nil
-	case "--network":
-		return []string{"--opt", "force-network-mode=" + value}, nil
-	case "--add-host":
-		return []string{"--opt", "add-hosts=" + strings.Replace(value, ":", "=", 1)}, nil
-	}
-	return nil, fmt.Errorf("no flag of buildctl is known for %q", arg)
+	return w, string(out), err
 }

@@ -1,0 +1,3 @@
+cp ../Dockerfile .
+echo '*.log' > .dockerignore
+echo x > x.log

@@ -1,0 +1,6 @@
+echo 1 > 'a*b'
+echo 2 > 'axb'
+echo 3 > '[x]'
+echo 4 > 'a?c'
+echo 5 > 'sp ace'
+echo 6 > 'back\slash'

@@ -1,0 +1,3 @@
+mkdir -p tree
+echo f > tree/f
+echo n > tree/n

@@ -1,0 +1,2 @@
+FROM test/base
+COPY . /d/

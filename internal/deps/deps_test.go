@@ -34,6 +34,7 @@ var graph = map[string]string{
 
 	"image":                         "",
 	"dockerfile":                    "",
+	"bake":                          "",
 	"progress":                      "",
 	"mount":                         "internal/sys",
 	"layer":                         "internal/sys",
@@ -64,6 +65,9 @@ var fences = map[string]string{
 	"github.com/klauspost/compress":  "layer",
 
 	"github.com/containerd/stargz-snapshotter": "layer",
+	"github.com/hashicorp/hcl":                 "bake",
+	"github.com/zclconf/go-cty":                "bake",
+	"go.yaml.in/yaml":                          "bake",
 }
 
 func TestImports(t *testing.T) {

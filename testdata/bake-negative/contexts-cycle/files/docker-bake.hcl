@@ -1,0 +1,6 @@
+target "a" {
+  contexts = { x = "target:b" }
+}
+target "b" {
+  contexts = { y = "target:a" }
+}

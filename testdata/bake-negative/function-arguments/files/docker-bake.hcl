@@ -1,0 +1,7 @@
+function "f" {
+  params = [x, y]
+  result = x
+}
+target "default" {
+  tags = [f("a")]
+}

@@ -1,0 +1,4 @@
+target "default" {
+  inherits = ["bas"]
+}
+target "base" {}

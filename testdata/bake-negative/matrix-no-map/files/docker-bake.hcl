@@ -1,0 +1,3 @@
+target "app" {
+  matrix = ["1", "2"]
+}

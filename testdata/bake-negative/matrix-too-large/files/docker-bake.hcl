@@ -1,0 +1,7 @@
+target "app" {
+  name = "a${x}-${y}"
+  matrix = {
+    x = range(100)
+    y = range(100)
+  }
+}

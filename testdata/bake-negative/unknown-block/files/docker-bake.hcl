@@ -1,0 +1,2 @@
+targt "default" {
+}

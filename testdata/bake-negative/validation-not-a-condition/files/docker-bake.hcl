@@ -1,0 +1,8 @@
+variable "TAG" {
+  default = ""
+  validation {
+    condition = "x"
+    error_message = "m"
+  }
+}
+target "default" {}

@@ -1,0 +1,2 @@
+variable "L" { type = list(string) }
+target "default" {}

@@ -1,0 +1,2 @@
+variable "B" { type = bool }
+target "default" {}

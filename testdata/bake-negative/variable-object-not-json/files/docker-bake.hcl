@@ -1,0 +1,4 @@
+variable "O" {
+  type = object({ a = string })
+}
+target "default" {}

@@ -1,0 +1,4 @@
+variable "N" {
+  defualt = "x"
+}
+target "default" {}

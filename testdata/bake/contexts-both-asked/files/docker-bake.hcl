@@ -1,0 +1,4 @@
+target "lib" { tags = ["lib"] }
+target "app" {
+  contexts = { lib = "target:lib" }
+}

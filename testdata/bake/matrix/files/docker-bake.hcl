@@ -1,0 +1,7 @@
+target "app" {
+  name = "app-${tgt}"
+  matrix = { tgt = ["lint", "test"] }
+  target = tgt
+  tags = ["app:${tgt}"]
+}
+group "default" { targets = ["app"] }

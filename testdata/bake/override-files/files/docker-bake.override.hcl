@@ -1,0 +1,4 @@
+target "default" {
+  tags = ["over"]
+  args = { B = "2" }
+}

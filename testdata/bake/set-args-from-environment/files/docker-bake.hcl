@@ -1,0 +1,1 @@
+target "app" { args = { A = "1", B = "1" } }

@@ -1,0 +1,4 @@
+group "back" { targets = ["api"] }
+target "api" {}
+target "worker" {}
+target "site" {}

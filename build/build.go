@@ -28,6 +28,7 @@ import (
 	"builder/snapshot"
 	"builder/store"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 )
@@ -99,6 +100,7 @@ type Env struct {
 	Cache    *cache.Cache
 	RootFS   *rootfs.RootFS
 	Images   ImageSource
+	Remote   RemoteSource // nil: ADD then fetches nothing
 	Executor Executor
 	Sink     progress.Sink
 	Log      *slog.Logger
@@ -110,6 +112,20 @@ type ImageSource interface {
 	// Image returns an image whose every blob is in the store, fetching it
 	// if it isn't there, or if pull says to ask its registry anyway.
 	Image(ctx context.Context, ref image.Ref, platform image.Platform, pull bool) (image.Image, error)
+}
+
+// RemoteSource fetches what ADD names by URL. tell gets the Log and Status
+// events of it. Within a build a URL means one thing.
+type RemoteSource interface {
+	// ResolveFile returns the digest of what is at an HTTP(S) URL, which is
+	// the checksum if there is one. FetchFile makes the file called name of it.
+	ResolveFile(ctx context.Context, url string, checksum digest.Digest, tell func(progress.Event)) (digest.Digest, error)
+	FetchFile(ctx context.Context, url string, checksum digest.Digest, name string, tell func(progress.Event)) error
+	// ResolveGit returns what identifies the tree of a Git reference: its
+	// commit and what is taken of it. FetchGit makes the directory dir of it,
+	// on the store's file system.
+	ResolveGit(ctx context.Context, ref dockerfile.GitRef, tell func(progress.Event)) (string, error)
+	FetchGit(ctx context.Context, ref dockerfile.GitRef, dir string, tell func(progress.Event)) error
 }
 
 // Executor runs the processes of RUN steps.

@@ -91,7 +91,7 @@ func (p *plan) dispatchTree(st *stage) {
 		return
 	}
 	code := "FROM " + st.contextName()
-	op := &copyOp{from: st, req: buildcontext.Request{Sources: []string{"/"}, Dest: "/"}}
+	op := &copyOp{parts: []*copyPart{{from: st, req: buildcontext.Request{Sources: []string{"/"}, Dest: "/"}}}}
 	s := &step{stage: st, op: op, code: code, shown: code, location: st.def.Location}
 	st.steps = append(st.steps, s)
 	st.state.history = append(st.state.history, historyEntry{step: s})

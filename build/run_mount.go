@@ -110,7 +110,11 @@ func (m *runMount) content(ctx context.Context, r *runner) (string, error) {
 	if m.from == nil || m.from.tree != nil {
 		return digest()
 	}
-	return r.memo(ctx, m.from, m.request(), digest)
+	run, err := r.wait(ctx, m.from)
+	if err != nil {
+		return "", err
+	}
+	return r.memo(run.ident, m.request(), digest)
 }
 
 // origin names where the first content of a cache mount comes from.

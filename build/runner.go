@@ -315,7 +315,7 @@ func (r *runner) result(ctx context.Context, s *step, parent *stageRun) (stepRes
 	if err != nil {
 		return res, false, err
 	}
-	if c, ok := s.op.(*copyOp); ok && c.changed {
+	if c, ok := s.op.(*copyOp); ok && c.changed() {
 		h = cache.NewHash(s.op.kind())
 		h.Add("parent", string(parent.key))
 		if err := s.op.key(ctx, r, s, h); err != nil {

@@ -5,9 +5,9 @@ package build
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -20,57 +20,63 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 )
 
-// copyOp copies files of the build context, a stage or an image.
+// copyOp is COPY and ADD: it copies from one tree of files after the other.
 type copyOp struct {
-	from  *stage // nil for the build context
-	req   buildcontext.Request
+	parts []*copyPart
 	chown string
 	link  bool
+}
+
+// copyPart is what a copyOp takes from one tree: the build context's, a
+// stage's, an image's, or one that is fetched.
+type copyPart struct {
+	from *stage     // nil for the build context
+	url  *urlSource // instead
+	req  buildcontext.Request
 
 	sel     *buildcontext.Selection // what the key was computed from
 	changed bool                    // the files changed between key and copy
 }
 
+// changed tells whether files changed between key and copy.
+func (o *copyOp) changed() bool {
+	return slices.ContainsFunc(o.parts, func(p *copyPart) bool { return p.changed })
+}
+
 // dispatchCopy makes the step of a COPY.
 func (p *plan) dispatchCopy(st *stage, cmd command, c *instructions.CopyCommand) error {
-	op := &copyOp{chown: c.Chown, link: c.Link}
+	part := &copyPart{}
 	if len(cmd.sources) > 0 {
-		op.from = cmd.sources[0]
-		if !op.from.implicit && !op.from.dispatched {
+		part.from = cmd.sources[0]
+		if !part.from.implicit && !part.from.dispatched {
 			return fmt.Errorf("cannot copy from stage %q, it needs to be defined before current stage %q", c.From, st.name)
 		}
 	}
 	for _, src := range c.SourcePaths {
-		if isRemote(src) {
-			return fmt.Errorf("source %q can't be a URL for COPY: use ADD", src)
+		url, err := newURLSource(src)
+		if err != nil {
+			return err
+		}
+		if url != nil {
+			return fmt.Errorf("source %q can't be a %s for COPY: use ADD", src, url.kind())
 		}
 	}
-	op.req = buildcontext.Request{
+	part.req = buildcontext.Request{
 		Sources: c.SourcePaths, Dest: st.state.abs(c.DestPath), Exclude: c.ExcludePatterns, Parents: c.Parents, Mode: c.Chmod,
 	}
 	flags := ""
 	if c.Parents {
 		flags = " --parents"
 	}
-	return p.addCopy(st, cmd, op, "COPY"+flags, c.SourcesAndDest)
+	part.addInline(c.SourceContents)
+	return p.addCopy(st, cmd, &copyOp{parts: []*copyPart{part}, chown: c.Chown, link: c.Link}, "COPY"+flags, c.SourcesAndDest)
 }
 
-// dispatchAdd makes the step of an ADD of local files.
-func (p *plan) dispatchAdd(st *stage, cmd command, c *instructions.AddCommand) error {
-	for _, src := range c.SourcePaths {
-		if isRemote(src) {
-			return fmt.Errorf("ADD of the remote source %q is not supported yet: fetch it in a RUN step, or put it into the build context", src)
-		}
+// addInline adds the files that the instruction itself holds.
+func (p *copyPart) addInline(files []instructions.SourceContent) {
+	for _, f := range files {
+		p.req.Inline = append(p.req.Inline, buildcontext.Inline{Name: f.Path, Data: []byte(f.Data)})
 	}
-	if c.Checksum != "" {
-		return errors.New("checksum requires HTTP(S) or Git sources")
-	}
-	op := &copyOp{chown: c.Chown, link: c.Link}
-	op.req = buildcontext.Request{
-		Sources: c.SourcePaths, Dest: st.state.abs(c.DestPath), Exclude: c.ExcludePatterns, Mode: c.Chmod,
-		Unpack: c.Unpack == nil || *c.Unpack,
-	}
-	return p.addCopy(st, cmd, op, "ADD", c.SourcesAndDest)
 }
 
 func (p *plan) addCopy(st *stage, cmd command, op *copyOp, line string, params instructions.SourcesAndDest) error {
@@ -82,33 +88,23 @@ func (p *plan) addCopy(st *stage, cmd command, op *copyOp, line string, params i
 		if byName && st.empty() {
 			return fmt.Errorf("--chown=%s: there is no user or group of that name: the stage is empty", op.chown)
 		}
-		op.req.Owner = &owner
+		for _, part := range op.parts {
+			part.req.Owner = &owner
+		}
 		line += " --chown=" + op.chown
 	}
-	if op.req.Mode != "" {
-		line += " --chmod=" + op.req.Mode
+	if mode := op.parts[0].req.Mode; mode != "" {
+		line += " --chmod=" + mode
 	}
 	for _, src := range params.SourcePaths {
 		line += " " + src
 	}
 	for _, src := range params.SourceContents {
-		op.req.Inline = append(op.req.Inline, buildcontext.Inline{Name: src.Path, Data: []byte(src.Data)})
 		line += " <<" + src.Path
 	}
 	made := p.addStep(st, cmd, op)
 	st.state.note(made, "%s %s # buildkit", line, params.DestPath)
 	return nil
-}
-
-// isRemote reports whether a source of ADD is fetched: a URL, or git's short
-// form user@host:path.
-func isRemote(src string) bool {
-	for _, scheme := range []string{"http://", "https://", "git://", "ssh://", "git@"} {
-		if strings.HasPrefix(src, scheme) {
-			return true
-		}
-	}
-	return false
 }
 
 // parseChown reads user[:group]. Of a number alone the group has the same;
@@ -136,26 +132,31 @@ func parseID(s string) (uint32, bool) {
 func (o *copyOp) kind() string { return "copy" }
 
 func (o *copyOp) sources() []*stage {
-	if o.from == nil || o.from.tree != nil {
-		return nil
+	var stages []*stage
+	for _, p := range o.parts {
+		if p.from != nil && p.from.tree == nil {
+			stages = append(stages, p.from)
+		}
 	}
-	return []*stage{o.from}
+	return stages
 }
 
 func (o *copyOp) key(ctx context.Context, r *runner, s *step, h *cache.Hash) error {
 	h.Add("chown", o.chown)
 	h.Add("link", strconv.FormatBool(o.link))
-	if o.changed && o.ownerByName() {
+	if o.changed() && o.ownerByName() {
 		// What was copied is not what the selection would digest: a key
 		// that nothing else has.
 		h.Add("unrepeatable", rand.Text())
 		return nil
 	}
-	content, err := o.digest(ctx, r)
-	if err != nil {
-		return err
+	for _, p := range o.parts {
+		content, err := p.digest(ctx, r, s)
+		if err != nil {
+			return err
+		}
+		h.Add("content", content)
 	}
-	h.Add("content", content)
 	return nil
 }
 
@@ -165,28 +166,50 @@ func (o *copyOp) ownerByName() bool {
 }
 
 // digest is the content of what is copied. That of a stage is a function of
-// the stage's end and the request, and remembered.
-func (o *copyOp) digest(ctx context.Context, r *runner) (string, error) {
-	if o.from == nil || o.from.tree != nil || o.changed {
-		return o.selectAndDigest(ctx, r)
-	}
-	return r.memo(ctx, o.from, o.req, func() (string, error) { return o.selectAndDigest(ctx, r) })
-}
-
-func (o *copyOp) selectAndDigest(ctx context.Context, r *runner) (string, error) {
-	if o.sel == nil {
-		sel, err := o.selection(ctx, r, o.req)
+// the stage's end and the request, and remembered; so is that of what is
+// fetched, which needs no fetching then.
+func (p *copyPart) digest(ctx context.Context, r *runner, s *step) (string, error) {
+	compute := func() (string, error) { return p.selectAndDigest(ctx, r, s) }
+	switch {
+	case p.changed, p.url == nil && (p.from == nil || p.from.tree != nil):
+		return compute()
+	case p.url != nil:
+		id, err := p.url.resolve(ctx, r, s)
 		if err != nil {
 			return "", err
 		}
-		o.sel = sel
+		return r.memo(id, p.req, compute)
 	}
-	d, err := o.sel.Digest(ctx)
+	run, err := r.wait(ctx, p.from)
+	if err != nil {
+		return "", err
+	}
+	return r.memo(run.ident, p.req, compute)
+}
+
+func (p *copyPart) selectAndDigest(ctx context.Context, r *runner, s *step) (string, error) {
+	if p.sel == nil {
+		sel, err := p.selection(ctx, r, s, p.req)
+		if err != nil {
+			return "", err
+		}
+		p.sel = sel
+	}
+	d, err := p.sel.Digest(ctx)
 	return d.String(), err
 }
 
-func (o *copyOp) selection(ctx context.Context, r *runner, req buildcontext.Request) (*buildcontext.Selection, error) {
-	tree, err := r.tree(ctx, o.from)
+func (p *copyPart) selection(ctx context.Context, r *runner, s *step, req buildcontext.Request) (*buildcontext.Selection, error) {
+	var tree *buildcontext.Tree
+	var err error
+	switch {
+	case p.url != nil:
+		tree, err = p.url.fetch(ctx, r, s)
+	case len(req.Sources) == 0:
+		tree, err = r.emptyTree()
+	default:
+		tree, err = r.tree(ctx, p.from)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -199,14 +222,30 @@ func (o *copyOp) run(ctx context.Context, r *runner, s *step, active snapshot.Ac
 		return err
 	}
 	defer root.Close()
-	sel := o.sel
-	if sel == nil || o.ownerByName() {
-		req := o.req
-		if o.ownerByName() {
-			owner := r.lookupOwner(s, root, o.chown)
-			req.Owner = &owner
+	var owner *buildcontext.Owner
+	if o.ownerByName() {
+		found := r.lookupOwner(s, root, o.chown)
+		owner = &found
+	}
+	for _, p := range o.parts {
+		if err := p.copy(ctx, r, s, root, owner); err != nil {
+			return err
 		}
-		if sel, err = o.selection(ctx, r, req); err != nil {
+	}
+	return nil
+}
+
+// copy copies to the root of a container. owner, if not nil, is whose the
+// copies are.
+func (p *copyPart) copy(ctx context.Context, r *runner, s *step, root *os.File, owner *buildcontext.Owner) error {
+	sel := p.sel
+	if sel == nil || owner != nil {
+		req := p.req
+		if owner != nil {
+			req.Owner = owner
+		}
+		var err error
+		if sel, err = p.selection(ctx, r, s, req); err != nil {
 			return err
 		}
 	}
@@ -214,7 +253,7 @@ func (o *copyOp) run(ctx context.Context, r *runner, s *step, active snapshot.Ac
 	if err != nil {
 		return err
 	}
-	o.changed = len(res.Changed) > 0
+	p.changed = len(res.Changed) > 0
 	return nil
 }
 
@@ -282,14 +321,25 @@ func (r *runner) tree(ctx context.Context, st *stage) (*buildcontext.Tree, error
 	return tree, nil
 }
 
-// memo remembers a digest of part of a stage's end between builds.
-func (r *runner) memo(ctx context.Context, st *stage, req buildcontext.Request, digest func() (string, error)) (string, error) {
-	run, err := r.wait(ctx, st)
+// emptyTree is what files that an instruction itself holds are selected with.
+func (r *runner) emptyTree() (*buildcontext.Tree, error) {
+	dir, err := r.env.Store.TempDir()
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	h := cache.NewHash("digest of a stage's files")
-	h.Add("stage", run.ident)
+	tree, err := buildcontext.Open(dir, buildcontext.Options{})
+	if err != nil {
+		return nil, err
+	}
+	r.temp.add(tree)
+	return tree, nil
+}
+
+// memo remembers a digest of part of the files that ident names between builds:
+// a stage's end, or what was fetched.
+func (r *runner) memo(ident string, req buildcontext.Request, digest func() (string, error)) (string, error) {
+	h := cache.NewHash("digest of files")
+	h.Add("files", ident)
 	h.AddList("source", req.Sources)
 	h.AddList("exclude", req.Exclude)
 	h.Add("request", fmt.Sprintf("%q %t %t %q %+v", req.Dest, req.Parents, req.Unpack, req.Mode, owner(req)))

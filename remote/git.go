@@ -18,6 +18,7 @@ import (
 	"builder/dockerfile"
 	"builder/internal/filelock"
 	"builder/internal/sys"
+	"builder/progress"
 )
 
 // gitObject is what a reference was found to mean.
@@ -35,8 +36,8 @@ var (
 
 // ResolveGit returns what identifies the content of a reference: its commit,
 // and what of it is taken. The server is asked, but for a whole commit ID.
-func (c *Client) ResolveGit(ctx context.Context, ref dockerfile.GitRef) (string, error) {
-	o, err := c.resolveGit(ctx, ref)
+func (c *Client) ResolveGit(ctx context.Context, ref dockerfile.GitRef, tell func(progress.Event)) (string, error) {
+	o, err := c.resolveGit(ctx, ref, tell)
 	if err != nil {
 		return "", err
 	}
@@ -65,7 +66,7 @@ func keepsGitDir(ref dockerfile.GitRef) bool {
 
 func submodules(ref dockerfile.GitRef) bool { return ref.Submodules == nil || *ref.Submodules }
 
-func (c *Client) resolveGit(ctx context.Context, ref dockerfile.GitRef) (*gitObject, error) {
+func (c *Client) resolveGit(ctx context.Context, ref dockerfile.GitRef, tell teller) (*gitObject, error) {
 	if ref.Checksum != "" && !hexDigits.MatchString(ref.Checksum) {
 		return nil, fmt.Errorf("invalid checksum %q for a Git repository: want a commit ID in hexadecimal digits", ref.Checksum)
 	}
@@ -85,7 +86,7 @@ func (c *Client) resolveGit(ctx context.Context, ref dockerfile.GitRef) (*gitObj
 	o := &gitObject{ref: ref.Ref, id: ref.Ref}
 	if !wholeID.MatchString(ref.Ref) {
 		var err error
-		o, err = once(ctx, c, "git "+ref.Remote+"#"+ref.Ref, func() (*gitObject, error) { return c.listRemote(ctx, ref) })
+		o, err = once(ctx, c, "git "+ref.Remote+"#"+ref.Ref, func() (*gitObject, error) { return c.listRemote(ctx, ref, tell) })
 		if err != nil {
 			return nil, fmt.Errorf("git repository %s: %w", redact(ref.Remote), err)
 		}
@@ -102,8 +103,8 @@ func (c *Client) resolveGit(ctx context.Context, ref dockerfile.GitRef) (*gitObj
 
 // listRemote asks the server what a reference means. Of a branch and a tag
 // with the same name the branch counts.
-func (c *Client) listRemote(ctx context.Context, ref dockerfile.GitRef) (*gitObject, error) {
-	g, remote, err := c.gitCommand(ref.Remote)
+func (c *Client) listRemote(ctx context.Context, ref dockerfile.GitRef, tell teller) (*gitObject, error) {
+	g, remote, err := c.gitCommand(ref.Remote, tell)
 	if err != nil {
 		return nil, err
 	}
@@ -161,25 +162,25 @@ func checkRefName(name string) error {
 // directory. Files have the modes that git gives them, less the umask 022; the
 // files called .git by which submodules find their repositories are left out
 // unless .git is kept.
-func (c *Client) FetchGit(ctx context.Context, ref dockerfile.GitRef, dir string) error {
-	o, err := c.resolveGit(ctx, ref)
+func (c *Client) FetchGit(ctx context.Context, ref dockerfile.GitRef, dir string, tell func(progress.Event)) error {
+	o, err := c.resolveGit(ctx, ref, tell)
 	if err != nil {
 		return err
 	}
-	if err := c.fetchGit(ctx, ref, o, dir); err != nil {
+	if err := c.fetchGit(ctx, ref, o, dir, tell); err != nil {
 		return fmt.Errorf("fetch git repository %s: %w", redact(ref.Remote), err)
 	}
 	return nil
 }
 
-func (c *Client) fetchGit(ctx context.Context, ref dockerfile.GitRef, o *gitObject, dir string) error {
-	g, remote, err := c.gitCommand(ref.Remote)
+func (c *Client) fetchGit(ctx context.Context, ref dockerfile.GitRef, o *gitObject, dir string, tell teller) error {
+	g, remote, err := c.gitCommand(ref.Remote, tell)
 	if err != nil {
 		return err
 	}
 	name := nameOf(fmt.Sprintf("%s %d", remote, len(o.id)))
 	lock, err := c.store.Lock(ctx, "git-"+name, filelock.Exclusive, func() {
-		c.log(redact(ref.Remote), "waiting for another build that fetches it")
+		tell.log("waiting for another build that fetches it")
 	})
 	if err != nil {
 		return err
@@ -259,7 +260,7 @@ func (r *gitRepository) bring(ctx context.Context) (string, error) {
 // bringAnew is bring with a new repository: what is kept may be damaged or in
 // the way of what the remote has become. If that fails too the old one stays.
 func (r *gitRepository) bringAnew(ctx context.Context, why error) (string, error) {
-	r.git.log(fmt.Sprintf("%v: trying again without what is kept of it", why))
+	r.git.tell.log(fmt.Sprintf("%v: trying again without what is kept of it", why))
 	old := filepath.Join(r.temp, "old")
 	if err := os.Rename(r.dir, old); err != nil {
 		return "", errors.Join(why, err)

@@ -145,7 +145,7 @@ func fetch(t *testing.T, s *store.Store, opts Options, url string) (string, erro
 		t.Fatal(err)
 	}
 	dir = filepath.Join(dir, "tree")
-	return dir, New(s, opts).FetchGit(t.Context(), parseRef(t, url), dir)
+	return dir, New(s, opts).FetchGit(t.Context(), parseRef(t, url), dir, nil)
 }
 
 func mustFetch(t *testing.T, s *store.Store, opts Options, url string) string {
@@ -206,7 +206,7 @@ func TestGitRefs(t *testing.T) {
 		"?fetch-by-commit&ref=gone&checksum=" + first: {first, "one"},
 	} {
 		t.Run(ref, func(t *testing.T) {
-			id, err := New(s, Options{}).ResolveGit(t.Context(), parseRef(t, url+ref))
+			id, err := New(s, Options{}).ResolveGit(t.Context(), parseRef(t, url+ref), nil)
 			if err != nil || id != want.id {
 				t.Errorf("resolved to %q, %v; want %s", id, err, want.id)
 			}
@@ -296,7 +296,7 @@ func TestGitOneState(t *testing.T) {
 	first := w.commit("file", "one")
 	c := New(s, Options{})
 	ref := parseRef(t, server.url("a")+"#main")
-	if id, err := c.ResolveGit(t.Context(), ref); err != nil || id != first {
+	if id, err := c.ResolveGit(t.Context(), ref, nil); err != nil || id != first {
 		t.Fatal(id, err)
 	}
 	w.commit("file", "two")
@@ -306,7 +306,7 @@ func TestGitOneState(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := filepath.Join(temp, "tree")
-	if err := c.FetchGit(t.Context(), ref, dir); err != nil {
+	if err := c.FetchGit(t.Context(), ref, dir, nil); err != nil {
 		t.Fatal(err)
 	}
 	checkFile(t, dir, "file", "one")
@@ -610,7 +610,7 @@ func TestGitCancel(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() {
-		_, err := New(newStore(t), Options{}).ResolveGit(ctx, parseRef(t, hang.URL+"/a.git"))
+		_, err := New(newStore(t), Options{}).ResolveGit(ctx, parseRef(t, hang.URL+"/a.git"), nil)
 		done <- err
 	}()
 	<-asked

@@ -26,7 +26,7 @@ type gitCommand struct {
 	env     []string
 	config  []string // key, value, key, value
 	hide    []string // what must not be in an error
-	log     func(line string)
+	tell    teller
 }
 
 // networkProtocols are what a repository and its submodules may be fetched by:
@@ -38,12 +38,12 @@ const lowSpeed = "60"
 
 // gitCommand prepares to run git for a remote, which has no credentials in it
 // any more.
-func (c *Client) gitCommand(remote string) (*gitCommand, string, error) {
+func (c *Client) gitCommand(remote string, tell teller) (*gitCommand, string, error) {
 	program, err := exec.LookPath("git")
 	if err != nil {
 		return nil, "", &hintError{errors.New("fetch a Git repository: the program git is not installed"), "install git, for example with: apt-get install git"}
 	}
-	g := &gitCommand{program: program, log: func(line string) { c.log(redact(remote), line) }}
+	g := &gitCommand{program: program, tell: tell}
 	g.env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=/dev/null", "LC_ALL=C",
 		"GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_SYSTEM=/dev/null", "GIT_CONFIG_GLOBAL=/dev/null", "GIT_ATTR_NOSYSTEM=1",
@@ -237,7 +237,7 @@ func (g *gitCommand) run(ctx context.Context, at gitArgs, args ...string) (strin
 		return "", &gitError{command: commandWord(args), err: err, stderr: tail(said)}
 	}
 	for line := range strings.Lines(said) {
-		g.log(strings.TrimSpace(line))
+		g.tell.log(strings.TrimSpace(line))
 	}
 	return out.String(), nil
 }

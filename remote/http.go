@@ -21,6 +21,8 @@ import (
 	"syscall"
 	"time"
 
+	"builder/progress"
+
 	"github.com/opencontainers/go-digest"
 )
 
@@ -36,11 +38,11 @@ type file struct {
 // without asking the server: [Client.FetchFile] fails if it is wrong.
 // Otherwise the server is asked for the file, or whether it still has the one
 // that is kept.
-func (c *Client) ResolveFile(ctx context.Context, url string, checksum digest.Digest) (digest.Digest, error) {
+func (c *Client) ResolveFile(ctx context.Context, url string, checksum digest.Digest, tell func(progress.Event)) (digest.Digest, error) {
 	if checksum != "" {
 		return checksum, nil
 	}
-	f, err := c.resolveFile(ctx, url, "")
+	f, err := c.resolveFile(ctx, url, "", tell)
 	if err != nil {
 		return "", err
 	}
@@ -50,8 +52,8 @@ func (c *Client) ResolveFile(ctx context.Context, url string, checksum digest.Di
 // FetchFile makes a file called name with what [Client.ResolveFile] found:
 // mode 0600, and the time that the server gave, 1970 if none. It may share its
 // inode with others and must not be written to.
-func (c *Client) FetchFile(ctx context.Context, url string, checksum digest.Digest, name string) error {
-	f, err := c.resolveFile(ctx, url, checksum)
+func (c *Client) FetchFile(ctx context.Context, url string, checksum digest.Digest, name string, tell func(progress.Event)) error {
+	f, err := c.resolveFile(ctx, url, checksum, tell)
 	if err != nil {
 		return err
 	}
@@ -59,9 +61,9 @@ func (c *Client) FetchFile(ctx context.Context, url string, checksum digest.Dige
 }
 
 // resolveFile brings what a URL holds.
-func (c *Client) resolveFile(ctx context.Context, url string, checksum digest.Digest) (*file, error) {
+func (c *Client) resolveFile(ctx context.Context, url string, checksum digest.Digest, tell teller) (*file, error) {
 	return once(ctx, c, "http "+url+" "+checksum.String(), func() (*file, error) {
-		f, err := c.findFile(ctx, url, checksum)
+		f, err := c.findFile(ctx, url, checksum, tell)
 		if err != nil {
 			return nil, fmt.Errorf("fetch %s: %w", redact(url), err)
 		}
@@ -71,8 +73,8 @@ func (c *Client) resolveFile(ctx context.Context, url string, checksum digest.Di
 
 // findFile takes the file from the cache if it is surely right, else from the
 // server, and gives it a name of this process.
-func (c *Client) findFile(ctx context.Context, url string, checksum digest.Digest) (*file, error) {
-	kept, err := c.openKept(ctx, url)
+func (c *Client) findFile(ctx context.Context, url string, checksum digest.Digest, tell teller) (*file, error) {
+	kept, err := c.openKept(ctx, url, tell)
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +92,7 @@ func (c *Client) findFile(ctx context.Context, url string, checksum digest.Diges
 	if checksum != "" {
 		have = nil
 	}
-	got, err := c.download(ctx, url, have, own)
+	got, err := c.download(ctx, url, have, own, tell)
 	if err != nil {
 		return nil, err
 	}
@@ -158,16 +160,16 @@ const maxWait = time.Minute
 
 // download writes what is at a URL to a new file called name. If the server
 // says that it is what have is, have is returned and no file is made.
-func (c *Client) download(ctx context.Context, url string, have *file, name string) (*file, error) {
+func (c *Client) download(ctx context.Context, url string, have *file, name string, tell teller) (*file, error) {
 	wait := c.opts.Backoff
 	for n := 1; ; n++ {
-		f, err := c.get(ctx, url, have, name)
+		f, err := c.get(ctx, url, have, name, tell)
 		var again *retryError
 		if err == nil || !errors.As(err, &again) || n == attempts || ctx.Err() != nil {
 			return f, err
 		}
 		pause := max(wait, min(again.after, maxWait))
-		c.log(url, fmt.Sprintf("%v: trying again in %v", err, pause))
+		tell.log(fmt.Sprintf("%v: trying again in %v", err, pause))
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
@@ -187,7 +189,7 @@ func (e *retryError) Error() string { return e.err.Error() }
 func (e *retryError) Unwrap() error { return e.err }
 
 // get makes one attempt.
-func (c *Client) get(ctx context.Context, url string, have *file, name string) (*file, error) {
+func (c *Client) get(ctx context.Context, url string, have *file, name string, tell teller) (*file, error) {
 	w := c.watch(ctx)
 	defer w.stop()
 	req, err := c.request(w.ctx, http.MethodGet, url)
@@ -216,9 +218,7 @@ func (c *Client) get(ctx context.Context, url string, have *file, name string) (
 		return nil, fmt.Errorf("it has %d bytes, more than the limit of %d", resp.ContentLength, c.opts.MaxSize)
 	}
 	body := &watchedReader{w: w, r: resp.Body, tell: func(n int64, done bool) {
-		if c.opts.Amount != nil {
-			c.opts.Amount(url, n, max(resp.ContentLength, 0), done)
-		}
+		tell.amount(redact(url), n, max(resp.ContentLength, 0), done)
 	}}
 	if err := c.save(f, body); err != nil {
 		os.Remove(name)

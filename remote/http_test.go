@@ -78,7 +78,7 @@ func download(t *testing.T, s *store.Store, opts Options, url string, checksum d
 	t.Helper()
 	opts.Backoff = time.Millisecond
 	c := New(s, opts)
-	d, err := c.ResolveFile(t.Context(), url, checksum)
+	d, err := c.ResolveFile(t.Context(), url, checksum, nil)
 	if err != nil {
 		return "", err
 	}
@@ -87,7 +87,7 @@ func download(t *testing.T, s *store.Store, opts Options, url string, checksum d
 		t.Fatal(err)
 	}
 	name := filepath.Join(temp, "x")
-	if err := c.FetchFile(t.Context(), url, checksum, name); err != nil {
+	if err := c.FetchFile(t.Context(), url, checksum, name, nil); err != nil {
 		return "", err
 	}
 	data, err := os.ReadFile(name)
@@ -181,7 +181,7 @@ func TestFileTimes(t *testing.T) {
 			t.Fatal(err)
 		}
 		name := filepath.Join(temp, "x")
-		if err := New(s, Options{}).FetchFile(t.Context(), url, "", name); err != nil {
+		if err := New(s, Options{}).FetchFile(t.Context(), url, "", name, nil); err != nil {
 			t.Fatal(err)
 		}
 		if fi, err := os.Stat(name); err != nil || fi.ModTime().Unix() != want {
@@ -193,7 +193,7 @@ func TestFileTimes(t *testing.T) {
 func TestFileChecksum(t *testing.T) {
 	server, s := newFileServer(t, "content", ""), newStore(t)
 	url, sum := server.URL+"/f", digest.FromString("content")
-	if _, err := New(s, Options{}).ResolveFile(t.Context(), url, sum); err != nil || server.count("GET") != 0 {
+	if _, err := New(s, Options{}).ResolveFile(t.Context(), url, sum, nil); err != nil || server.count("GET") != 0 {
 		t.Errorf("%v after %d requests: resolving a checksum needs none", err, server.count("GET"))
 	}
 	for range 2 {
@@ -220,7 +220,7 @@ func TestFileChecksum(t *testing.T) {
 func TestFileOneState(t *testing.T) {
 	server, s := newFileServer(t, "before", `"1"`), newStore(t)
 	c := New(s, Options{})
-	d, err := c.ResolveFile(t.Context(), server.URL, "")
+	d, err := c.ResolveFile(t.Context(), server.URL, "", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -230,7 +230,7 @@ func TestFileOneState(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.FetchFile(t.Context(), server.URL, "", filepath.Join(temp, "x")); err != nil {
+	if err := c.FetchFile(t.Context(), server.URL, "", filepath.Join(temp, "x"), nil); err != nil {
 		t.Fatal(err)
 	}
 	checkFile(t, temp, "x", "before")
@@ -348,7 +348,7 @@ func TestFileCancel(t *testing.T) {
 		<-asked
 		cancel()
 	}()
-	if _, err := New(newStore(t), Options{}).ResolveFile(ctx, server.URL, ""); !errors.Is(err, context.Canceled) {
+	if _, err := New(newStore(t), Options{}).ResolveFile(ctx, server.URL, "", nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v, want it cancelled", err)
 	}
 }

@@ -34,7 +34,7 @@ type keptRecord struct {
 	Modified *time.Time    `json:"lastModified,omitempty"`
 }
 
-func (c *Client) openKept(ctx context.Context, url string) (*kept, error) {
+func (c *Client) openKept(ctx context.Context, url string, tell teller) (*kept, error) {
 	id := nameOf(url)
 	k := &kept{dir: c.store.Path("cache", "http", id)}
 	if err := os.MkdirAll(k.dir, 0o700); err != nil {
@@ -42,7 +42,7 @@ func (c *Client) openKept(ctx context.Context, url string) (*kept, error) {
 	}
 	var err error
 	k.lock, err = c.store.Lock(ctx, "http-"+id, filelock.Exclusive, func() {
-		c.log(url, "waiting for another build that fetches it")
+		tell.log("waiting for another build that fetches it")
 	})
 	if err != nil {
 		return nil, err

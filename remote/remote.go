@@ -21,6 +21,7 @@ import (
 	"sync"
 	"time"
 
+	"builder/progress"
 	"builder/store"
 )
 
@@ -35,10 +36,6 @@ type Options struct {
 	// KnownHosts are files of SSH host keys. A host that is in one of them
 	// must have that key; others are believed.
 	KnownHosts []string
-	// Log gets what is worth telling about a fetch, in whole lines.
-	Log func(what, line string)
-	// Amount tells how much of a file has come; total is 0 if unknown.
-	Amount func(url string, current, total int64, done bool)
 	// UserAgent is what HTTP servers are told; "" for "builder".
 	UserAgent string
 	// Stall is how long a server may send nothing; 0 for a minute.
@@ -121,8 +118,17 @@ func (c *Client) secret(id string) (string, bool, error) {
 	return string(v), ok, err
 }
 
-func (c *Client) log(what, line string) {
-	if c.opts.Log != nil {
-		c.opts.Log(what, line)
+// teller passes on what is worth telling about a fetch; it may be nil.
+type teller func(progress.Event)
+
+func (t teller) log(line string) {
+	if t != nil {
+		t(progress.Event{Log: &progress.Log{Stream: progress.Stderr, Data: []byte(line + "\n")}})
+	}
+}
+
+func (t teller) amount(id string, current, total int64, done bool) {
+	if t != nil {
+		t(progress.Event{Status: &progress.Status{ID: id, Action: "downloading", Current: current, Total: total, Bytes: true, Done: done}})
 	}
 }

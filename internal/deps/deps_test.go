@@ -47,7 +47,7 @@ var graph = map[string]string{
 	"registry":                      "image store progress internal/filelock internal/sys",
 	"archive":                       "image store layer progress internal/atomicfile",
 	"cache":                         "image store internal/atomicfile internal/filelock",
-	"remote":                        "dockerfile store internal/atomicfile internal/filelock internal/sys",
+	"remote":                        "dockerfile progress store internal/atomicfile internal/filelock internal/sys",
 	"rootfs":                        "image layer mount progress snapshot store internal/atomicfile internal/filelock internal/sys",
 	"build": "buildcontext cache container dockerfile image layer mount progress rootfs snapshot store " +
 		"internal/sys",

@@ -42,6 +42,8 @@ type Options struct {
 	// Ignore holds the patterns of .dockerignore, as [ReadIgnore] returns
 	// them. What they match is not there.
 	Ignore []string
+	// IgnoreLines are their lines in IgnoreFile; nil if unknown.
+	IgnoreLines []int
 	// IgnoreFile names where Ignore was read from, for error messages.
 	IgnoreFile string
 	// Index is a file that keeps the content digests of this tree between
@@ -53,6 +55,11 @@ type Options struct {
 	// Otherwise all is 0:0 and without attributes, as for a directory of the
 	// user's, of which BuildKit too takes neither.
 	KeepOwner bool
+}
+
+// SetIgnore takes the patterns of a file.
+func (o *Options) SetIgnore(f IgnoreFile) {
+	o.Ignore, o.IgnoreLines, o.IgnoreFile = f.Patterns, f.Lines, f.Name
 }
 
 // Tree is a read-only tree of files: a directory less what the ignore patterns
@@ -275,6 +282,7 @@ type NotFoundError struct {
 	Path    string // as "/dir/file"
 	Pattern string // the ignore pattern that excludes it; "" if it really isn't there
 	File    string // where Pattern is written
+	Line    int    // in File; 0 if unknown
 }
 
 // Error says what is missing and, if an ignore pattern is the cause, which.
@@ -285,6 +293,9 @@ func (e *NotFoundError) Error() string {
 	file := e.File
 	if file == "" {
 		file = ".dockerignore"
+	}
+	if e.Line > 0 {
+		file = fmt.Sprintf("%s:%d", file, e.Line)
 	}
 	return fmt.Sprintf("%q: not found: it is excluded by %q in %s", e.Path, e.Pattern, file)
 }

@@ -3,10 +3,13 @@
 package buildcontext
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -15,31 +18,97 @@ import (
 	"github.com/moby/patternmatcher/ignorefile"
 )
 
-// ReadIgnore reads the ignore patterns that belong to a Dockerfile: the file
-// <dockerfile>.dockerignore beside it, else .dockerignore in dir. file is the
-// base name of the one that was read, "" if neither is there. dockerfile is a
-// path, or "" where the Dockerfile is in no directory, as from stdin.
-func ReadIgnore(dir, dockerfile string) (patterns []string, file string, err error) {
-	names := []string{filepath.Join(dir, ".dockerignore")}
-	if dockerfile != "" {
-		names = []string{dockerfile + ".dockerignore", names[0]}
-	}
+// IgnoreFile is a file of ignore patterns.
+type IgnoreFile struct {
+	Name     string // its base name
+	Patterns []string
+	Lines    []int // of each pattern in the file
+}
+
+// maxIgnore bounds an ignore file, in bytes.
+const maxIgnore = 16 << 20
+
+// ReadIgnore reads the ignore patterns that belong to a Dockerfile from the
+// first of some files that is there: mostly <Dockerfile>.dockerignore and
+// .dockerignore. open opens them. If none is there the result is empty.
+func ReadIgnore(open func(name string) (*os.File, error), names ...string) (IgnoreFile, error) {
 	for _, name := range names {
-		f, err := os.Open(name)
+		f, err := open(name)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
-			return nil, "", fmt.Errorf("read ignore patterns: %w", err)
+			return IgnoreFile{}, fmt.Errorf("read ignore patterns: %w", err)
 		}
 		defer f.Close()
-		patterns, err := ignorefile.ReadAll(f)
+		ignore, err := parseIgnore(f)
 		if err != nil {
-			return nil, "", fmt.Errorf("read ignore patterns of %q: %w", name, err)
+			return IgnoreFile{}, fmt.Errorf("read ignore patterns of %q: %w", name, err)
 		}
-		return patterns, filepath.Base(name), nil
+		ignore.Name = filepath.Base(name)
+		return ignore, nil
 	}
-	return nil, "", nil
+	return IgnoreFile{}, nil
+}
+
+func parseIgnore(r io.Reader) (IgnoreFile, error) {
+	data, err := io.ReadAll(io.LimitReader(r, maxIgnore+1))
+	if err != nil {
+		return IgnoreFile{}, err
+	}
+	if len(data) > maxIgnore {
+		return IgnoreFile{}, fmt.Errorf("it has more than %d bytes", maxIgnore)
+	}
+	ignore := IgnoreFile{}
+	if ignore.Patterns, err = ignorefile.ReadAll(bytes.NewReader(data)); err != nil {
+		return IgnoreFile{}, err
+	}
+	// What ReadAll takes for a pattern: neither blank nor a comment.
+	n := 0
+	for line := range bytes.Lines(bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))) {
+		n++
+		if line[0] != '#' && len(bytes.TrimSpace(line)) > 0 {
+			ignore.Lines = append(ignore.Lines, n)
+		}
+	}
+	return ignore, nil
+}
+
+// Rule is an ignore pattern that decided about a path.
+type Rule struct {
+	Pattern string // with its "!"
+	File    string
+	Line    int // 0 if unknown
+	// Path is what the pattern matched: the path that was asked about, or a
+	// directory above it.
+	Path string
+	// Excludes is false for a pattern that takes the path in again.
+	Excludes bool
+}
+
+// Why tells which ignore pattern decided about a path; nil if none matches.
+func (t *Tree) Why(name string) *Rule {
+	name = strings.TrimPrefix(path.Join("/", name), "/")
+	m := t.ignore
+	matched, by := m.matchPath(name)
+	if by < 0 {
+		return nil
+	}
+	p := &m.patterns[by]
+	rule := &Rule{Pattern: p.text, File: t.opts.IgnoreFile, Excludes: matched, Path: name}
+	if p.negate {
+		rule.Pattern = "!" + p.text
+	}
+	if by < len(t.opts.IgnoreLines) {
+		rule.Line = t.opts.IgnoreLines[by]
+	}
+	for i := range name {
+		if name[i] == '/' && p.matches(name[:i]) {
+			rule.Path = name[:i]
+			break
+		}
+	}
+	return rule
 }
 
 // matcher matches paths against a list of patterns as moby/patternmatcher

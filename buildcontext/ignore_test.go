@@ -133,25 +133,55 @@ func TestMatcherAllocates(t *testing.T) {
 }
 
 func TestReadIgnore(t *testing.T) {
-	dir, other := t.TempDir(), t.TempDir()
-	write := func(name, data string) { must(t, os.WriteFile(name, []byte(data), 0o600)) }
-	check := func(dockerfile, wantFile string, want ...string) {
+	dir := t.TempDir()
+	name := filepath.Join(dir, "x.dockerignore")
+	missing := filepath.Join(dir, ".dockerignore")
+	read := func() IgnoreFile {
 		t.Helper()
-		got, file, err := ReadIgnore(dir, dockerfile)
+		got, err := ReadIgnore(os.Open, missing, name)
 		must(t, err)
-		same(t, "patterns", got, want)
-		same(t, "file", file, wantFile)
+		return got
 	}
-	check(filepath.Join(dir, "Dockerfile"), "")
-	write(filepath.Join(dir, ".dockerignore"), "\xef\xbb\xbf# comment\n\n  /a/ \n!b\n ! /c\n#d\n")
-	check(filepath.Join(dir, "Dockerfile"), ".dockerignore", "a", "!b", "!c")
-	check("", ".dockerignore", "a", "!b", "!c")
-	write(filepath.Join(other, "Dockerfile.dockerignore"), "")
-	check(filepath.Join(other, "Dockerfile"), "Dockerfile.dockerignore")
-	check(filepath.Join(other, "web.Dockerfile"), ".dockerignore", "a", "!b", "!c")
-	if _, _, err := ReadIgnore(filepath.Join(dir, ".dockerignore"), ""); err == nil {
+	same(t, "without a file", read(), IgnoreFile{})
+	must(t, os.WriteFile(name, []byte("\xef\xbb\xbf# comment\n\n  /a/ \n!b\n ! /c\n#d\n \t\n!\nlast"), 0o600))
+	same(t, "all", read(), IgnoreFile{Name: "x.dockerignore", Patterns: []string{"a", "!b", "!c", "!", "last"}, Lines: []int{3, 4, 5, 8, 9}})
+	must(t, os.WriteFile(missing, nil, 0o600))
+	same(t, "an empty one before", read(), IgnoreFile{Name: ".dockerignore"})
+	if _, err := ReadIgnore(os.Open, filepath.Join(name, "x")); err == nil {
 		t.Error("no error for a directory that is none")
 	}
+}
+
+func TestWhy(t *testing.T) {
+	dir := t.TempDir()
+	file := IgnoreFile{Name: ".dockerignore", Patterns: []string{"*", "!src", "src/**/*.o", "!src/keep.o"}, Lines: []int{1, 3, 4, 9}}
+	var opts Options
+	opts.SetIgnore(file)
+	tree := open(t, dir, opts)
+	for p, want := range map[string]*Rule{
+		"README":       {Pattern: "*", Line: 1, Path: "README", Excludes: true},
+		"/doc/a/b/":    {Pattern: "*", Line: 1, Path: "doc", Excludes: true},
+		"src":          {Pattern: "!src", Line: 3, Path: "src"},
+		"src/a.c":      {Pattern: "!src", Line: 3, Path: "src"},
+		"src/lib/x.o":  {Pattern: "src/**/*.o", Line: 4, Path: "src/lib/x.o", Excludes: true},
+		"src/keep.o":   {Pattern: "!src/keep.o", Line: 9, Path: "src/keep.o"},
+		"src/../src/x": {Pattern: "!src", Line: 3, Path: "src"},
+	} {
+		want.File = ".dockerignore"
+		same(t, p, tree.Why(p), want)
+	}
+	if r := open(t, dir, Options{Ignore: []string{"a"}}).Why("b"); r != nil {
+		t.Errorf("b: %+v", r)
+	}
+	// What Why says is what Select does.
+	build(t, dir, "f README 644", "f src/a.c 644", "f src/lib/x.o 644", "f src/keep.o 644", "d src/empty 755")
+	must(t, tree.Forget())
+	var got []string
+	must(t, tree.List(t.Context(), func(f File) error {
+		got = append(got, f.Path)
+		return nil
+	}))
+	same(t, "list", got, []string{"src", "src/a.c", "src/empty", "src/keep.o", "src/lib"})
 }
 
 // TestIgnore selects everything of trees with ignored files. What was expected

@@ -313,8 +313,8 @@ func (t *Tree) resolve(p string) (e *copytree.Entry, dir, parent *node, err erro
 // whether an ignore pattern is the reason.
 func (t *Tree) notFound(p string) error {
 	e := &NotFoundError{Path: p}
-	matched, by := t.ignore.matchPath(strings.TrimPrefix(p, "/"))
-	if !matched {
+	rule := t.Why(p)
+	if rule == nil || !rule.Excludes {
 		return e
 	}
 	f, err := sys.OpenInRoot(t.root, p, unix.O_PATH, 0)
@@ -322,6 +322,6 @@ func (t *Tree) notFound(p string) error {
 		return e
 	}
 	f.Close()
-	e.Pattern, e.File = t.ignore.patterns[by].text, t.opts.IgnoreFile
+	e.Pattern, e.File, e.Line = rule.Pattern, rule.File, rule.Line
 	return e
 }

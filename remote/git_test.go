@@ -8,16 +8,13 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/http"
-	"net/http/cgi"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,98 +22,6 @@ import (
 	"builder/internal/testutil"
 	"builder/store"
 )
-
-// gitServer serves the repositories in a directory over HTTP, as git itself
-// does.
-type gitServer struct {
-	*httptest.Server
-	dir      string
-	requests atomic.Int64
-	packs    atomic.Int64 // requests for objects
-	password string       // of x-access-token, if it wants one
-	header   atomic.Value // Authorization of the last request
-}
-
-func newGitServer(t *testing.T) *gitServer {
-	t.Helper()
-	testutil.Require(t, "git")
-	execPath, err := exec.Command("git", "--exec-path").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &gitServer{dir: t.TempDir()}
-	backend := &cgi.Handler{
-		Path: filepath.Join(strings.TrimSpace(string(execPath)), "git-http-backend"),
-		Env: []string{
-			"GIT_PROJECT_ROOT=" + s.dir, "GIT_HTTP_EXPORT_ALL=1", "REMOTE_USER=x", "GIT_CONFIG_COUNT=1",
-			"GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*",
-		},
-		InheritEnv: []string{"PATH"},
-		Stderr:     io.Discard,
-	}
-	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.requests.Add(1)
-		s.header.Store(r.Header.Get("Authorization"))
-		if strings.HasSuffix(r.URL.Path, "git-upload-pack") && strings.Contains(r.Header.Get("Content-Type"), "upload-pack") && r.ContentLength > 0 {
-			s.packs.Add(1)
-		}
-		if _, password, _ := r.BasicAuth(); s.password != "" && password != s.password {
-			w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
-			http.Error(w, "no", http.StatusUnauthorized)
-			return
-		}
-		backend.ServeHTTP(w, r)
-	}))
-	t.Cleanup(s.Close)
-	return s
-}
-
-func (s *gitServer) url(name string) string { return s.URL + "/" + name + ".git" }
-
-// worktree is a repository that tests commit to.
-type worktree struct {
-	t   *testing.T
-	dir string
-}
-
-// repository makes a repository that the server serves.
-func (s *gitServer) repository(t *testing.T, name string, args ...string) *worktree {
-	t.Helper()
-	w := &worktree{t, filepath.Join(s.dir, name+".git")}
-	if err := os.MkdirAll(w.dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	w.git(append([]string{"init", "-q", "-b", "main"}, args...)...)
-	return w
-}
-
-func (w *worktree) git(args ...string) string {
-	w.t.Helper()
-	cmd := exec.Command("git", args...)
-	cmd.Dir = w.dir
-	cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_NOSYSTEM=1",
-		"GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@example.com", "GIT_COMMITTER_NAME=a", "GIT_COMMITTER_EMAIL=a@example.com",
-		"GIT_AUTHOR_DATE=1700000000 +0000", "GIT_COMMITTER_DATE=1700000000 +0000", "GIT_ALLOW_PROTOCOL=file:http")
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		w.t.Fatalf("git %q: %v\n%s", args, err, out)
-	}
-	return strings.TrimSpace(string(out))
-}
-
-// commit writes files, pairs of names and contents, and commits all.
-func (w *worktree) commit(files ...string) string {
-	w.t.Helper()
-	for i := 0; i < len(files); i += 2 {
-		name := filepath.Join(w.dir, files[i])
-		if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o755), os.WriteFile(name, []byte(files[i+1]), 0o644)); err != nil {
-			w.t.Fatal(err)
-		}
-	}
-	w.git("add", "-A")
-	w.git("commit", "-q", "--allow-empty", "-m", "a commit")
-	return w.git("rev-parse", "HEAD")
-}
 
 func newStore(t *testing.T) *store.Store {
 	t.Helper()
@@ -173,19 +78,19 @@ func checkAbsent(t *testing.T, dir, name string) {
 }
 
 func TestGitRefs(t *testing.T) {
-	server, s := newGitServer(t), newStore(t)
-	w := server.repository(t, "a")
-	first := w.commit("file", "one", "sub/deep/x", "x1")
-	w.git("tag", "light")
-	w.git("tag", "-a", "-m", "a tag", "v1")
-	tag := w.git("rev-parse", "v1")
-	w.git("checkout", "-q", "-b", "side/way")
-	side := w.commit("file", "side")
-	w.git("tag", "both")
-	w.git("checkout", "-q", "main")
-	last := w.commit("file", "two")
-	w.git("branch", "both")
-	url := server.url("a")
+	server, s := testutil.NewGitServer(t), newStore(t)
+	w := server.Repository(t, "a")
+	first := w.Commit("file", "one", "sub/deep/x", "x1")
+	w.Git("tag", "light")
+	w.Git("tag", "-a", "-m", "a tag", "v1")
+	tag := w.Git("rev-parse", "v1")
+	w.Git("checkout", "-q", "-b", "side/way")
+	side := w.Commit("file", "side")
+	w.Git("tag", "both")
+	w.Git("checkout", "-q", "main")
+	last := w.Commit("file", "two")
+	w.Git("branch", "both")
+	url := server.RepositoryURL("a")
 	for ref, want := range map[string]struct{ id, file string }{
 		"":                                  {last, "two"},
 		"#main":                             {last, "two"},
@@ -243,15 +148,15 @@ func TestGitRefs(t *testing.T) {
 }
 
 func TestGitModes(t *testing.T) {
-	server, s := newGitServer(t), newStore(t)
-	w := server.repository(t, "a")
-	w.commit("dir/plain", "p", "run", "r")
-	if err := errors.Join(os.Chmod(filepath.Join(w.dir, "run"), 0o700), os.Symlink("/etc/passwd", filepath.Join(w.dir, "link")),
-		os.Symlink("dir", filepath.Join(w.dir, "way"))); err != nil {
+	server, s := testutil.NewGitServer(t), newStore(t)
+	w := server.Repository(t, "a")
+	w.Commit("dir/plain", "p", "run", "r")
+	if err := errors.Join(os.Chmod(filepath.Join(w.Dir, "run"), 0o700), os.Symlink("/etc/passwd", filepath.Join(w.Dir, "link")),
+		os.Symlink("dir", filepath.Join(w.Dir, "way"))); err != nil {
 		t.Fatal(err)
 	}
-	w.commit()
-	dir := mustFetch(t, s, Options{}, server.url("a")+"?mtime=commit")
+	w.Commit()
+	dir := mustFetch(t, s, Options{}, server.RepositoryURL("a")+"?mtime=commit")
 	for name, mode := range map[string]fs.FileMode{
 		".": fs.ModeDir | 0o755, "dir": fs.ModeDir | 0o755, "dir/plain": 0o644, "run": 0o755, "link": fs.ModeSymlink | 0o777,
 	} {
@@ -260,47 +165,47 @@ func TestGitModes(t *testing.T) {
 			t.Errorf("%s: %v of %v, %v; want %v of the commit's time", name, fi.Mode(), fi.ModTime(), err, mode)
 		}
 	}
-	if _, err := fetch(t, s, Options{}, server.url("a")+"#:way"); err == nil || !strings.Contains(err.Error(), "not a directory") {
+	if _, err := fetch(t, s, Options{}, server.RepositoryURL("a")+"#:way"); err == nil || !strings.Contains(err.Error(), "not a directory") {
 		t.Errorf("a subdirectory through a link: %v", err)
 	}
 }
 
 // TestGitIncremental: what is here is not fetched again, and what is new is.
 func TestGitIncremental(t *testing.T) {
-	server, s := newGitServer(t), newStore(t)
-	w := server.repository(t, "a")
-	first := w.commit("file", "one")
-	mustFetch(t, s, Options{}, server.url("a"))
-	packs := server.packs.Load()
-	mustFetch(t, s, Options{}, server.url("a")+"#main")
-	requests := server.requests.Load()
-	mustFetch(t, s, Options{}, server.url("a")+"#"+first)
-	if n := server.requests.Load() - requests; n != 0 {
+	server, s := testutil.NewGitServer(t), newStore(t)
+	w := server.Repository(t, "a")
+	first := w.Commit("file", "one")
+	mustFetch(t, s, Options{}, server.RepositoryURL("a"))
+	packs := server.Packs.Load()
+	mustFetch(t, s, Options{}, server.RepositoryURL("a")+"#main")
+	requests := server.Requests.Load()
+	mustFetch(t, s, Options{}, server.RepositoryURL("a")+"#"+first)
+	if n := server.Requests.Load() - requests; n != 0 {
 		t.Errorf("%d requests for a commit that is here", n)
 	}
-	if p := server.packs.Load(); p > packs+1 { // of the second ls-remote
+	if p := server.Packs.Load(); p > packs+1 { // of the second ls-remote
 		t.Errorf("%d requests for objects of a commit that is here", p-packs)
 	}
-	w.commit("file", "two")
-	checkFile(t, mustFetch(t, s, Options{}, server.url("a")), "file", "two")
-	w.git("commit", "-q", "--amend", "-m", "other")
-	w.git("branch", "-m", "main", "main/sub") // a name in the way of the old one
-	w.git("symbolic-ref", "HEAD", "refs/heads/main/sub")
-	checkFile(t, mustFetch(t, s, Options{}, server.url("a")), "file", "two")
+	w.Commit("file", "two")
+	checkFile(t, mustFetch(t, s, Options{}, server.RepositoryURL("a")), "file", "two")
+	w.Git("commit", "-q", "--amend", "-m", "other")
+	w.Git("branch", "-m", "main", "main/sub") // a name in the way of the old one
+	w.Git("symbolic-ref", "HEAD", "refs/heads/main/sub")
+	checkFile(t, mustFetch(t, s, Options{}, server.RepositoryURL("a")), "file", "two")
 }
 
 // TestGitOneState: a branch that moves during a build stays what it was.
 func TestGitOneState(t *testing.T) {
-	server, s := newGitServer(t), newStore(t)
-	w := server.repository(t, "a")
-	first := w.commit("file", "one")
+	server, s := testutil.NewGitServer(t), newStore(t)
+	w := server.Repository(t, "a")
+	first := w.Commit("file", "one")
 	c := New(s, Options{})
-	ref := parseRef(t, server.url("a")+"#main")
+	ref := parseRef(t, server.RepositoryURL("a")+"#main")
 	if id, err := c.ResolveGit(t.Context(), ref, nil); err != nil || id != first {
 		t.Fatal(id, err)
 	}
-	w.commit("file", "two")
-	w.git("config", "uploadpack.allowAnySHA1InWant", "false")
+	w.Commit("file", "two")
+	w.Git("config", "uploadpack.allowAnySHA1InWant", "false")
 	temp, err := s.TempDir()
 	if err != nil {
 		t.Fatal(err)
@@ -313,51 +218,51 @@ func TestGitOneState(t *testing.T) {
 }
 
 func TestGitSHA256(t *testing.T) {
-	server, s := newGitServer(t), newStore(t)
-	w := server.repository(t, "a", "--object-format=sha256")
-	id := w.commit("file", "one")
+	server, s := testutil.NewGitServer(t), newStore(t)
+	w := server.Repository(t, "a", "--object-format=sha256")
+	id := w.Commit("file", "one")
 	if len(id) != 64 {
 		t.Fatalf("%s is no SHA-256", id)
 	}
-	checkFile(t, mustFetch(t, s, Options{}, server.url("a")+"?checksum="+id[:12]), "file", "one")
-	checkFile(t, mustFetch(t, s, Options{}, server.url("a")+"?keep-git-dir#"+id), "file", "one")
+	checkFile(t, mustFetch(t, s, Options{}, server.RepositoryURL("a")+"?checksum="+id[:12]), "file", "one")
+	checkFile(t, mustFetch(t, s, Options{}, server.RepositoryURL("a")+"?keep-git-dir#"+id), "file", "one")
 }
 
 // TestGitDumb: a server of files knows neither shallow clones nor IDs.
 func TestGitDumb(t *testing.T) {
-	server, s := newGitServer(t), newStore(t)
-	w := server.repository(t, "a")
-	first := w.commit("file", "one")
-	w.commit("file", "two")
-	w.git("update-server-info")
-	files := httptest.NewServer(http.StripPrefix("/a.git", http.FileServer(http.Dir(filepath.Join(w.dir, ".git")))))
+	server, s := testutil.NewGitServer(t), newStore(t)
+	w := server.Repository(t, "a")
+	first := w.Commit("file", "one")
+	w.Commit("file", "two")
+	w.Git("update-server-info")
+	files := httptest.NewServer(http.StripPrefix("/a.git", http.FileServer(http.Dir(filepath.Join(w.Dir, ".git")))))
 	defer files.Close()
 	checkFile(t, mustFetch(t, s, Options{}, files.URL+"/a.git#main"), "file", "two")
 	checkFile(t, mustFetch(t, newStore(t), Options{}, files.URL+"/a.git#"+first), "file", "one")
 }
 
 func TestGitKeepDir(t *testing.T) {
-	server, s := newGitServer(t), newStore(t)
-	w := server.repository(t, "a")
-	w.commit("file", "one")
-	first := w.commit("file", "two")
-	w.git("tag", "-a", "-m", "a tag", "v1")
+	server, s := testutil.NewGitServer(t), newStore(t)
+	w := server.Repository(t, "a")
+	w.Commit("file", "one")
+	first := w.Commit("file", "two")
+	w.Git("tag", "-a", "-m", "a tag", "v1")
 	for ref, named := range map[string]string{
 		"?keep-git-dir": "refs/heads/main", "?keep-git-dir&tag=v1": "refs/tags/v1", "?keep-git-dir#" + first: "",
 	} {
-		dir := mustFetch(t, s, Options{}, server.url("a")+ref)
-		clone := &worktree{t, dir}
+		dir := mustFetch(t, s, Options{}, server.RepositoryURL("a")+ref)
+		clone := testutil.OpenWorktree(t, dir)
 		checkFile(t, dir, "file", "two")
-		if head, log := clone.git("rev-parse", "HEAD"), clone.git("log", "--format=%H"); head != first || log != first {
+		if head, log := clone.Git("rev-parse", "HEAD"), clone.Git("log", "--format=%H"); head != first || log != first {
 			t.Errorf("%s: HEAD is %s, the history %q; want %s alone", ref, head, log, first)
 		}
-		if refs := clone.git("for-each-ref", "--format=%(refname)"); refs != named {
+		if refs := clone.Git("for-each-ref", "--format=%(refname)"); refs != named {
 			t.Errorf("%s: refs %q, want %q", ref, refs, named)
 		}
-		if status := clone.git("status", "--porcelain"); status != "" {
+		if status := clone.Git("status", "--porcelain"); status != "" {
 			t.Errorf("%s: %s", ref, status)
 		}
-		if url := clone.git("remote", "get-url", "origin"); url != server.url("a") {
+		if url := clone.Git("remote", "get-url", "origin"); url != server.RepositoryURL("a") {
 			t.Errorf("%s: origin is %s", ref, url)
 		}
 		checkAbsent(t, dir, ".git/FETCH_HEAD")
@@ -366,61 +271,61 @@ func TestGitKeepDir(t *testing.T) {
 			t.Errorf("%s: %q tell of the state directory", ref, hits)
 		}
 	}
-	checkAbsent(t, mustFetch(t, s, Options{}, server.url("a")+"?keep-git-dir=false"), ".git")
+	checkAbsent(t, mustFetch(t, s, Options{}, server.RepositoryURL("a")+"?keep-git-dir=false"), ".git")
 }
 
 func TestGitSubmodules(t *testing.T) {
-	server, s := newGitServer(t), newStore(t)
-	inner := server.repository(t, "inner")
-	inner.commit("i", "inner")
-	middle := server.repository(t, "middle")
-	middle.git("submodule", "--quiet", "add", "../inner.git", "in")
-	middle.commit("m", "old")
-	middle.commit("m", "middle")
-	outer := server.repository(t, "outer")
-	outer.git("submodule", "--quiet", "add", server.url("middle"), "mid")
-	middle.commit("m", "newer than what outer has")
-	outer.commit("o", "outer")
+	server, s := testutil.NewGitServer(t), newStore(t)
+	inner := server.Repository(t, "inner")
+	inner.Commit("i", "inner")
+	middle := server.Repository(t, "middle")
+	middle.Git("submodule", "--quiet", "add", "../inner.git", "in")
+	middle.Commit("m", "old")
+	middle.Commit("m", "middle")
+	outer := server.Repository(t, "outer")
+	outer.Git("submodule", "--quiet", "add", server.RepositoryURL("middle"), "mid")
+	middle.Commit("m", "newer than what outer has")
+	outer.Commit("o", "outer")
 	for range 2 { // the second time with what the first kept
-		dir := mustFetch(t, s, Options{}, server.url("outer"))
+		dir := mustFetch(t, s, Options{}, server.RepositoryURL("outer"))
 		checkFile(t, dir, "o", "outer")
 		checkFile(t, dir, "mid/m", "middle")
 		checkFile(t, dir, "mid/in/i", "inner")
 		checkAbsent(t, dir, "mid/.git")
 		checkAbsent(t, dir, "mid/in/.git")
 	}
-	checkAbsent(t, mustFetch(t, s, Options{}, server.url("outer")+"?submodules=false"), "mid/m")
-	dir := mustFetch(t, s, Options{}, server.url("outer")+"?keep-git-dir")
+	checkAbsent(t, mustFetch(t, s, Options{}, server.RepositoryURL("outer")+"?submodules=false"), "mid/m")
+	dir := mustFetch(t, s, Options{}, server.RepositoryURL("outer")+"?keep-git-dir")
 	checkFile(t, dir, "mid/in/i", "inner")
-	if status := (&worktree{t, filepath.Join(dir, "mid")}).git("status", "--porcelain"); status != "" {
+	if status := testutil.OpenWorktree(t, filepath.Join(dir, "mid")).Git("status", "--porcelain"); status != "" {
 		t.Errorf("the submodule's repository: %s", status)
 	}
 }
 
 // TestGitHostile: a repository reaches nothing of this machine.
 func TestGitHostile(t *testing.T) {
-	server, s := newGitServer(t), newStore(t)
-	local := server.repository(t, "local")
-	local.commit("secret", "of this machine")
+	server, s := testutil.NewGitServer(t), newStore(t)
+	local := server.Repository(t, "local")
+	local.Commit("secret", "of this machine")
 	mark := filepath.Join(t.TempDir(), "ran")
-	for name, url := range map[string]string{"file": "file://" + local.dir, "path": local.dir, "ext": "ext::sh -c 'touch " + mark + "'"} {
-		w := server.repository(t, name)
-		w.commit(".gitmodules", "[submodule \"x\"]\n\tpath = x\n\turl = "+url+"\n\tupdate = !touch "+mark+"\n")
-		w.git("update-index", "--add", "--cacheinfo", "160000,"+local.git("rev-parse", "HEAD")+",x")
-		w.git("commit", "-q", "-m", "link")
-		if dir, err := fetch(t, s, Options{}, server.url(name)); err == nil {
+	for name, url := range map[string]string{"file": "file://" + local.Dir, "path": local.Dir, "ext": "ext::sh -c 'touch " + mark + "'"} {
+		w := server.Repository(t, name)
+		w.Commit(".gitmodules", "[submodule \"x\"]\n\tpath = x\n\turl = "+url+"\n\tupdate = !touch "+mark+"\n")
+		w.Git("update-index", "--add", "--cacheinfo", "160000,"+local.Git("rev-parse", "HEAD")+",x")
+		w.Git("commit", "-q", "-m", "link")
+		if dir, err := fetch(t, s, Options{}, server.RepositoryURL(name)); err == nil {
 			t.Errorf("%s: a submodule at %s was fetched: %v", name, url, dir)
 		}
 	}
-	w := server.repository(t, "filter")
-	w.commit(".gitattributes", "* filter=evil\n", ".git-hooks/post-checkout", "#!/bin/sh\ntouch "+mark, "file", "x")
+	w := server.Repository(t, "filter")
+	w.Commit(".gitattributes", "* filter=evil\n", ".git-hooks/post-checkout", "#!/bin/sh\ntouch "+mark, "file", "x")
 	home := t.TempDir()
 	config := fmt.Sprintf("[filter \"evil\"]\n\tsmudge = touch %s\n[core]\n\thooksPath = .git-hooks\n", mark)
 	if err := os.WriteFile(filepath.Join(home, ".gitconfig"), []byte(config), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("HOME", home)
-	checkFile(t, mustFetch(t, s, Options{}, server.url("filter")+"?keep-git-dir"), "file", "x")
+	checkFile(t, mustFetch(t, s, Options{}, server.RepositoryURL("filter")+"?keep-git-dir"), "file", "x")
 	checkAbsent(t, mark, "")
 	for _, url := range []string{"ssh://-oProxyCommand=touch/x", "git://127.0.0.1:1/x"} {
 		if _, err := fetch(t, s, Options{}, url); err == nil {
@@ -432,16 +337,16 @@ func TestGitHostile(t *testing.T) {
 
 // TestGitDamaged: what is kept of a remote may be damaged, and is then made anew.
 func TestGitDamaged(t *testing.T) {
-	server, s := newGitServer(t), newStore(t)
-	w := server.repository(t, "a")
-	w.commit("file", "one")
+	server, s := testutil.NewGitServer(t), newStore(t)
+	w := server.Repository(t, "a")
+	w.Commit("file", "one")
 	for _, damage := range []func(name string, e fs.DirEntry) error{
 		func(name string, _ fs.DirEntry) error {
 			return errors.Join(os.Chmod(name, 0o600), os.Truncate(name, 3))
 		},
 		func(name string, _ fs.DirEntry) error { return os.Remove(name) },
 	} {
-		mustFetch(t, s, Options{}, server.url("a"))
+		mustFetch(t, s, Options{}, server.RepositoryURL("a"))
 		err := filepath.WalkDir(s.Path("cache", "git"), func(name string, e fs.DirEntry, err error) error {
 			if err != nil || e.IsDir() {
 				return err
@@ -451,7 +356,7 @@ func TestGitDamaged(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		checkFile(t, mustFetch(t, s, Options{}, server.url("a")), "file", "one")
+		checkFile(t, mustFetch(t, s, Options{}, server.RepositoryURL("a")), "file", "one")
 	}
 }
 
@@ -506,46 +411,46 @@ func secrets(pairs ...string) func(string) ([]byte, bool, error) {
 
 // TestGitAuth: credentials get to the server, and nowhere else.
 func TestGitAuth(t *testing.T) {
-	server := newGitServer(t)
-	server.password = "hunter2secret"
-	basic := base64.StdEncoding.EncodeToString([]byte("x-access-token:" + server.password))
-	inner := server.repository(t, "inner")
-	inner.commit("i", "x")
-	w := server.repository(t, "a")
-	w.commit("file", "one")
+	server := testutil.NewGitServer(t)
+	server.Password = "hunter2secret"
+	basic := base64.StdEncoding.EncodeToString([]byte("x-access-token:" + server.Password))
+	inner := server.Repository(t, "inner")
+	inner.Commit("i", "x")
+	w := server.Repository(t, "a")
+	w.Commit("file", "one")
 	host := strings.TrimPrefix(server.URL, "http://")
-	withUser := strings.Replace(server.url("a"), "://", "://x-access-token:"+server.password+"@", 1)
+	withUser := strings.Replace(server.RepositoryURL("a"), "://", "://x-access-token:"+server.Password+"@", 1)
 	log := recordGit(t)
 	for name, c := range map[string]struct {
 		opts Options
 		url  string
 	}{
-		"token":       {Options{Secret: secrets(gitTokenSecret, server.password+"\n")}, server.url("a")},
-		"host token":  {Options{Secret: secrets(gitTokenSecret+"."+host, server.password, gitTokenSecret, "wrong")}, server.url("a")},
-		"header":      {Options{Secret: secrets(gitHeaderSecret, "basic "+basic)}, server.url("a")},
-		"host header": {Options{Secret: secrets(gitHeaderSecret+"."+host, "basic "+basic, gitTokenSecret+"."+host, "wrong")}, server.url("a")},
+		"token":       {Options{Secret: secrets(gitTokenSecret, server.Password+"\n")}, server.RepositoryURL("a")},
+		"host token":  {Options{Secret: secrets(gitTokenSecret+"."+host, server.Password, gitTokenSecret, "wrong")}, server.RepositoryURL("a")},
+		"header":      {Options{Secret: secrets(gitHeaderSecret, "basic "+basic)}, server.RepositoryURL("a")},
+		"host header": {Options{Secret: secrets(gitHeaderSecret+"."+host, "basic "+basic, gitTokenSecret+"."+host, "wrong")}, server.RepositoryURL("a")},
 		"url":         {Options{}, withUser},
-		"kept":        {Options{Secret: secrets(gitTokenSecret, server.password)}, server.url("a") + "?keep-git-dir=1"},
+		"kept":        {Options{Secret: secrets(gitTokenSecret, server.Password)}, server.RepositoryURL("a") + "?keep-git-dir=1"},
 	} {
 		s := newStore(t)
 		dir := mustFetch(t, s, c.opts, c.url)
 		checkFile(t, dir, "file", "one")
-		if hits := search(t, s.Path(), server.password, basic); len(hits) > 0 {
+		if hits := search(t, s.Path(), server.Password, basic); len(hits) > 0 {
 			t.Errorf("%s: the secret is in %q", name, hits)
 		}
 	}
-	if hits := search(t, filepath.Dir(log), server.password, basic); len(hits) > 0 {
+	if hits := search(t, filepath.Dir(log), server.Password, basic); len(hits) > 0 {
 		t.Errorf("the secret was an argument of git")
 	}
 	for _, c := range []struct {
 		opts Options
 		url  string
 	}{
-		{Options{}, server.url("a")},
-		{Options{Secret: secrets(gitTokenSecret, "wrongsecret")}, server.url("a")},
-		{Options{Secret: secrets("GIT_AUTH_TOKEN.other.example.com", server.password)}, server.url("a")},
-		{Options{}, strings.Replace(withUser, server.password, "wrongsecret", 1)},
-		{Options{Secret: secrets(gitTokenSecret, "two\nlines")}, server.url("a")},
+		{Options{}, server.RepositoryURL("a")},
+		{Options{Secret: secrets(gitTokenSecret, "wrongsecret")}, server.RepositoryURL("a")},
+		{Options{Secret: secrets("GIT_AUTH_TOKEN.other.example.com", server.Password)}, server.RepositoryURL("a")},
+		{Options{}, strings.Replace(withUser, server.Password, "wrongsecret", 1)},
+		{Options{Secret: secrets(gitTokenSecret, "two\nlines")}, server.RepositoryURL("a")},
 	} {
 		_, err := fetch(t, newStore(t), c.opts, c.url)
 		var hint interface{ Hint() string }
@@ -560,8 +465,8 @@ func TestGitAuth(t *testing.T) {
 // TestGitAuthElsewhere: a server that sends elsewhere gets no credentials sent
 // there, nor does a submodule's.
 func TestGitAuthElsewhere(t *testing.T) {
-	other, server := newGitServer(t), newGitServer(t)
-	other.repository(t, "b").commit("file", "b")
+	other, server := testutil.NewGitServer(t), testutil.NewGitServer(t)
+	other.Repository(t, "b").Commit("file", "b")
 	redirect := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, strings.Replace(other.URL+r.URL.String(), "/a.git", "/b.git", 1), http.StatusMovedPermanently)
 	}))
@@ -571,19 +476,19 @@ func TestGitAuthElsewhere(t *testing.T) {
 	if err == nil || !errors.As(err, &hint) || !strings.Contains(hint.Hint(), "new URL") {
 		t.Errorf("a redirect with credentials: %v", err)
 	}
-	if n := other.requests.Load(); n != 0 {
-		t.Errorf("%d requests went elsewhere, with %q", n, other.header.Load())
+	if n := other.Requests.Load(); n != 0 {
+		t.Errorf("%d requests went elsewhere, with %q", n, other.Header.Load())
 	}
 	checkFile(t, mustFetch(t, newStore(t), Options{}, redirect.URL+"/a.git"), "file", "b")
 
-	server.password = "token123"
-	w := server.repository(t, "a")
-	w.commit("file", "a")
-	w.git("submodule", "--quiet", "add", other.url("b"), "b")
-	w.commit()
-	dir := mustFetch(t, newStore(t), Options{Secret: secrets(gitTokenSecret, "token123")}, server.url("a"))
+	server.Password = "token123"
+	w := server.Repository(t, "a")
+	w.Commit("file", "a")
+	w.Git("submodule", "--quiet", "add", other.RepositoryURL("b"), "b")
+	w.Commit()
+	dir := mustFetch(t, newStore(t), Options{Secret: secrets(gitTokenSecret, "token123")}, server.RepositoryURL("a"))
 	checkFile(t, dir, "b/file", "b")
-	if h := other.header.Load(); h != "" {
+	if h := other.Header.Load(); h != "" {
 		t.Errorf("a submodule's server was sent %q", h)
 	}
 }

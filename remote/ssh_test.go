@@ -137,10 +137,10 @@ func (s *sshServer) knownHosts(t *testing.T, key string) []string {
 
 func TestGitSSH(t *testing.T) {
 	server := newSSHServer(t)
-	git := &gitServer{dir: t.TempDir()}
-	git.repository(t, "a").commit("file", "one")
+	git := testutil.NewGitServer(t)
+	git.Repository(t, "a").Commit("file", "one")
 	socket := server.agent(t)
-	url := fmt.Sprintf("ssh://%s@127.0.0.1:%s%s/a.git", server.user, server.port, git.dir)
+	url := fmt.Sprintf("ssh://%s@127.0.0.1:%s%s/a.git", server.user, server.port, git.Dir)
 	asked := ""
 	with := func(socket string, hosts []string) Options {
 		return Options{KnownHosts: hosts, AgentSocket: func(id string) (string, error) {

@@ -156,19 +156,25 @@ func (e *env) openBuild(o *buildOptions) (*buildSession, error) {
 
 // build opens the request's sources, builds, and delivers the result.
 func (b *buildSession) build(ctx context.Context, req *buildRequest) (res *build.Result, err error) {
-	source, err := b.e.openContext(ctx, b.env.Store, b.env.Cache, req.path, req.flags.file)
+	opener, err := b.contextOpener(req)
+	if err != nil {
+		return nil, err
+	}
+	source, err := opener.open(ctx, req.path, req.flags.file)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, source.close()) }()
-	named, err := b.namedContexts(req.flags.buildContexts, req.opts.Pull)
+	named, err := b.namedContexts(opener, req.flags.buildContexts, req.opts.Pull)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, named.close()) }()
 	opts := req.opts
 	opts.Dockerfile, opts.Context, opts.Contexts = source.dockerfile, source.tree, named.byName
-	if res, err = build.Build(ctx, b.env, opts); err != nil {
+	benv := b.env
+	benv.Remote = opener.remote
+	if res, err = build.Build(ctx, benv, opts); err != nil {
 		return nil, err
 	}
 	if err := b.deliver(ctx, req, res); err != nil {

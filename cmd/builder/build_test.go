@@ -134,7 +134,7 @@ func TestWrongInput(t *testing.T) {
 		{"bad chmod", "FROM test/base\nCOPY --chmod=99 file /\n", nil, []string{"Dockerfile:2", "99"}},
 		{"secret mount", "FROM test/base\nRUN --mount=type=secret,id=x,required=true true\n", nil, []string{"Dockerfile:2", "type=secret", "not supported yet"}},
 		{"insecure", "FROM test/base\nRUN --security=insecure true\n", nil, []string{"Dockerfile:2", "--security=insecure", "not supported yet"}},
-		{"remote ADD", "FROM test/base\nADD https://example.invalid/x /\n", nil, []string{"Dockerfile:2", "https://example.invalid/x", "not supported yet"}},
+		{"unreachable ADD", "FROM test/base\nADD http://127.0.0.1:1/x /\n", nil, []string{"Dockerfile:2", "fetch http://127.0.0.1:1/x", "connection refused"}},
 		{"failing RUN", "FROM test/base\nRUN echo out; echo err >&2; exit 7\n", nil, []string{"Dockerfile:2", "exit code 7", "out", "err", ">>> RUN echo out"}},
 		{"missing program", "FROM test/base\nRUN [\"/no/such\"]\n", nil, []string{"Dockerfile:2", "/no/such"}},
 		{"unknown user", "FROM test/base\nUSER nobody-here\nRUN true\n", nil, []string{"Dockerfile:3", "nobody-here"}},
@@ -191,7 +191,6 @@ func TestWrongFlags(t *testing.T) {
 	}
 	w.fails(1, []string{"Dockerfile", "is not there", "hint:"}, "build", "-f", "other", ".")
 	w.fails(1, []string{`"nodir"`, "no such file"}, "build", "nodir")
-	w.fails(1, []string{"remote contexts are not supported yet"}, "build", "https://example.invalid/x.git")
 }
 
 // TestDestinationLinks copies through links that lead out of the image: they

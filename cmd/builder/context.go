@@ -15,6 +15,9 @@ import (
 	"builder/buildcontext"
 	"builder/cache"
 	"builder/dockerfile"
+	"builder/progress"
+	"builder/remote"
+	"builder/store"
 
 	"github.com/spf13/pflag"
 )
@@ -26,202 +29,378 @@ type sourceFlags struct {
 }
 
 func (f *sourceFlags) addFlags(fs *pflag.FlagSet) {
-	fs.StringVarP(&f.file, "file", "f", "", "Dockerfile, - for standard input (default PATH/Dockerfile)")
-	fs.StringArrayVar(&f.buildContexts, "build-context", nil, "named context, `NAME=SOURCE`: a directory, docker-image://REF, oci-layout://DIR[:TAG][@DIGEST]")
+	fs.StringVarP(&f.file, "file", "f", "", "Dockerfile, a URL of one, or - for standard input (default PATH/Dockerfile)")
+	fs.StringArrayVar(&f.buildContexts, "build-context", nil, "named context, `NAME=SOURCE`: a directory, a Git or HTTP URL, docker-image://REF, oci-layout://DIR[:TAG][@DIGEST]")
 }
 
 // source is a build's Dockerfile and context.
 type source struct {
 	dockerfile *dockerfile.File
 	tree       *buildcontext.Tree
-	temp       string // an unpacked tar context
 }
 
 func (s *source) close() error {
-	var err error
-	if s.tree != nil {
-		err = s.tree.Close()
+	if s.tree == nil {
+		return nil
 	}
-	if s.temp != "" {
-		err = errors.Join(err, os.RemoveAll(s.temp))
-	}
-	return err
+	return s.tree.Close()
 }
 
-// tempDirer makes directories that go with the process.
-type tempDirer interface{ TempDir() (string, error) }
+// contextOpener opens build contexts and finds the Dockerfiles for them.
+type contextOpener struct {
+	e      *env
+	store  *store.Store
+	cache  *cache.Cache
+	remote *remote.Client
+	sink   progress.Sink
+	// keepGitDir and commitTime count for contexts that are Git references.
+	keepGitDir, commitTime bool
+}
 
-// openContext opens a directory, or what comes on standard input: a tar
-// archive is a context, anything else a Dockerfile without one.
-func (e *env) openContext(ctx context.Context, s tempDirer, c *cache.Cache, path, file string) (*source, error) {
-	if path == "-" {
-		if file == "-" {
-			return nil, &usageError{msg: "build: standard input can't be both the Dockerfile and the context"}
-		}
-		return e.stdinContext(ctx, s, file)
+// open opens a context and reads the Dockerfile that file names.
+func (o *contextOpener) open(ctx context.Context, path, file string) (*source, error) {
+	if path == "-" && file == "-" {
+		return nil, &usageError{msg: "build: standard input can't be both the Dockerfile and the context"}
 	}
-	for _, scheme := range []string{"http://", "https://", "git://", "ssh://", "git@", "github.com/"} {
-		if strings.HasPrefix(path, scheme) {
-			return nil, fmt.Errorf("build context %s: remote contexts are not supported yet: fetch it and give the directory", path)
-		}
-	}
-	fi, err := os.Stat(path)
+	files, err := o.files(ctx, path)
 	if err != nil {
-		return nil, fmt.Errorf("build context %q: %w", path, errors.Unwrap(err))
+		return nil, err
 	}
-	if !fi.IsDir() {
-		return nil, fmt.Errorf("build context %q is not a directory", path)
+	defer files.close()
+	if files.text != nil && file != "" {
+		return nil, &usageError{msg: fmt.Sprintf("build: %s is a Dockerfile and no archive, so -f can't name another one", files.shown)}
 	}
-	name, data, err := e.readDockerfile(path, file)
+	text, err := o.readDockerfile(ctx, files, file)
 	if err != nil {
 		return nil, err
 	}
 	src := &source{}
-	if src.dockerfile, err = dockerfile.Parse(shownName(name), data); err != nil {
+	if src.dockerfile, err = dockerfile.Parse(text.shown, text.data); err != nil {
 		return nil, err
 	}
-	opts := buildcontext.Options{}
-	if opts.Ignore, opts.IgnoreFile, err = buildcontext.ReadIgnore(path, name); err != nil {
-		return nil, err
+	if files.dir == "" {
+		return src, nil
 	}
-	abs, err := filepath.Abs(path)
+	src.tree, err = files.tree(text)
+	return src, err
+}
+
+// contextFiles are the files that a context was found to be.
+type contextFiles struct {
+	shown string // how messages call it
+	dir   string // "" for none
+	text  []byte // a Dockerfile, where that is all that was given
+	opts  buildcontext.Options
+	// all is the whole of a directory that was fetched or unpacked, where
+	// -f names files; nil for a directory of the user's.
+	all *buildcontext.Tree
+	// archive says that also absolute names are in it.
+	archive bool
+}
+
+func (f *contextFiles) close() {
+	if f.all != nil {
+		f.all.Close()
+	}
+}
+
+// isHTTP tells a URL of a file, which may be that of a Git repository too.
+func isHTTP(s string) bool {
+	return strings.HasPrefix(s, "http://") || strings.HasPrefix(s, "https://")
+}
+
+// isDir reports whether a path is a directory: then it is no URL, whatever it
+// looks like.
+func isDir(path string) bool {
+	fi, err := os.Stat(path)
+	return err == nil && fi.IsDir()
+}
+
+// files finds out what a context is and brings its files: a directory, what
+// comes on standard input, a Git reference, or a URL of an archive or a
+// Dockerfile.
+func (o *contextOpener) files(ctx context.Context, path string) (*contextFiles, error) {
+	if path == "-" {
+		return o.read(ctx, "standard input", o.e.stdin)
+	}
+	if isDir(path) {
+		return o.localFiles(path)
+	}
+	git, err := dockerfile.ParseGitRef(path)
+	if err != nil {
+		return nil, fmt.Errorf("build context: %w", err)
+	}
+	switch {
+	case git != nil:
+		return o.gitFiles(ctx, path, *git)
+	case isHTTP(path):
+		return o.httpFiles(ctx, path)
+	}
+	if _, err := os.Stat(path); err != nil {
+		return nil, fmt.Errorf("build context %q: %w", path, errors.Unwrap(err))
+	}
+	return nil, fmt.Errorf("build context %q is not a directory", path)
+}
+
+func (o *contextOpener) localFiles(dir string) (*contextFiles, error) {
+	abs, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
 	}
-	if opts.Index, err = c.ContextIndex(abs); err != nil {
+	f := &contextFiles{shown: dir, dir: dir}
+	f.opts.Index, err = o.cache.ContextIndex(abs)
+	return f, err
+}
+
+// fetched are the files in a directory of ours.
+func fetched(shown, dir string, opts buildcontext.Options) (*contextFiles, error) {
+	all, err := buildcontext.Open(dir, buildcontext.Options{})
+	if err != nil {
 		return nil, err
 	}
-	src.tree, err = buildcontext.Open(path, opts)
-	return src, err
+	return &contextFiles{shown: shown, dir: dir, opts: opts, all: all}, nil
+}
+
+// gitFiles fetches the tree of a Git reference. Its subdirectory is the top of
+// the context.
+func (o *contextOpener) gitFiles(ctx context.Context, shown string, ref dockerfile.GitRef) (*contextFiles, error) {
+	if o.keepGitDir {
+		ref.KeepGitDir = &o.keepGitDir
+	}
+	ref.CommitTime = ref.CommitTime || o.commitTime
+	dir, err := o.fetchGit(ctx, "[internal] load git source "+shown, ref)
+	if err != nil {
+		return nil, err
+	}
+	return fetched(shown, dir, buildcontext.Options{})
+}
+
+func (o *contextOpener) fetchGit(ctx context.Context, vertex string, ref dockerfile.GitRef) (string, error) {
+	dir, err := o.newDir()
+	if err != nil {
+		return "", err
+	}
+	return dir, o.vertex(vertex, func(tell func(progress.Event)) error { return o.remote.FetchGit(ctx, ref, dir, tell) })
+}
+
+// newDir is where a new directory of this process may be made.
+func (o *contextOpener) newDir() (string, error) {
+	dir, err := o.store.TempDir()
+	return filepath.Join(dir, "tree"), err
+}
+
+// httpFiles fetches what is at a URL: an archive, or a Dockerfile, which is
+// then all that the context holds, under the name "context", as in BuildKit.
+func (o *contextOpener) httpFiles(ctx context.Context, url string) (*contextFiles, error) {
+	dir, err := o.fetchFile(ctx, "[internal] load remote build context", url)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.Open(filepath.Join(dir, httpName))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	files, err := o.read(ctx, url, f)
+	if err == nil && files.text != nil {
+		files.dir = dir
+	}
+	return files, err
+}
+
+// httpName is what a file is called in a context that is fetched by HTTP.
+const httpName = "context"
+
+// fetchFile fetches a file and returns the directory in which it lies.
+func (o *contextOpener) fetchFile(ctx context.Context, vertex, url string) (string, error) {
+	dir, err := o.newDir()
+	if err == nil {
+		err = os.Mkdir(dir, 0o755)
+	}
+	if err != nil {
+		return "", err
+	}
+	name := filepath.Join(dir, httpName)
+	return dir, o.vertex(vertex, func(tell func(progress.Event)) error { return o.remote.FetchFile(ctx, url, "", name, tell) })
+}
+
+// vertex shows what f does as a vertex of its own.
+func (o *contextOpener) vertex(name string, f func(tell func(progress.Event)) error) error {
+	tell := func(e progress.Event) {
+		if o.sink != nil {
+			e.Vertex = name
+			o.sink.Event(e)
+		}
+	}
+	tell(progress.Event{Start: &progress.Start{Name: name}})
+	err := f(tell)
+	tell(progress.Event{Done: &progress.Done{Err: err}})
+	return err
+}
+
+// read unpacks an archive, plain or compressed, or takes what it reads for a
+// Dockerfile.
+func (o *contextOpener) read(ctx context.Context, shown string, r io.Reader) (*contextFiles, error) {
+	var head [512]byte
+	n, err := io.ReadFull(r, head[:])
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("read %s: %w", shown, err)
+	}
+	in := io.MultiReader(bytes.NewReader(head[:n]), r)
+	if !isArchive(head[:n]) {
+		text, err := readText(shown, in)
+		return &contextFiles{shown: shown, text: text}, err
+	}
+	dir, err := o.store.TempDir()
+	if err != nil {
+		return nil, err
+	}
+	if err := buildcontext.ExtractTar(ctx, in, dir); err != nil {
+		return nil, fmt.Errorf("unpack build context from %s: %w", shown, err)
+	}
+	files, err := fetched(shown, dir, buildcontext.Options{KeepOwner: true}) // as BuildKit does with an archive
+	if err == nil {
+		files.archive = true
+	}
+	return files, err
+}
+
+// dockerfileText is a Dockerfile that was found.
+type dockerfileText struct {
+	shown string // how messages call it
+	data  []byte
+	// beside is where its ignore file is, or would be; "" if nowhere. open
+	// opens it.
+	beside string
+	open   func(name string) (*os.File, error)
+}
+
+// defaultFiles are looked for in the context where no file is named.
+var defaultFiles = []string{"Dockerfile", "dockerfile", "Containerfile"}
+
+// readDockerfile finds the Dockerfile that -f names: standard input, a URL, a
+// file of a context that was fetched, or a file of this machine.
+func (o *contextOpener) readDockerfile(ctx context.Context, files *contextFiles, file string) (*dockerfileText, error) {
+	switch {
+	case files.text != nil:
+		return &dockerfileText{shown: "Dockerfile", data: files.text}, nil
+	case file == "-":
+		data, err := readText("standard input", o.e.stdin)
+		return &dockerfileText{shown: "Dockerfile", data: data}, err
+	case isHTTP(file):
+		return o.dockerfileFromURL(ctx, file)
+	}
+	text := &dockerfileText{open: os.Open}
+	names := []string{file}
+	if file == "" {
+		names = defaultFiles
+	}
+	inside := files.all != nil && (files.archive || !filepath.IsAbs(file))
+	if inside {
+		text.open = files.all.Open
+	}
+	for _, name := range names {
+		if file == "" && !inside {
+			name = filepath.Join(files.dir, name)
+		}
+		f, err := text.open(name)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read Dockerfile: %w", err)
+		}
+		defer f.Close()
+		text.beside = name
+		text.shown = name
+		if !inside {
+			text.shown = shownName(name)
+		}
+		text.data, err = readText(text.shown, f)
+		return text, err
+	}
+	return nil, &missingDockerfile{name: names[0], in: files.shown, inside: inside || file == ""}
+}
+
+func (o *contextOpener) dockerfileFromURL(ctx context.Context, url string) (*dockerfileText, error) {
+	dir, err := o.fetchFile(ctx, "[internal] load "+url, url)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.Open(filepath.Join(dir, httpName))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := readText(url, f)
+	return &dockerfileText{shown: "Dockerfile", data: data}, err
+}
+
+// maxDockerfile bounds what is read as a Dockerfile.
+const maxDockerfile = 16 << 20
+
+// readText reads a Dockerfile whole.
+func readText(shown string, r io.Reader) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(r, maxDockerfile+1))
+	if err == nil && len(data) > maxDockerfile {
+		err = fmt.Errorf("it has more than %d bytes, too many for a Dockerfile", maxDockerfile)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", shown, err)
+	}
+	if data == nil {
+		data = []byte{}
+	}
+	return data, nil
+}
+
+// tree opens the context's files less those that the ignore file excludes: the
+// one beside the Dockerfile, else the context's.
+func (f *contextFiles) tree(text *dockerfileText) (*buildcontext.Tree, error) {
+	var ignore buildcontext.IgnoreFile
+	var err error
+	if text.beside != "" {
+		ignore, err = buildcontext.ReadIgnore(text.open, text.beside+".dockerignore")
+	}
+	if err == nil && ignore.Name == "" {
+		open, name := os.Open, filepath.Join(f.dir, ".dockerignore")
+		if f.all != nil {
+			open, name = f.all.Open, ".dockerignore"
+		}
+		ignore, err = buildcontext.ReadIgnore(open, name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	f.opts.SetIgnore(ignore)
+	return buildcontext.Open(f.dir, f.opts)
 }
 
 // shownName is how messages call a Dockerfile.
 func shownName(name string) string {
-	if name == "" {
-		return "Dockerfile"
-	}
 	if rel, err := filepath.Rel(".", name); err == nil && !strings.HasPrefix(rel, "..") {
 		return rel
 	}
 	return name
 }
 
-// defaultFiles are looked for in the context where no file is named.
-var defaultFiles = []string{"Dockerfile", "dockerfile", "Containerfile"}
-
-// maxDockerfile bounds what is read as a Dockerfile.
-const maxDockerfile = 16 << 20
-
-// readDockerfile returns the Dockerfile's path ("" for standard input) and
-// bytes.
-func (e *env) readDockerfile(dir, file string) (string, []byte, error) {
-	if file == "-" {
-		data, err := io.ReadAll(io.LimitReader(e.stdin, maxDockerfile))
-		return "", data, err
-	}
-	names := []string{file}
-	if file == "" {
-		names = nil
-		for _, n := range defaultFiles {
-			names = append(names, filepath.Join(dir, n))
-		}
-	}
-	for _, name := range names {
-		f, err := os.Open(name)
-		if errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return "", nil, fmt.Errorf("read Dockerfile: %w", err)
-		}
-		defer f.Close()
-		data, err := io.ReadAll(io.LimitReader(f, maxDockerfile))
-		if err != nil {
-			return "", nil, fmt.Errorf("read Dockerfile: %w", err)
-		}
-		return name, data, nil
-	}
-	return "", nil, &missingDockerfile{name: names[0]}
-}
-
 // missingDockerfile says that there is no Dockerfile.
-type missingDockerfile struct{ name string }
+type missingDockerfile struct {
+	name, in string
+	inside   bool // in the context, whichever that is
+}
 
 func (m *missingDockerfile) Error() string {
-	return fmt.Sprintf("no Dockerfile: %s is not there", m.name)
+	if !m.inside {
+		return fmt.Sprintf("no Dockerfile: %s is not there", m.name)
+	}
+	return fmt.Sprintf("no Dockerfile: %s is not in %s", m.name, m.in)
 }
+
+// Hint says how -f is read.
 func (m *missingDockerfile) Hint() string {
+	if m.inside && !isDir(m.in) {
+		return "name another file of the context with -f"
+	}
 	return "name another file with -f, relative to the current directory"
-}
-
-// stdinContext reads a tar archive or a Dockerfile from standard input.
-func (e *env) stdinContext(ctx context.Context, s tempDirer, file string) (*source, error) {
-	var head [512]byte
-	n, err := io.ReadFull(e.stdin, head[:])
-	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return nil, fmt.Errorf("read standard input: %w", err)
-	}
-	in := io.MultiReader(bytes.NewReader(head[:n]), e.stdin)
-	src := &source{}
-	if !isArchive(head[:n]) {
-		if file != "" {
-			return nil, &usageError{msg: "build: standard input is no tar archive, so -f can't name a file in it"}
-		}
-		data, err := io.ReadAll(io.LimitReader(in, maxDockerfile))
-		if err != nil {
-			return nil, fmt.Errorf("read standard input: %w", err)
-		}
-		src.dockerfile, err = dockerfile.Parse("Dockerfile", data)
-		return src, err
-	}
-	if src.temp, err = s.TempDir(); err != nil {
-		return nil, err
-	}
-	if err := buildcontext.ExtractTar(ctx, in, src.temp); err != nil {
-		return src, fmt.Errorf("unpack build context from standard input: %w", err)
-	}
-	return src, e.openArchive(src, file)
-}
-
-// openArchive opens an unpacked tar context.
-func (e *env) openArchive(src *source, file string) error {
-	names := []string{file}
-	if file == "" {
-		names = defaultFiles
-	}
-	probe, err := buildcontext.Open(src.temp, buildcontext.Options{})
-	if err != nil {
-		return err
-	}
-	defer probe.Close()
-	var data []byte
-	found := ""
-	for _, name := range names {
-		f, err := probe.Open(name)
-		if errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		data, err = io.ReadAll(io.LimitReader(f, maxDockerfile))
-		f.Close()
-		if err != nil {
-			return err
-		}
-		found = name
-		break
-	}
-	if found == "" {
-		return &missingDockerfile{name: names[0] + " in the archive"}
-	}
-	if src.dockerfile, err = dockerfile.Parse(found, data); err != nil {
-		return err
-	}
-	opts := buildcontext.Options{KeepOwner: true} // as BuildKit does with an archive
-	if opts.Ignore, opts.IgnoreFile, err = buildcontext.ReadIgnore(src.temp, filepath.Join(src.temp, filepath.Clean("/"+found))); err != nil {
-		return err
-	}
-	src.tree, err = buildcontext.Open(src.temp, opts)
-	return err
 }

@@ -15,6 +15,7 @@ import (
 	"builder/archive"
 	"builder/build"
 	"builder/buildcontext"
+	"builder/dockerfile"
 	"builder/image"
 
 	"github.com/opencontainers/go-digest"
@@ -24,6 +25,7 @@ import (
 // namedContexts are the named contexts of one build.
 type namedContexts struct {
 	b      *buildSession
+	opener *contextOpener
 	byName map[string]build.NamedContext
 
 	mu    sync.Mutex
@@ -32,12 +34,12 @@ type namedContexts struct {
 
 // namedContexts reads --build-context flags, NAME=SOURCE. Sources are opened
 // when the build asks for them.
-func (b *buildSession) namedContexts(words []string, pull bool) (*namedContexts, error) {
-	n := &namedContexts{b: b, byName: map[string]build.NamedContext{}}
+func (b *buildSession) namedContexts(opener *contextOpener, words []string, pull bool) (*namedContexts, error) {
+	n := &namedContexts{b: b, opener: opener, byName: map[string]build.NamedContext{}}
 	for _, w := range words {
 		name, source, err := splitContext(w)
 		if err == nil {
-			n.byName[name], err = n.opener(source, pull)
+			n.byName[name], err = n.source(name, source, pull)
 		}
 		if err != nil {
 			return nil, &usageError{msg: fmt.Sprintf("build: --build-context %q: %v", w, err),
@@ -68,25 +70,47 @@ func (n *namedContexts) close() error {
 	return errors.Join(errs...)
 }
 
-// opener is how a source is opened.
-func (n *namedContexts) opener(source string, pull bool) (build.NamedContext, error) {
+// source is how a source is opened.
+func (n *namedContexts) source(name, source string, pull bool) (build.NamedContext, error) {
 	if ref, ok := strings.CutPrefix(source, "docker-image://"); ok {
 		return n.imageOpener(ref, pull)
 	}
 	if layout, ok := strings.CutPrefix(source, "oci-layout://"); ok {
 		return n.layoutOpener(layout)
 	}
+	if isDir(source) {
+		return n.treeOpener(func(context.Context) (*buildcontext.Tree, error) { return n.openDir(source) }), nil
+	}
+	vertex := "[context " + name + "] " + source
+	git, err := dockerfile.ParseGitRef(source)
+	switch {
+	case err != nil:
+		return nil, err
+	case git != nil:
+		return n.treeOpener(func(ctx context.Context) (*buildcontext.Tree, error) {
+			dir, err := n.opener.fetchGit(ctx, vertex, *git)
+			if err != nil {
+				return nil, err
+			}
+			return buildcontext.Open(dir, buildcontext.Options{})
+		}), nil
+	case isHTTP(source):
+		// Not unpacked, as in BuildKit: a tree with the file "context".
+		return n.treeOpener(func(ctx context.Context) (*buildcontext.Tree, error) {
+			dir, err := n.opener.fetchFile(ctx, vertex, source)
+			if err != nil {
+				return nil, err
+			}
+			return buildcontext.Open(dir, buildcontext.Options{})
+		}), nil
+	}
 	if scheme, _, ok := strings.Cut(source, "://"); ok {
 		return nil, fmt.Errorf("sources of the kind %s:// are not known", scheme)
 	}
-	fi, err := os.Stat(source)
-	if err != nil {
+	if _, err := os.Stat(source); err != nil {
 		return nil, fmt.Errorf("%q: %w", source, errors.Unwrap(err))
 	}
-	if !fi.IsDir() {
-		return nil, fmt.Errorf("%q is not a directory", source)
-	}
-	return n.treeOpener(func(context.Context) (*buildcontext.Tree, error) { return n.openDir(source) }), nil
+	return nil, fmt.Errorf("%q is not a directory", source)
 }
 
 // treeOpener opens a tree at most once; an error is tried again.
@@ -113,10 +137,11 @@ func (n *namedContexts) treeOpener(open func(context.Context) (*buildcontext.Tre
 // openDir opens a directory less what its own .dockerignore excludes.
 func (n *namedContexts) openDir(dir string) (*buildcontext.Tree, error) {
 	var opts buildcontext.Options
-	var err error
-	if opts.Ignore, opts.IgnoreFile, err = buildcontext.ReadIgnore(dir, ""); err != nil {
+	ignore, err := buildcontext.ReadIgnore(os.Open, filepath.Join(dir, ".dockerignore"))
+	if err != nil {
 		return nil, err
 	}
+	opts.SetIgnore(ignore)
 	abs, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err

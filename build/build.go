@@ -200,6 +200,9 @@ func planAll(ctx context.Context, env Env, opts Options) ([]*runner, error) {
 	for i, platform := range platforms {
 		g.Go(func() error {
 			p, err := newPlan(gctx, env, opts, platform)
+			if i == 0 {
+				p.findings(env)
+			}
 			if err == nil {
 				runners[i] = newRunner(env, p, shared)
 			}
@@ -210,6 +213,5 @@ func planAll(ctx context.Context, env Env, opts Options) ([]*runner, error) {
 		return nil, err
 	}
 	announce(runners)
-	runners[0].warn()
 	return runners, nil
 }

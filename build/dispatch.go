@@ -17,7 +17,7 @@ import (
 // dispatch works out every step of every stage that the target needs, and the
 // config that each stage ends with.
 func (p *plan) dispatch() error {
-	for _, st := range p.reachable() {
+	for _, st := range p.wanted() {
 		st.state = newState(st)
 		if st.base != nil {
 			st.platform = st.base.platform
@@ -58,6 +58,7 @@ func mergePlatform(have, want image.Platform) image.Platform {
 
 func (p *plan) dispatchCommand(st *stage, cmd command) error {
 	s := st.state
+	s.site = p.checks.At(commandLocation(st, cmd), cmd.Comments())
 	if err := p.expandCommand(s, cmd.Command); err != nil {
 		return err
 	}
@@ -65,6 +66,8 @@ func (p *plan) dispatchCommand(st *stage, cmd command) error {
 	case *instructions.EnvCommand:
 		line := "ENV"
 		for _, kv := range c.Env {
+			s.checkPair(c, kv)
+			s.checkSecret("ENV", kv.Key)
 			s.setEnv(kv.Key, kv.Value)
 			line += " " + kv.String()
 		}
@@ -77,6 +80,7 @@ func (p *plan) dispatchCommand(st *stage, cmd command) error {
 			s.config.Config.Labels = map[string]string{}
 		}
 		for _, kv := range c.Labels {
+			s.checkPair(c, kv)
 			s.config.Config.Labels[kv.Key] = kv.Value
 			line += " " + kv.String()
 		}
@@ -103,7 +107,8 @@ func (p *plan) expandCommand(s *state, c instructions.Command) error {
 	}
 	if ex, ok := c.(instructions.SupportsSingleWordExpansion); ok {
 		err := ex.Expand(func(word string) (string, error) {
-			v, _, err := p.expand.Word(word, s.env)
+			v, unset, err := p.expand.Word(word, s.env)
+			s.checkVars(unset)
 			return v, err
 		})
 		if err != nil {
@@ -111,7 +116,11 @@ func (p *plan) expandCommand(s *state, c instructions.Command) error {
 		}
 	}
 	if ex, ok := c.(instructions.SupportsSingleWordExpansionRaw); ok {
-		return ex.ExpandRaw(func(text string) (string, error) { return p.expand.Document(text, s.env) })
+		return ex.ExpandRaw(func(text string) (string, error) {
+			v, unset, err := p.expand.Document(text, s.env)
+			s.checkVars(unset)
+			return v, err
+		})
 	}
 	return nil
 }
@@ -121,10 +130,12 @@ func (p *plan) expandCommand(s *state, c instructions.Command) error {
 func (p *plan) dispatchArg(s *state, c *instructions.ArgCommand) error {
 	var line []string
 	for _, arg := range c.Args {
+		s.checkSecret("ARG", arg.Key)
 		if given, ok := p.opts.Args[arg.Key]; ok {
 			arg.Value = &given
 		} else if arg.Value != nil {
-			v, _, err := p.expand.Word(*arg.Value, s.env)
+			v, unset, err := p.expand.Word(*arg.Value, s.env)
+			s.checkVars(unset)
 			if err != nil {
 				return err
 			}
@@ -152,17 +163,22 @@ func (p *plan) dispatchConfig(s *state, c instructions.Command) error {
 		s.config.Author = c.Maintainer
 		s.note(nil, "MAINTAINER %v", c.Maintainer)
 	case *instructions.CmdCommand:
+		s.checkOnce(c)
+		s.checkShellForm(c, c.ShellDependantCmdLine)
 		config.Cmd = s.commandLine(c.ShellDependantCmdLine)
 		config.ArgsEscaped = true //nolint:staticcheck // deprecated, but part of what docker reads
 		s.cmdSet = true
 		s.note(nil, "CMD %q", config.Cmd)
 	case *instructions.EntrypointCommand:
+		s.checkOnce(c)
+		s.checkShellForm(c, c.ShellDependantCmdLine)
 		config.Entrypoint = s.commandLine(c.ShellDependantCmdLine)
 		if !s.cmdSet {
 			config.Cmd = nil
 		}
 		s.note(nil, "ENTRYPOINT %q", config.Entrypoint)
 	case *instructions.HealthCheckCommand:
+		s.checkOnce(c)
 		h := *c.Health
 		config.Healthcheck = &h
 		s.note(nil, "HEALTHCHECK %+v", h)
@@ -220,6 +236,9 @@ func (p *plan) dispatchExpose(s *state, c *instructions.ExposeCommand) error {
 	if err != nil {
 		return err
 	}
+	for _, spec := range specs {
+		s.checkPort(spec)
+	}
 	config := &s.config.Config
 	if config.ExposedPorts == nil {
 		config.ExposedPorts = map[string]struct{}{}
@@ -237,6 +256,7 @@ func (p *plan) dispatchWorkdir(st *stage, cmd command, c *instructions.WorkdirCo
 	if c.Path == "" {
 		return errors.New("WORKDIR needs a path: it is empty after expansion")
 	}
+	s.checkWorkdir(c.Path)
 	wd := c.Path
 	if !path.IsAbs(wd) {
 		wd = path.Join(s.dir(), wd)

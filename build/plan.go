@@ -32,7 +32,8 @@ type plan struct {
 	stages   []*stage        // in file order; images named by COPY --from last
 	byName   map[string]*stage
 	target   *stage
-	warnings []dockerfile.Warning
+	checks   *dockerfile.Checks
+	all      bool // plan every stage, not only what the target needs
 }
 
 // stage is one FROM and what follows it.
@@ -66,12 +67,22 @@ type command struct {
 	onBuild bool
 }
 
+// newPlan plans a build. The plan is returned with an error too: of it only
+// the checks count then.
 func newPlan(ctx context.Context, env Env, opts Options, platform image.Platform) (*plan, error) {
-	p := &plan{
+	p := emptyPlan(opts, platform)
+	return p, p.make(ctx, env)
+}
+
+func emptyPlan(opts Options, platform image.Platform) *plan {
+	return &plan{
 		opts: opts, file: opts.Dockerfile, byName: map[string]*stage{},
 		expand:   dockerfile.NewExpander(opts.Dockerfile.Escape),
-		platform: platform, warnings: opts.Dockerfile.Warnings,
+		platform: platform, checks: opts.Dockerfile.Checks.Clone(),
 	}
+}
+
+func (p *plan) make(ctx context.Context, env Env) error {
 	phases := []func() error{
 		p.globalArgs,
 		func() error { return p.resolveEpoch(ctx) },
@@ -80,14 +91,16 @@ func newPlan(ctx context.Context, env Env, opts Options, platform image.Platform
 		p.bindCommands,
 		p.checkCycles,
 		func() error { return p.resolve(ctx, env) },
+		p.checkBasePlatforms,
 		p.dispatch,
+		p.checks.Err,
 	}
 	for _, phase := range phases {
 		if err := phase(); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return p, nil
+	return nil
 }
 
 // at places an error at an instruction.
@@ -120,6 +133,7 @@ func (p *plan) globalArgs() error {
 		}
 		p.args.Set(kv[0], value)
 	}
+	p.checkDefaultBases()
 	for _, cmd := range p.file.MetaArgs {
 		for _, arg := range cmd.Args {
 			value, given := p.opts.Args[arg.Key]
@@ -145,10 +159,12 @@ func (p *plan) makeStages() error {
 		if i == 0 && p.opts.From != "" {
 			def.BaseName = p.opts.From
 		}
-		base, _, err := p.expand.Word(def.BaseName, p.args)
+		site := p.checks.At(def.Location, def.Comments)
+		base, unset, err := p.expand.Word(def.BaseName, p.args)
 		if err != nil {
 			return p.file.At(def.Location, err)
 		}
+		p.checkFromArgs(site, unset)
 		if base == "" {
 			return p.at(def.Location, "base name (%s) should not be blank", def.BaseName)
 		}
@@ -159,7 +175,7 @@ func (p *plan) makeStages() error {
 			st.name = fmt.Sprintf("stage-%d", i)
 		}
 		if def.Platform != "" {
-			if err := p.stagePlatform(st); err != nil {
+			if err := p.stagePlatform(st, site); err != nil {
 				return err
 			}
 		}
@@ -174,11 +190,13 @@ func (p *plan) makeStages() error {
 	return nil
 }
 
-func (p *plan) stagePlatform(st *stage) error {
+func (p *plan) stagePlatform(st *stage, site dockerfile.Site) error {
 	v, unset, err := p.expand.Word(st.def.Platform, p.args)
 	if err != nil {
 		return p.file.At(st.def.Location, err)
 	}
+	p.checkFromArgs(site, unset)
+	p.checkStagePlatform(site, st.def, v, unset)
 	if v == "" {
 		err := fmt.Errorf("empty platform value from expression %s", st.def.Platform)
 		for _, name := range unset {
@@ -380,13 +398,21 @@ func (p *plan) reachable() []*stage {
 	return out
 }
 
+// wanted are the stages that are planned, in file order.
+func (p *plan) wanted() []*stage {
+	if p.all {
+		return p.stages
+	}
+	return p.reachable()
+}
+
 // resolve finds the base images of what the target needs, and takes in the
 // ONBUILD triggers of bases, which may need further stages and images.
 func (p *plan) resolve(ctx context.Context, env Env) error {
 	resolved := map[*stage]bool{}
 	for {
 		g, gctx := errgroup.WithContext(ctx)
-		for _, st := range p.reachable() {
+		for _, st := range p.wanted() {
 			if st.base != nil || resolved[st] {
 				continue
 			}

@@ -129,14 +129,6 @@ func announce(runners []*runner) {
 	runners[0].event("", progress.Event{Plan: &progress.Plan{Vertices: n}})
 }
 
-// warn shows the build checks' findings.
-func (r *runner) warn() {
-	for _, w := range r.plan.warnings {
-		text := fmt.Sprintf("%s: %s (%s:%d)\n", w.Rule, w.Message, r.plan.file.Name, w.Start)
-		r.event("warnings", progress.Event{Log: &progress.Log{Stream: progress.Warning, Data: []byte(text)}})
-	}
-}
-
 func (r *runner) event(vertex string, e progress.Event) {
 	if r.env.Sink == nil {
 		return

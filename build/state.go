@@ -29,6 +29,11 @@ type state struct {
 	args    []instructions.KeyValuePairOptional
 	history []historyEntry
 	cmdSet  bool // this stage has a CMD, which ENTRYPOINT must not reset
+
+	// For the build checks.
+	site       dockerfile.Site            // the instruction at hand
+	once       map[string]dockerfile.Site // where this stage has CMD, ENTRYPOINT and HEALTHCHECK
+	workdirSet bool                       // by this stage or one that it stands on
 }
 
 // historyEntry is a line of the image's history and the step that made its
@@ -54,7 +59,7 @@ func scratchConfig(p image.Platform) image.Config {
 func newState(st *stage) *state {
 	if st.base != nil {
 		from := st.base.state
-		s := &state{config: cloneConfig(from.config), args: slices.Clone(from.args), history: slices.Clone(from.history), env: from.env.Clone()}
+		s := &state{config: cloneConfig(from.config), args: slices.Clone(from.args), history: slices.Clone(from.history), env: from.env.Clone(), workdirSet: from.workdirSet}
 		s.config.Config.OnBuild = nil
 		return s
 	}

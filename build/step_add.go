@@ -46,6 +46,7 @@ func (p *plan) dispatchAdd(st *stage, cmd command, c *instructions.AddCommand) e
 			return err
 		}
 		if u == nil {
+			p.checkSource(st.state, "Add", src)
 			part := addLocal()
 			part.req.Sources = append(part.req.Sources, src)
 			continue

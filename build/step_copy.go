@@ -60,6 +60,9 @@ func (p *plan) dispatchCopy(st *stage, cmd command, c *instructions.CopyCommand)
 		if url != nil {
 			return fmt.Errorf("source %q can't be a %s for COPY: use ADD", src, url.kind())
 		}
+		if part.from == nil {
+			p.checkSource(st.state, "Copy", src)
+		}
 	}
 	part.req = buildcontext.Request{
 		Sources: c.SourcePaths, Dest: st.state.abs(c.DestPath), Exclude: c.ExcludePatterns, Parents: c.Parents, Mode: c.Chmod,

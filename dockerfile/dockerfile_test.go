@@ -24,7 +24,6 @@ func TestParseErrors(t *testing.T) {
 		{"only arguments", "ARG A\n", "Dockerfile: it has no FROM instruction", 0},
 		{"empty", " \n", "Dockerfile: the Dockerfile is empty", 0},
 		{"bad directive", "# escape=x\nFROM a\n", "Dockerfile: invalid escape token", 0},
-		{"checks as errors", "# check=error=true\nFROM a\nMAINTAINER x\n", "Dockerfile:3: build check MaintainerDeprecated", 3},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -55,8 +54,8 @@ func TestParse(t *testing.T) {
 	if start != 4 || end != 5 {
 		t.Errorf("RUN is on lines %d to %d, want 4 to 5", start, end)
 	}
-	if len(f.Warnings) == 0 || f.Warnings[0].Rule != "MaintainerDeprecated" {
-		t.Errorf("warnings: %+v", f.Warnings)
+	if found := f.Checks.Found(); len(found) == 0 || found[0].Rule.Name != "MaintainerDeprecated" || found[0].Start != 7 {
+		t.Errorf("checks found %+v", found)
 	}
 }
 

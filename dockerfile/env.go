@@ -80,17 +80,27 @@ func (x *Expander) Word(word string, env shell.EnvGetter) (expanded string, unse
 	return s, sortedNames(unmatched), err
 }
 
+// Used are the names whose values [Expander.Word] puts into a word. Of one
+// that it can't expand there are none.
+func (x *Expander) Used(word string, env shell.EnvGetter) []string {
+	res, err := shell.NewLex(x.escape).ProcessWordWithMatches(word, env)
+	if err != nil {
+		return nil
+	}
+	return sortedNames(res.Matched)
+}
+
 // Words is Word that splits what comes out at spaces outside of quotes.
 func (x *Expander) Words(word string, env shell.EnvGetter) ([]string, error) {
 	return shell.NewLex(x.escape).ProcessWords(word, env)
 }
 
 // Document expands the variables of a here-document and leaves its quotes.
-func (x *Expander) Document(text string, env shell.EnvGetter) (string, error) {
+func (x *Expander) Document(text string, env shell.EnvGetter) (expanded string, unset []string, err error) {
 	lex := shell.NewLex('\\')
 	lex.SkipProcessQuotes = true
-	s, _, err := lex.ProcessWord(text, env)
-	return s, err
+	s, unmatched, err := lex.ProcessWord(text, env)
+	return s, sortedNames(unmatched), err
 }
 
 // Display expands the variables of an instruction for showing it: quotes,

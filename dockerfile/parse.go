@@ -24,16 +24,8 @@ type File struct {
 	Stages   []instructions.Stage
 	MetaArgs []instructions.ArgCommand // ARGs before the first FROM
 	Escape   rune
-	Warnings []Warning
-}
-
-// Warning is a build check's finding. The rules are BuildKit's.
-type Warning struct {
-	Rule    string
-	Message string
-	URL     string
-	Start   int // line numbers, from 1
-	End     int
+	Checks   *Checks
+	Note     string // what the user should know of the syntax directive, or ""
 }
 
 // Error is a fault at a place in a Dockerfile.
@@ -78,52 +70,42 @@ func Lines(location []parser.Range) (start, end int) {
 	return start, end
 }
 
-// Parse parses a Dockerfile. name is how messages call it. The error is an
-// [*Error].
-func Parse(name string, source []byte) (*File, error) {
+// Parse is [ParseArgs] without build arguments.
+func Parse(name string, source []byte) (*File, error) { return ParseArgs(name, source, nil) }
+
+// ParseArgs parses a Dockerfile. name is how messages call it. Of the build
+// arguments two are about how it is read: BUILDKIT_SYNTAX and
+// BUILDKIT_DOCKERFILE_CHECK. The error is an [*Error]; the file that is
+// returned with it has no stages, but, unless they can't be known, the checks
+// that ran before the error.
+func ParseArgs(name string, source []byte, args map[string]string) (*File, error) {
 	f := &File{Name: name, Source: source}
 	if len(bytes.TrimSpace(source)) == 0 {
-		return nil, &Error{Name: name, Source: source, Err: errors.New("the Dockerfile is empty")}
+		return f, f.At(nil, errors.New("the Dockerfile is empty"))
+	}
+	var err error
+	if f.Note, err = f.syntax(args); err != nil {
+		return f, err
+	}
+	if f.Checks, err = f.newChecks(args); err != nil {
+		return f, err
 	}
 	ast, err := parser.Parse(bytes.NewReader(source))
 	if err != nil {
-		return nil, f.parseError(err)
+		return f, f.parseError(err)
 	}
 	f.Escape = ast.EscapeToken
-	lint, err := f.linter()
+	f.Checks.parsed(ast.Warnings)
+	stages, metaArgs, err := instructions.Parse(ast.AST, f.Checks.lint)
 	if err != nil {
-		return nil, err
+		return f, f.parseError(err)
 	}
-	f.Stages, f.MetaArgs, err = instructions.Parse(ast.AST, lint)
-	if err != nil {
-		return nil, f.parseError(err)
+	if len(stages) == 0 {
+		return f, f.At(nil, errors.New("it has no FROM instruction, so there is nothing to build"))
 	}
-	if len(f.Stages) == 0 {
-		return nil, &Error{Name: name, Source: source, Err: errors.New("it has no FROM instruction, so there is nothing to build")}
-	}
-	if lint.ReturnAsError && len(f.Warnings) > 0 {
-		w := f.Warnings[0]
-		return nil, &Error{Name: name, Source: source, Start: w.Start, End: w.End,
-			Err: fmt.Errorf("build check %s: %s (the check directive makes warnings errors)", w.Rule, w.Message)}
-	}
+	f.Stages, f.MetaArgs = stages, metaArgs
+	f.Checks.stages(f.Stages)
 	return f, nil
-}
-
-// linter makes the checker that the file's "# check=" directive asks for.
-func (f *File) linter() (*linter.Linter, error) {
-	config := &linter.Config{}
-	if value, _, location, ok := parser.ParseDirective("check", f.Source); ok {
-		c, err := linter.ParseLintOptions(value)
-		if err != nil {
-			return nil, f.At(location, fmt.Errorf("check directive: %w", err))
-		}
-		config = c
-	}
-	config.Warn = func(rule, _, url, message string, location []parser.Range) {
-		start, end := Lines(location)
-		f.Warnings = append(f.Warnings, Warning{rule, message, url, start, end})
-	}
-	return linter.New(config), nil
 }
 
 // parseError takes the place out of an error of the parser.
@@ -164,9 +146,14 @@ func ParseTrigger(trigger string) (instructions.Command, error) {
 	if len(ast.AST.Children) != 1 {
 		return nil, fmt.Errorf("ONBUILD trigger %q must be one instruction", trigger)
 	}
-	cmd, err := instructions.ParseCommand(ast.AST.Children[0])
+	// Without checks: a comment in the trigger may turn to them all the same.
+	v, err := instructions.ParseInstructionWithLinter(ast.AST.Children[0], linter.New(&linter.Config{}))
 	if err != nil {
 		return nil, fmt.Errorf("ONBUILD trigger %q: %w", trigger, err)
+	}
+	cmd, ok := v.(instructions.Command)
+	if !ok {
+		return nil, fmt.Errorf("ONBUILD trigger %q is no instruction of a stage", trigger)
 	}
 	return cmd, nil
 }

@@ -29,6 +29,7 @@ type board struct {
 
 	warnings []string
 	omitted  int // warnings that are not kept
+	findings []Finding
 }
 
 // outcome is how a vertex stands, the worse the greater.
@@ -82,6 +83,8 @@ func (b *board) apply(e Event) {
 		b.output(b.vertex(e), e.Log)
 	case e.Status != nil:
 		b.vertex(e).status(e.Status, e.Time)
+	case e.Finding != nil:
+		b.findings = append(b.findings, *e.Finding)
 	}
 }
 

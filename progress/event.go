@@ -21,17 +21,18 @@ type Sink interface {
 	Event(e Event)
 }
 
-// Event is one change of one vertex. Exactly one of Start, Done, Log, Status
-// and Plan is set.
+// Event is one change of one vertex. Exactly one of Start, Done, Log, Status,
+// Plan and Finding is set.
 type Event struct {
 	Vertex string    // identifies the vertex within its build, e.g. "build 3/7"
 	Time   time.Time // when it happened; zero for now
 
-	Start  *Start
-	Done   *Done
-	Log    *Log
-	Status *Status
-	Plan   *Plan // has no vertex
+	Start   *Start
+	Done    *Done
+	Log     *Log
+	Status  *Status
+	Plan    *Plan    // has no vertex
+	Finding *Finding // has no vertex; shown at the end
 }
 
 // Plan says what is to come, as far as it is known. A later one replaces it.

@@ -34,6 +34,8 @@ type jsonEvent struct {
 	Log    *jsonLog    `json:"log,omitempty"`
 	Status *jsonStatus `json:"status,omitempty"`
 	Plan   *jsonPlan   `json:"plan,omitempty"`
+
+	Finding *jsonFinding `json:"finding,omitempty"`
 }
 
 type jsonStart struct {
@@ -66,6 +68,16 @@ type jsonStatus struct {
 type jsonPlan struct {
 	Title    string `json:"title,omitempty"`
 	Vertices int    `json:"vertices"`
+}
+
+type jsonFinding struct {
+	Rule    string `json:"rule"`
+	Message string `json:"message"`
+	URL     string `json:"url,omitempty"`
+	File    string `json:"file,omitempty"`
+	Start   int    `json:"start,omitempty"`
+	End     int    `json:"end,omitempty"`
+	Excerpt string `json:"excerpt,omitempty"`
 }
 
 // Event implements [Sink].
@@ -135,6 +147,9 @@ func toJSON(e Event) jsonEvent {
 	case e.Plan != nil:
 		p := jsonPlan(*e.Plan)
 		out.Plan = &p
+	case e.Finding != nil:
+		f := e.Finding
+		out.Finding = &jsonFinding{f.Rule, f.Message, f.URL, f.File, f.Start, f.End, Excerpt(f.File, f.Source, f.Start, f.End)}
 	}
 	return out
 }

@@ -70,6 +70,7 @@ type plain struct {
 	shownAt  time.Time      // since when
 	waiting  []*plainVertex // the others with something to show, longest first
 	timer    *time.Timer
+	findings []Finding
 	closed   bool
 }
 
@@ -120,6 +121,8 @@ func (p *plain) Event(e Event) {
 		p.log(p.vertex(e, now), e, now)
 	case e.Status != nil:
 		p.status(p.vertex(e, now), e, now)
+	case e.Finding != nil:
+		p.findings = append(p.findings, *e.Finding)
 	}
 	p.settle(now)
 }
@@ -300,6 +303,7 @@ func (p *plain) Close() error {
 		}
 		p.show(p.next(now), now)
 	}
+	p.out.buf = append(p.out.buf, summary(p.findings, false)...)
 	p.out.flush()
 	return p.out.err
 }

@@ -5,6 +5,7 @@ package progress
 import (
 	"io"
 	"strconv"
+	"strings"
 )
 
 // The few control sequences that a frame is drawn with (ECMA-48; xterm's
@@ -74,6 +75,14 @@ func (s *screen) draw(lines []drawn, cols int) {
 	s.buf, s.shown, s.cols = b, lines, cols
 	s.frames++
 	_, s.err = s.w.Write(b)
+}
+
+// below writes text beneath the block, which is given up with it.
+func (s *screen) below(text string) {
+	if s.err == nil && text != "" {
+		_, s.err = io.WriteString(s.w, strings.ReplaceAll(text, "\n", "\r\n"))
+	}
+	s.forget()
 }
 
 // height returns how many rows the block takes on a terminal that is cols

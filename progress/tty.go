@@ -146,6 +146,7 @@ func (t *tty) Close() error {
 			<-t.stopped
 			t.screen.repaint()
 			t.frame(true)
+			t.screen.below(summary(t.board.findings, t.color))
 		}
 		signal.Stop(t.resumed)
 	})

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package conformance
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Calls is what builder build --call prints for a Dockerfile of
+// testdata/checks.
+type Calls struct {
+	// Recorded names the builder that said it.
+	Recorded string `json:"recorded,omitempty"`
+
+	Check   Call  `json:"check"`
+	Outline *Call `json:"outline,omitempty"`
+	Targets *Call `json:"targets,omitempty"`
+}
+
+// Call is one of the calls. Where it failed, and that is not a part of its
+// result, there is nothing but the status.
+type Call struct {
+	Status int    `json:"status"`
+	Text   string `json:"text,omitempty"` // not of check, which shows the Dockerfile
+	Result any    `json:"result,omitempty"`
+}
+
+// CallResult is the JSON that a call prints in comparable form: without the
+// text of the Dockerfile, places as "FIRST-LAST", and what one rule found in
+// one instruction in alphabetical order.
+func CallResult(data []byte) (any, error) {
+	var v map[string]any
+	if err := json.Unmarshal(data, &v); err != nil {
+		return nil, fmt.Errorf("decode result of a call: %w", err)
+	}
+	delete(v, "sources")
+	places(v)
+	if warnings, ok := v["warnings"].([]any); ok {
+		sortAlike(warnings)
+	}
+	return v, nil
+}
+
+// places replaces every location by its lines.
+func places(v any) {
+	switch v := v.(type) {
+	case []any:
+		for _, e := range v {
+			places(e)
+		}
+	case map[string]any:
+		for k, e := range v {
+			if k == "location" {
+				v[k] = lineRange(e)
+			} else {
+				places(e)
+			}
+		}
+	}
+}
+
+func lineRange(location any) string {
+	var l struct {
+		Ranges []struct{ Start, End struct{ Line int } }
+	}
+	data, err := json.Marshal(location)
+	if err == nil {
+		err = json.Unmarshal(data, &l)
+	}
+	if err != nil {
+		return err.Error()
+	}
+	if len(l.Ranges) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d-%d", l.Ranges[0].Start.Line, l.Ranges[len(l.Ranges)-1].End.Line)
+}
+
+// sortAlike sorts the warnings of one rule and place that stand together.
+func sortAlike(warnings []any) {
+	field := func(i int, name string) string {
+		m, _ := warnings[i].(map[string]any)
+		return fmt.Sprint(m[name])
+	}
+	for i := 0; i < len(warnings); {
+		j := i + 1
+		for j < len(warnings) && field(j, "ruleName") == field(i, "ruleName") && field(j, "location") == field(i, "location") {
+			j++
+		}
+		slices.SortFunc(warnings[i:j], func(a, b any) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
+		i = j
+	}
+}

@@ -213,5 +213,6 @@ func planAll(ctx context.Context, env Env, opts Options) ([]*runner, error) {
 		return nil, err
 	}
 	announce(runners)
+	runners[0].warnUnused()
 	return runners, nil
 }

@@ -154,3 +154,18 @@ func TestRefusedFlags(t *testing.T) {
 	w.fails(1, []string{"Missing:1", "127.0.0.1:1"}, "build", "--pull", "--retry=0", "-f", "Missing", ".")
 	w.fails(2, []string{"--timestamp", "SOURCE_DATE_EPOCH"}, "build", "--timestamp=1", "--build-arg=SOURCE_DATE_EPOCH=1", ".")
 }
+
+func TestUnusedArgs(t *testing.T) {
+	w := newBench(t)
+	w.write("Dockerfile", "ARG GLOBAL\nFROM test/base AS other\nARG COLOUR\nFROM test/base\n")
+	quiet := w.run("build", "--build-arg", "GLOBAL=1", "--build-arg", "COLOUR=red", "--build-arg", "http_proxy=x", "--build-arg", "TARGETARCH=x", "--build-arg", "BUILDKIT_INLINE_CACHE=0", ".")
+	if quiet.code != 0 || strings.Contains(quiet.stderr, "not used") || strings.Contains(quiet.stderr, "no effect") {
+		t.Errorf("exit code %d\n%s", quiet.code, quiet.stderr)
+	}
+	r := w.run("build", "--build-arg", "COLOR=red", "--build-arg", "BUILDKIT_INLINE_CACHE=1", ".")
+	for _, word := range []string{"COLOR is not used", "did you mean COLOUR", "BUILDKIT_INLINE_CACHE has no effect"} {
+		if !strings.Contains(r.stderr, word) {
+			t.Errorf("no %q in\n%s", word, r.stderr)
+		}
+	}
+}

@@ -61,6 +61,12 @@ func parseCaps(names []string) (set capSet, all bool, err error) {
 	return set, all, nil
 }
 
+// CheckCaps reports the first of names that is no capability.
+func CheckCaps(names []string) error {
+	_, _, err := parseCaps(names)
+	return err
+}
+
 // wantedCaps applies CapAdd and CapDrop as docker does.
 func wantedCaps(spec *Spec) (capSet, error) {
 	const every capSet = 1<<len(capNames) - 1

@@ -21,8 +21,10 @@ import (
 const (
 	defaultCgroupParent = "builder"
 	// openSuffix names the parent of privileged containers' groups, which has
-	// no device program.
-	openSuffix = "-privileged"
+	// no device program, and devicesSuffix that of groups that have each a
+	// program of their own: a parent's would hold for them too.
+	openSuffix    = "-privileged"
+	devicesSuffix = "-devices"
 )
 
 // cgroups is the version 2 hierarchy. Every kernel has it, whether or not its
@@ -42,7 +44,7 @@ func newCgroups() (*cgroups, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &cgroups{root: root, program: newDeviceProgram(), swept: map[string]bool{}}, nil
+	return &cgroups{root: root, program: newDeviceProgram(deviceRules), swept: map[string]bool{}}, nil
 }
 
 // openCgroup2 opens the hierarchy where machines mount it, alone or beside
@@ -69,7 +71,9 @@ type cgroup struct {
 	root *os.File
 	path string
 	dir  *os.File
-	v1   *cgroup // its twin in the devices hierarchy, or nil
+	v1   []*cgroup // its twins in hierarchies of version 1
+	// owned is root where nobody else has it, to be closed with the group.
+	owned *os.File
 }
 
 // make makes the group of a container. A group of that name that is left over
@@ -79,8 +83,11 @@ func (c *cgroups) make(spec *Spec) (*cgroup, error) {
 	if parent == "" {
 		parent = defaultCgroupParent
 	}
-	if spec.Privileged {
+	switch {
+	case spec.Privileged:
 		parent += openSuffix
+	case len(spec.Devices) > 0:
+		parent += devicesSuffix
 	}
 	if !c.swept[parent] {
 		c.swept[parent] = true
@@ -90,20 +97,31 @@ func (c *cgroups) make(spec *Spec) (*cgroup, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := c.limit(g, parent, spec); err != nil {
+		return nil, errors.Join(fmt.Errorf("bound resources: %w", err), g.remove())
+	}
 	if spec.Privileged {
 		return g, nil
 	}
-	if err := c.restrict(g, parent, spec.ID); err != nil {
+	if err := c.restrict(g, parent, spec); err != nil {
 		return nil, errors.Join(fmt.Errorf("restrict devices: %w", err), g.remove())
 	}
 	return g, nil
 }
 
-// restrict leaves a group only the devices of deviceRules.
-func (c *cgroups) restrict(g *cgroup, parent, id string) error {
+// restrict leaves a group only the devices of deviceRules and its own.
+func (c *cgroups) restrict(g *cgroup, parent string, spec *Spec) error {
+	rules, err := rulesFor(spec.Devices)
+	if err != nil {
+		return err
+	}
 	errProgram := errors.New("eBPF is not used")
 	if !c.noProgram {
-		if errProgram = c.program.attach(c.root, parent); errProgram == nil {
+		program, group := c.program, parent
+		if len(spec.Devices) > 0 {
+			program, group = newDeviceProgram(rules), g.path
+		}
+		if errProgram = program.attach(c.root, group); errProgram == nil {
 			return nil
 		}
 	}
@@ -114,11 +132,12 @@ func (c *cgroups) restrict(g *cgroup, parent, id string) error {
 		}
 		c.devicesV1 = m
 	}
-	var err error
-	if g.v1, err = newCgroup(c.devicesV1, parent, id); err != nil {
+	twin, err := newCgroup(c.devicesV1, parent, spec.ID)
+	if err != nil {
 		return errors.Join(errProgram, err)
 	}
-	return restrictV1(g.v1.dir)
+	g.v1 = append(g.v1, twin)
+	return restrictV1(twin.dir, rules)
 }
 
 func newCgroup(root *os.File, parent, id string) (*cgroup, error) {
@@ -152,10 +171,14 @@ func newCgroup(root *os.File, parent, id string) (*cgroup, error) {
 // remove removes the group, which has no processes left. It is done once.
 func (g *cgroup) remove() error {
 	err := g.dir.Close()
-	if g.v1 != nil {
-		err = errors.Join(err, g.v1.remove())
+	for _, twin := range g.v1 {
+		err = errors.Join(err, twin.remove())
 	}
-	return errors.Join(err, removeCgroup(g.root, g.path))
+	err = errors.Join(err, removeCgroup(g.root, g.path))
+	if g.owned != nil {
+		err = errors.Join(err, g.owned.Close())
+	}
+	return err
 }
 
 // leftoverAge is how old an unused group must be to be a leftover: one that has

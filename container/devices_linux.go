@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"unsafe"
 
@@ -53,7 +54,27 @@ var deviceRules = []deviceRule{
 	{'c', 10, 200, accAll}, // net/tun
 }
 
-// deviceProgram attaches the eBPF program for deviceRules. The groups that it
+// rulesFor are the default rules and those for the devices of a container.
+func rulesFor(devices []Device) ([]deviceRule, error) {
+	rules := slices.Clone(deviceRules)
+	for _, d := range devices {
+		r := deviceRule{kind: d.Type, major: int(d.Major), minor: int(d.Minor), access: accAll}
+		if d.Access != "" {
+			r.access = 0
+		}
+		for _, c := range d.Access {
+			bit, ok := map[rune]uint32{'r': accRead, 'w': accWrite, 'm': accMknod}[c]
+			if !ok {
+				return nil, fmt.Errorf("device %s: access %q: want some of r, w and m", d.Path, d.Access)
+			}
+			r.access |= bit
+		}
+		rules = append(rules, r)
+	}
+	return rules, nil
+}
+
+// deviceProgram attaches an eBPF program for rules. The groups that it
 // is attached to stay from one command to the next, and the program with them,
 // so it is loaded only when a group lacks it.
 type deviceProgram struct {
@@ -64,8 +85,8 @@ type deviceProgram struct {
 	attached map[string]uint64
 }
 
-func newDeviceProgram() *deviceProgram {
-	code := deviceCode(deviceRules)
+func newDeviceProgram(rules []deviceRule) *deviceProgram {
+	code := deviceCode(rules)
 	sum := sha256.Sum256(code)
 	return &deviceProgram{code: code, name: "builder_" + hex.EncodeToString(sum[:3]), attached: map[string]uint64{}}
 }
@@ -254,8 +275,8 @@ func programName(id uint32) (string, error) {
 	return unix.ByteSliceToString(info.name[:]), err
 }
 
-// restrictV1 sets deviceRules for a group of the version 1 controller.
-func restrictV1(group *os.File) error {
+// restrictV1 sets rules for a group of the version 1 controller.
+func restrictV1(group *os.File, rules []deviceRule) error {
 	if err := writeFileAt(group, "devices.deny", "a"); err != nil {
 		return err
 	}
@@ -265,10 +286,15 @@ func restrictV1(group *os.File) error {
 		}
 		return strconv.Itoa(n)
 	}
-	for _, r := range deviceRules {
-		access := "rwm"
-		if r.access == accMknod {
-			access = "m"
+	for _, r := range rules {
+		access := ""
+		for _, a := range []struct {
+			bit  uint32
+			name string
+		}{{accRead, "r"}, {accWrite, "w"}, {accMknod, "m"}} {
+			if r.access&a.bit != 0 {
+				access += a.name
+			}
 		}
 		line := fmt.Sprintf("%c %s:%s %s", r.kind, number(r.major), number(r.minor), access)
 		if err := writeFileAt(group, "devices.allow", line); err != nil {

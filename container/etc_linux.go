@@ -36,6 +36,7 @@ func etcFiles(spec *Spec, hostname string) ([]etcFile, error) {
 			return nil, err
 		}
 	}
+	resolv = spec.DNS.apply(resolv)
 	files := []etcFile{{"resolv.conf", resolv}, {"hosts", hosts}}
 	if !spec.RunStep {
 		files = append(files, etcFile{"hostname", []byte(hostname + "\n")})
@@ -150,6 +151,32 @@ func withoutLoopback(text []byte) []byte {
 	}
 	if left == 0 {
 		out.WriteString(publicNameServers)
+	}
+	return out.Bytes()
+}
+
+// apply replaces the lines of resolv.conf(5) that the DNS names.
+func (d DNS) apply(text []byte) []byte {
+	replaced := map[string]bool{
+		"nameserver": len(d.Servers) > 0,
+		"search":     len(d.Search) > 0, "domain": len(d.Search) > 0,
+		"options": len(d.Options) > 0,
+	}
+	var out bytes.Buffer
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Fields(line); len(f) > 0 && replaced[f[0]] {
+			continue
+		}
+		out.WriteString(strings.TrimSuffix(line, "\n") + "\n")
+	}
+	if len(d.Search) > 0 && !(len(d.Search) == 1 && d.Search[0] == ".") {
+		fmt.Fprintf(&out, "search %s\n", strings.Join(d.Search, " "))
+	}
+	for _, addr := range d.Servers {
+		fmt.Fprintf(&out, "nameserver %s\n", addr)
+	}
+	if len(d.Options) > 0 {
+		fmt.Fprintf(&out, "options %s\n", strings.Join(d.Options, " "))
 	}
 	return out.Bytes()
 }

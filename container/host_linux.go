@@ -5,7 +5,9 @@ package container
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path"
 	"runtime"
 	"strconv"
 	"strings"
@@ -200,6 +202,11 @@ func fillDev(dir int, spec *Spec) error {
 			return err
 		}
 	}
+	for _, d := range spec.Devices {
+		if err := makeDevice(dir, d); err != nil {
+			return fmt.Errorf("device %s: %w", d.Path, err)
+		}
+	}
 	for _, d := range deviceNodes {
 		if err := makeNode(dir, d.name, unix.S_IFCHR|0o666, unix.Mkdev(d.major, d.minor)); err != nil {
 			return err
@@ -215,6 +222,69 @@ func fillDev(dir int, spec *Spec) error {
 		return makeNode(dir, "console", unix.S_IFREG|0o620, 0)
 	}
 	return nil
+}
+
+// makeDevice makes the node of a Spec's device, with the directories that lead
+// to it.
+func makeDevice(dir int, d Device) error {
+	name, err := d.name()
+	if err != nil {
+		return err
+	}
+	for i, c := range name {
+		if c != '/' {
+			continue
+		}
+		if err := unix.Mkdirat(dir, name[:i], 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
+			return err
+		}
+	}
+	kind, mode := uint32(unix.S_IFCHR), d.Mode
+	if d.Type == 'b' {
+		kind = unix.S_IFBLK
+	}
+	if mode == 0 {
+		mode = 0o666
+	}
+	if err := unix.Unlinkat(dir, name, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	if err := makeNode(dir, name, kind|mode, unix.Mkdev(d.Major, d.Minor)); err != nil {
+		return err
+	}
+	return unix.Fchownat(dir, name, int(d.UID), int(d.GID), unix.AT_SYMLINK_NOFOLLOW)
+}
+
+// name is the device's path in /dev.
+func (d Device) name() (string, error) {
+	name, ok := strings.CutPrefix(path.Clean("/"+d.Path), "/dev/")
+	if !ok {
+		return "", errors.New("its path is not below /dev")
+	}
+	if d.Type != 'b' && d.Type != 'c' {
+		return "", fmt.Errorf("type %q is neither b nor c", d.Type)
+	}
+	return name, nil
+}
+
+// HostDevice describes a device of the machine, with all access to it.
+func HostDevice(name string) (Device, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(name, &st); err != nil {
+		return Device{}, &fs.PathError{Op: "stat", Path: name, Err: err}
+	}
+	d := Device{
+		Path: path.Clean(name), Type: 'c', Major: unix.Major(st.Rdev), Minor: unix.Minor(st.Rdev),
+		Mode: st.Mode & 0o777, UID: st.Uid, GID: st.Gid,
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFCHR:
+	case unix.S_IFBLK:
+		d.Type = 'b'
+	default:
+		return Device{}, fmt.Errorf("%s is not a device", name)
+	}
+	return d, nil
 }
 
 // makeNode makes a device node, whatever the umask; one that exists stays.

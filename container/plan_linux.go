@@ -37,9 +37,9 @@ type plan struct {
 	stubs   stubs
 	io      *stdio
 	cgroup  *cgroup
-	v1procs *os.File // for the child to join the devices group, or nil
-	report  *os.File // the parent's end of the error pipe
-	errfd   *os.File // the child's end
+	v1procs []*os.File // for the child to join the groups of version 1
+	report  *os.File   // the parent's end of the error pipe
+	errfd   *os.File   // the child's end
 	opened  []*os.File
 
 	prog      program
@@ -56,6 +56,8 @@ type mountPoint struct {
 type plannedMount struct {
 	target string
 	tree   *os.File
+	inside *os.File // of Mount.Inside; tree is then no mount yet
+	attr   uint64   // MOUNT_ATTR_* flags for what is made of tree then
 	dir    bool
 }
 
@@ -338,16 +340,19 @@ func (p *plan) openMounts() error {
 		if m.Type == mount.Tmpfs && m.Mode == 0 {
 			m.Mode = p.coveredMode(m.Target)
 		}
-		tree, err := m.Open()
-		if err != nil {
-			return fmt.Errorf("mount on %q: %w", m.Target, err)
+		pm := plannedMount{target: path.Clean("/" + m.Target), tree: m.Tree, inside: m.Inside, attr: m.Attributes()}
+		if pm.inside == nil {
+			tree, err := m.Open()
+			if err != nil {
+				return fmt.Errorf("mount on %q: %w", m.Target, err)
+			}
+			pm.tree = p.keep(tree)
 		}
-		p.keep(tree)
-		st, err := tree.Stat()
+		st, err := pm.tree.Stat()
 		if err != nil {
 			return err
 		}
-		pm := plannedMount{target: path.Clean("/" + m.Target), tree: tree, dir: st.IsDir()}
+		pm.dir = st.IsDir()
 		if err := p.makePoint(pm); err != nil {
 			return fmt.Errorf("mount on %q: %w", m.Target, err)
 		}
@@ -456,13 +461,17 @@ func (p *plan) openStreams() error {
 }
 
 func (p *plan) makeCgroup() (err error) {
-	if p.cgroup, err = p.host.makeCgroup(p.spec); err != nil || p.cgroup.v1 == nil {
+	if p.cgroup, err = p.host.makeCgroup(p.spec); err != nil {
 		return err
 	}
-	if p.v1procs, err = sys.OpenInRoot(p.cgroup.v1.dir, "cgroup.procs", unix.O_WRONLY, 0); err == nil {
-		p.keep(p.v1procs)
+	for _, twin := range p.cgroup.v1 {
+		procs, err := sys.OpenInRoot(twin.dir, "cgroup.procs", unix.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		p.v1procs = append(p.v1procs, p.keep(procs))
 	}
-	return err
+	return nil
 }
 
 // release closes what only the child's set-up needed.

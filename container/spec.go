@@ -55,6 +55,8 @@ type Spec struct {
 	// ResolvConf is the content of /etc/resolv.conf. nil is the host's, less
 	// the name servers that can't be reached over Network.
 	ResolvConf []byte
+	// DNS changes parts of it.
+	DNS DNS
 
 	// Args is the command. If Args[0] has no slash it is looked up in the
 	// PATH of Env, inside the container and with the user's rights.
@@ -86,8 +88,9 @@ type Spec struct {
 	Stdout io.Writer
 	Stderr io.Writer
 
-	ShmSize int64 // size of /dev/shm in bytes, 0 for 64 MiB
-	Rlimits []Rlimit
+	Resources Resources
+	ShmSize   int64 // size of /dev/shm in bytes, 0 for 64 MiB
+	Rlimits   []Rlimit
 
 	CapAdd, CapDrop []string // names with or without CAP_, any case, or ALL
 	// Seccomp is "" for docker's default profile, "unconfined", or the path of
@@ -98,6 +101,12 @@ type Spec struct {
 	// that the caller has, no seccomp, no masked paths, all devices of the
 	// host, writable /sys.
 	Privileged bool
+
+	// AmbientCaps gives the capabilities to the process whatever its user, and
+	// to what it executes: docker gives them to root alone.
+	AmbientCaps bool
+	// Devices are further nodes of /dev, which the container may use.
+	Devices []Device
 
 	// Init runs a small reaper as process 1, which starts the command,
 	// forwards signals to it, and ends with its exit code.
@@ -112,6 +121,26 @@ type Spec struct {
 	// Warn is told what had to be given less than asked, as a resource limit
 	// beyond the caller's own. nil drops it.
 	Warn func(message string)
+}
+
+// Device is a device node in a container's /dev.
+type Device struct {
+	Path         string // below /dev
+	Type         byte   // 'b' or 'c'
+	Major, Minor uint32
+	Mode         uint32 // permissions, 0 for 0666
+	UID, GID     uint32
+	// Access is what the container may do: some of r, w and m (to make such
+	// nodes); "" is all.
+	Access string
+}
+
+// DNS says what is different in a container's /etc/resolv.conf from the
+// machine's. Search, as "." alone, is no search.
+type DNS struct {
+	Servers []netip.Addr
+	Search  []string
+	Options []string
 }
 
 // Host is a line of /etc/hosts.

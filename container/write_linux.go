@@ -54,9 +54,9 @@ func (p *plan) cloneFlags() uintptr {
 func (p *plan) writeNamespaces() {
 	pr := &p.prog
 	pr.do("new session", unix.SYS_SETSID)
-	if p.v1procs != nil {
+	for _, procs := range p.v1procs {
 		// "0" is the writer itself.
-		pr.do("join devices control group", unix.SYS_WRITE, pr.file(p.v1procs), pr.str("0"), num(1))
+		pr.do("join control group of version 1", unix.SYS_WRITE, pr.file(procs), pr.str("0"), num(1))
 	}
 	pr.do("join template mount namespace", unix.SYS_SETNS, pr.file(p.host.template), num(unix.CLONE_NEWNS))
 	pr.do("new mount namespace", unix.SYS_UNSHARE, num(unix.CLONE_NEWNS|unix.CLONE_NEWCGROUP))
@@ -174,8 +174,25 @@ func (p *plan) writeMounts() {
 		// can't lead out of the container's root.
 		at := pr.get("open mount point "+m.target, unix.SYS_OPENAT2, pr.file(p.root), pr.str(m.target[1:]),
 			p.how(unix.O_PATH, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS), sizeofHow)
-		p.moveTo(m.target, pr.file(m.tree), at)
+		p.moveTo(m.target, p.attached(m), at)
 	}
+}
+
+// attached is the mount to be moved. A part of a detached mount becomes one
+// only once the whole is attached, which is done in a place out of sight.
+func (p *plan) attached(m plannedMount) arg {
+	pr := &p.prog
+	if m.inside == nil {
+		return pr.file(m.tree)
+	}
+	pr.do("attach source of "+m.target, unix.SYS_MOVE_MOUNT, pr.file(m.inside), pr.str(""), cwd, pr.str(templateFiles), num(unix.MOVE_MOUNT_F_EMPTY_PATH))
+	part := pr.get("copy source of "+m.target, unix.SYS_OPEN_TREE, pr.file(m.tree), pr.str(""),
+		num(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH))
+	if m.attr != 0 {
+		pr.do("set flags of "+m.target, unix.SYS_MOUNT_SETATTR, part, pr.str(""), num(unix.AT_EMPTY_PATH),
+			pr.bytes(mountAttr(m.attr)), num(unix.MOUNT_ATTR_SIZE_VER0))
+	}
+	return part
 }
 
 // maskedPath is a path in /proc or /sys.
@@ -345,18 +362,12 @@ func (p *plan) writeConfinement() {
 	pr.do("set groups", unix.SYS_SETGROUPS, num(len(ids)), pr.bytes(groups))
 	pr.do("set group id", unix.SYS_SETRESGID, num(p.user.GID), num(p.user.GID), num(p.user.GID))
 	pr.do("clear ambient capabilities", unix.SYS_PRCTL, num(unix.PR_CAP_AMBIENT), num(unix.PR_CAP_AMBIENT_CLEAR_ALL), num(0), num(0), num(0))
+	if p.spec.AmbientCaps {
+		pr.do("keep capabilities", unix.SYS_PRCTL, num(unix.PR_SET_KEEPCAPS), num(1), num(0), num(0), num(0))
+	}
 	// Another user than root loses all capabilities by this call.
 	pr.do("set user id", unix.SYS_SETRESUID, num(p.user.UID), num(p.user.UID), num(p.user.UID))
-	caps := p.caps
-	if p.user.UID != 0 {
-		caps = 0
-	}
-	var data []byte // effective, permitted, inheritable: low words, then high
-	for _, w := range []uint32{uint32(caps), uint32(caps), 0, uint32(caps >> 32), uint32(caps >> 32), 0} {
-		data = binary.NativeEndian.AppendUint32(data, w)
-	}
-	header := binary.NativeEndian.AppendUint64(nil, unix.LINUX_CAPABILITY_VERSION_3)
-	pr.do("set capabilities", unix.SYS_CAPSET, pr.bytes(header), pr.bytes(data))
+	p.writeCaps()
 	if p.spec.KillWithParent {
 		p.writeParentDeath()
 	}
@@ -368,6 +379,29 @@ func (p *plan) writeConfinement() {
 	if p.spec.NoNewPrivileges {
 		pr.do("set no_new_privs", unix.SYS_PRCTL, num(unix.PR_SET_NO_NEW_PRIVS), num(1), num(0), num(0), num(0))
 		p.writeSeccomp()
+	}
+}
+
+// writeCaps sets the capabilities of the process.
+func (p *plan) writeCaps() {
+	pr := &p.prog
+	caps, inherited := p.caps, capSet(0)
+	switch {
+	case p.spec.AmbientCaps:
+		inherited = caps
+	case p.user.UID != 0:
+		caps = 0
+	}
+	var data []byte // effective, permitted, inheritable: low words, then high
+	for _, w := range []uint32{uint32(caps), uint32(caps), uint32(inherited), uint32(caps >> 32), uint32(caps >> 32), uint32(inherited >> 32)} {
+		data = binary.NativeEndian.AppendUint32(data, w)
+	}
+	header := binary.NativeEndian.AppendUint64(nil, unix.LINUX_CAPABILITY_VERSION_3)
+	pr.do("set capabilities", unix.SYS_CAPSET, pr.bytes(header), pr.bytes(data))
+	for c := 0; c <= p.host.lastCap; c++ {
+		if inherited.has(c) {
+			pr.do("raise ambient "+capSet(1 << c).names()[0], unix.SYS_PRCTL, num(unix.PR_CAP_AMBIENT), num(unix.PR_CAP_AMBIENT_RAISE), num(c), num(0), num(0))
+		}
 	}
 }
 

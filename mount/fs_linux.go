@@ -94,7 +94,7 @@ func (m Mount) openTmpfs() (*os.File, error) {
 	if m.UID != 0 || m.GID != 0 {
 		opts = append(opts, Option{"uid", fmt.Sprint(m.UID)}, Option{"gid", fmt.Sprint(m.GID)})
 	}
-	return FS{Type: "tmpfs", Options: opts, Attr: int(m.attributes())}.Open()
+	return FS{Type: "tmpfs", Options: opts, Attr: int(m.Attributes())}.Open()
 }
 
 func (m Mount) openBind() (*os.File, error) {
@@ -106,7 +106,7 @@ func (m Mount) openBind() (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	attr := unix.MountAttr{Attr_set: m.attributes()}
+	attr := unix.MountAttr{Attr_set: m.Attributes()}
 	flags := uint(unix.AT_EMPTY_PATH)
 	if m.Recursive {
 		flags |= unix.AT_RECURSIVE
@@ -152,7 +152,8 @@ func (m Mount) clone() (*os.File, error) {
 	return os.NewFile(uintptr(fd), m.Tree.Name()), nil
 }
 
-func (m Mount) attributes() uint64 {
+// Attributes are the MOUNT_ATTR_* flags of the mount.
+func (m Mount) Attributes() uint64 {
 	var attr uint64
 	for flag, set := range map[uint64]bool{
 		unix.MOUNT_ATTR_RDONLY: m.ReadOnly,

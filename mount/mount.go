@@ -31,6 +31,11 @@ type Mount struct {
 	// host path Source.
 	Source string
 	Tree   *os.File
+	// Inside is the detached mount that Tree lies in, where Tree is not its
+	// root: a container attaches it, out of sight, since Linux before 6.15
+	// copies nothing of a mount that is in no namespace. It serves one
+	// container.
+	Inside *os.File
 
 	ReadOnly    bool
 	Recursive   bool   // Bind: bring the mounts below the source too

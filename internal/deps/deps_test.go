@@ -24,6 +24,8 @@ var graph = map[string]string{
 	"internal/sys":         "",
 	"internal/atomicfile":  "",
 	"internal/filelock":    "",
+	"internal/secrets":     "",
+	"internal/sshagent":    "",
 	"internal/testutil":    "",
 	"internal/deps":        "",
 	"internal/copytree":    "internal/sys",
@@ -49,8 +51,9 @@ var graph = map[string]string{
 	"cache":                         "image store internal/atomicfile internal/filelock",
 	"remote":                        "dockerfile progress store internal/atomicfile internal/filelock internal/sys",
 	"rootfs":                        "image layer mount progress snapshot store internal/atomicfile internal/filelock internal/sys",
-	"build": "buildcontext cache container dockerfile image layer mount progress rootfs snapshot store " +
-		"internal/sys",
+	"build": "buildcontext cache cdi container dockerfile image layer mount progress rootfs snapshot store " +
+		"internal/atomicfile internal/filelock internal/secrets internal/sys",
+	"cdi":         "container mount",
 	"cmd/builder": "*",
 }
 
@@ -63,6 +66,9 @@ var fences = map[string]string{
 	"github.com/moby/profiles":       "container",
 	"github.com/moby/patternmatcher": "buildcontext",
 	"github.com/klauspost/compress":  "layer",
+	"golang.org/x/crypto/ssh":        "internal/sshagent",
+
+	"tags.cncf.io/container-device-interface": "cdi",
 
 	"github.com/containerd/stargz-snapshotter": "layer",
 	"github.com/hashicorp/hcl":                 "bake",

@@ -19,6 +19,7 @@ import (
 
 	"builder/buildcontext"
 	"builder/cache"
+	"builder/cdi"
 	"builder/container"
 	"builder/dockerfile"
 	"builder/image"
@@ -56,6 +57,11 @@ type Options struct {
 	NoCacheStages []string // stages whose steps are run again
 	Pull          bool     // ask the registry even where an image is here
 	Run           RunOptions
+	Env           []string          // --env: NAME=VALUE, set where a stage begins
+	Secrets       map[string][]byte // --secret, by id
+	SSH           map[string]Agent  // --ssh, by id
+	Allow         Allow             // --allow
+	Devices       *cdi.Registry     // what RUN --device names; nil for none
 	// Epoch is the time of all that is made, which SOURCE_DATE_EPOCH in Args,
 	// or as an ARG's default, sets too.
 	Epoch       *time.Time
@@ -83,15 +89,6 @@ type Edits struct {
 // ImageOptions are a form in which an image is written.
 type ImageOptions struct {
 	Layer layer.Options
-}
-
-// RunOptions hold for every RUN of a build.
-type RunOptions struct {
-	Network      string // "default", "host", "none"
-	Hosts        []container.Host
-	ShmSize      int64 // bytes, 0 for the default
-	Rlimits      []container.Rlimit
-	CgroupParent string
 }
 
 // Env is what a build works with.

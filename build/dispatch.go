@@ -19,11 +19,16 @@ import (
 func (p *plan) dispatch() error {
 	for _, st := range p.wanted() {
 		st.state = newState(st)
+		for _, e := range p.opts.Env {
+			name, value, _ := strings.Cut(e, "=")
+			st.state.setEnv(name, value)
+		}
 		if st.base != nil {
 			st.platform = st.base.platform
 		}
 		p.dispatchTree(st)
 		for _, cmd := range st.commands {
+			st.state.at = commandLocation(st, cmd)
 			if err := p.dispatchCommand(st, cmd); err != nil {
 				return p.file.At(commandLocation(st, cmd), err)
 			}

@@ -14,6 +14,7 @@ import (
 	"builder/buildcontext"
 	"builder/dockerfile"
 	"builder/image"
+	"builder/internal/secrets"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
@@ -34,6 +35,11 @@ type plan struct {
 	target   *stage
 	checks   *dockerfile.Checks
 	all      bool // plan every stage, not only what the target needs
+
+	// guard has the values of the secrets that are used, nil for none;
+	// unguarded are the IDs of those that are too short to be looked for.
+	guard     *secrets.Set
+	unguarded []string
 }
 
 // stage is one FROM and what follows it.
@@ -94,6 +100,7 @@ func (p *plan) make(ctx context.Context, env Env) error {
 		p.checkBasePlatforms,
 		p.dispatch,
 		p.checks.Err,
+		p.guardSecrets,
 	}
 	for _, phase := range phases {
 		if err := phase(); err != nil {

@@ -14,6 +14,7 @@ import (
 	"builder/buildcontext"
 	"builder/cache"
 	"builder/image"
+	"builder/internal/secrets"
 	"builder/progress"
 	"builder/snapshot"
 
@@ -93,6 +94,9 @@ func newRunner(env Env, p *plan, shared *slots) *runner {
 
 // run runs every step that the target needs, and writes its layers.
 func (r *runner) run(ctx context.Context) error {
+	for _, id := range r.plan.unguarded {
+		r.warnStep("warnings", fmt.Sprintf("secret %q is shorter than %d bytes: it is not looked for in layers and output", id, secrets.MinLength))
+	}
 	r.layers, r.layerCtx = errgroup.WithContext(ctx)
 	g, gctx := errgroup.WithContext(ctx)
 	for _, st := range r.plan.reachable() {
@@ -350,6 +354,9 @@ func (r *runner) execute(ctx context.Context, s *step, parent *stageRun) (stepRe
 		return stepResult{}, err
 	}
 	if err := s.op.run(ctx, r, s, active); err != nil {
+		return stepResult{}, r.keep(ctx, s, active, err)
+	}
+	if err := r.checkLeak(ctx, active); err != nil {
 		return stepResult{}, errors.Join(err, discard(active))
 	}
 	if c, ok := s.op.(*copyOp); ok && c.link {

@@ -13,6 +13,7 @@ import (
 	"builder/image"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -28,7 +29,8 @@ type state struct {
 	env     *dockerfile.Env // ENV and ARG
 	args    []instructions.KeyValuePairOptional
 	history []historyEntry
-	cmdSet  bool // this stage has a CMD, which ENTRYPOINT must not reset
+	at      []parser.Range // the instruction that is being dispatched
+	cmdSet  bool           // this stage has a CMD, which ENTRYPOINT must not reset
 
 	// For the build checks.
 	site       dockerfile.Site            // the instruction at hand
@@ -40,8 +42,9 @@ type state struct {
 // layer; nil for a line that only changed the config, or came with the base.
 type historyEntry struct {
 	ocispec.History
-	step *step
-	base bool
+	step     *step
+	base     bool
+	location []parser.Range
 }
 
 // scratchConfig is the config that FROM scratch starts from.
@@ -151,7 +154,7 @@ func (s *state) shell() []string {
 // nil for a change of the config alone.
 func (s *state) note(made *step, format string, args ...any) {
 	h := ocispec.History{CreatedBy: fmt.Sprintf(format, args...), Comment: historyComment, EmptyLayer: made == nil}
-	s.history = append(s.history, historyEntry{History: h, step: made})
+	s.history = append(s.history, historyEntry{History: h, step: made, location: s.at})
 }
 
 // argLine is how the history shows a RUN: the ARGs that it could see before

@@ -66,10 +66,11 @@ type StepError struct {
 func (e *StepError) Error() string { return e.Err.Error() }
 func (e *StepError) Unwrap() error { return e.Err }
 
-// outputError carries what a failed process wrote last.
+// outputError carries what a failed process wrote last, and what it was.
 type outputError struct {
-	err    error
-	output []byte
+	err     error
+	output  []byte
+	process *process
 }
 
 func (e *outputError) Error() string { return e.err.Error() }

@@ -6,10 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
+	"io"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 
@@ -17,7 +15,7 @@ import (
 	"builder/container"
 	"builder/dockerfile"
 	"builder/image"
-	"builder/mount"
+	"builder/internal/secrets"
 	"builder/progress"
 	"builder/snapshot"
 
@@ -38,43 +36,38 @@ type runOp struct {
 	proxy    []string // proxy variables: seen by the process, not part of the key
 	dir      string
 	user     string
+	shell    []string
+	hostname string // "" for BuildKit's
 	network  string
+	insecure bool
 	platform image.Platform
 	arch     string // of the image's programs, which may be another than asked for
 	mounts   []*runMount
+	secrets  []*secretMount
+	devices  []string                      // of CDI, by their full names
 	script   *instructions.ShellInlineFile // mounted below scriptDir
 }
 
 // dispatchRun makes the step of a RUN.
 func (p *plan) dispatchRun(st *stage, cmd command, c *instructions.RunCommand) error {
 	s := st.state
-	if err := refuseRunFlags(c); err != nil {
-		return err
-	}
 	op := &runOp{
-		env: s.env.List(), proxy: proxyEnv(p.opts.Args), dir: s.dir(), user: s.config.Config.User,
-		platform: st.platform, arch: s.config.Architecture, network: instructions.GetNetwork(c),
+		env: s.env.List(), proxy: proxyEnv(p.opts.Args), dir: s.dir(), user: s.config.Config.User, shell: s.shell(),
+		platform: st.platform, arch: s.config.Architecture, network: instructions.GetNetwork(c), hostname: p.opts.Args["BUILDKIT_SANDBOX_HOSTNAME"],
 	}
-	if op.network == "" || op.network == "default" {
-		op.network = p.opts.Run.Network
+	if err := op.confine(p, c); err != nil {
+		return err
 	}
 	if err := op.commandLine(s, c); err != nil {
 		return err
 	}
 	for i, m := range instructions.GetMounts(c) {
-		rm, err := newRunMount(s, m, cmd.sources[i])
-		if err != nil {
+		if err := op.addMount(p, s, m, cmd.sources[i]); err != nil {
 			return err
 		}
-		if rm == nil {
-			continue
-		}
-		if rm.from != nil && !rm.from.implicit && !rm.from.dispatched {
-			return fmt.Errorf("cannot mount from stage %q to %q, stage needs to be defined before current command", m.From, m.Target)
-		}
-		op.mounts = append(op.mounts, rm)
 	}
 	made := p.addStep(st, cmd, op)
+	made.shown = p.shownRun(made.code, s, op.secrets)
 	if len(c.Files) > 0 {
 		made.shown += " (" + summary(c.Files[0].Data) + ")"
 	}
@@ -82,17 +75,54 @@ func (p *plan) dispatchRun(st *stage, cmd command, c *instructions.RunCommand) e
 	return nil
 }
 
-// refuseRunFlags says what isn't there yet.
-func refuseRunFlags(c *instructions.RunCommand) error {
-	if sec := instructions.GetSecurity(c); sec != "" && sec != "sandbox" {
-		return fmt.Errorf("RUN --security=%s is not supported yet", sec)
-	}
-	for _, f := range c.FlagsUsed {
-		if f == "device" {
-			return errors.New("RUN --device is not supported yet")
+func (o *runOp) addMount(p *plan, s *state, m *instructions.Mount, from *stage) error {
+	switch m.Type {
+	case instructions.MountTypeSecret:
+		sm, err := newSecretMount(s, m)
+		if err != nil {
+			return err
 		}
+		o.secrets = append(o.secrets, sm)
+	case instructions.MountTypeSSH:
+		nth := 0
+		for _, other := range o.secrets {
+			if other.kind == "ssh" {
+				nth++
+			}
+		}
+		sm, err := newAgentMount(s, m, nth)
+		if err != nil {
+			return err
+		}
+		if env := dockerfile.NewEnv(o.env...); nth == 0 {
+			if _, ok := env.Get("SSH_AUTH_SOCK"); !ok {
+				env.Set("SSH_AUTH_SOCK", sm.target)
+				o.env = env.List()
+			}
+		}
+		o.secrets = append(o.secrets, sm)
+	default:
+		rm, err := p.newRunMount(s, m, from)
+		if err != nil {
+			return err
+		}
+		if rm.from != nil && !rm.from.implicit && !rm.from.dispatched {
+			return fmt.Errorf("cannot mount from stage %q to %q, stage needs to be defined before current command", m.From, m.Target)
+		}
+		o.mounts = append(o.mounts, rm)
 	}
 	return nil
+}
+
+// shownRun is a RUN as it is shown: variables that are secrets are not expanded.
+func (p *plan) shownRun(code string, s *state, mounts []*secretMount) string {
+	env := s.env.Clone()
+	for _, m := range mounts {
+		if m.env != "" {
+			env.Set(m.env, "****")
+		}
+	}
+	return upperFirstWord(p.expand.Display(code, env))
 }
 
 // commandLine works out what is executed, here-documents included.
@@ -171,38 +201,41 @@ func (o *runOp) sources() []*stage {
 	return out
 }
 
-func (o *runOp) key(ctx context.Context, r *runner, s *step, h *cache.Hash) error {
+func (o *runOp) key(ctx context.Context, r *runner, _ *step, h *cache.Hash) error {
 	h.AddList("arg", o.args)
 	h.AddList("env", o.env)
 	h.Add("dir", o.dir)
 	h.Add("user", o.user)
 	h.Add("platform", image.FormatPlatform(o.platform))
 	h.Add("network", o.network)
-	run := r.opts.Run
-	hosts := make([]string, len(run.Hosts))
-	for i, host := range run.Hosts {
-		hosts[i] = host.Name + "=" + host.IP.String()
+	if o.insecure {
+		h.Add("security", "insecure")
 	}
-	h.AddList("host", hosts)
-	h.Add("shm", strconv.FormatInt(run.ShmSize, 10))
-	limits := make([]string, len(run.Rlimits))
-	for i, l := range run.Rlimits {
-		limits[i] = fmt.Sprintf("%s=%d:%d", l.Name, l.Soft, l.Hard)
+	if o.hostname != "" {
+		h.Add("hostname", o.hostname)
 	}
-	h.AddList("ulimit", limits)
+	h.AddList("device", o.devices)
+	r.opts.Run.key(h)
 	if o.script != nil {
 		h.Add("script", o.script.Data)
 	}
 	for _, m := range o.mounts {
-		if err := m.key(ctx, r, s, h); err != nil {
+		if err := m.key(ctx, r, h); err != nil {
 			return err
 		}
+	}
+	for _, m := range o.secrets {
+		m.key(h)
 	}
 	return nil
 }
 
 func (o *runOp) run(ctx context.Context, r *runner, s *step, active snapshot.Active) (err error) {
-	mounts, release, err := o.openMounts(ctx, r, s)
+	p, err := o.process(ctx, r)
+	if err != nil {
+		return err
+	}
+	spec, release, err := p.open(ctx, r.mounter(s))
 	defer func() { err = errors.Join(err, release()) }()
 	if err != nil {
 		return err
@@ -212,22 +245,15 @@ func (o *runOp) run(ctx context.Context, r *runner, s *step, active snapshot.Act
 		return err
 	}
 	defer root.Close()
-	tail := progress.NewTail(failureLines, failureBytes)
-	err = r.env.Executor.Run(ctx, container.Spec{
-		ID:     containerID(active),
-		Root:   root,
-		Mounts: mounts,
-		Args:   o.args, Env: o.withProxy(), Dir: o.dir, User: o.user,
-		Hostname: sandboxHostname, Network: container.Network(networkOf(o.network)),
-		Hosts: r.opts.Run.Hosts, ShmSize: r.opts.Run.ShmSize, Rlimits: r.opts.Run.Rlimits, CgroupParent: r.opts.Run.CgroupParent,
-		Stdout: &logWriter{r, s.name, progress.Stdout, tail}, Stderr: &logWriter{r, s.name, progress.Stderr, tail},
-		RunStep: true, KillWithParent: true,
-		Warn: func(msg string) {
-			r.event(s.name, progress.Event{Log: &progress.Log{Stream: progress.Warning, Data: []byte(msg + "\n")}})
-		},
-	})
-	if err != nil {
-		return &outputError{err: o.explain(err), output: tail.Bytes()}
+	log := r.stepLog(s)
+	defer log.close()
+	spec.ID, spec.Root = containerID(active), root
+	spec.Stdout, spec.Stderr = log.writer(progress.Stdout), log.writer(progress.Stderr)
+	spec.KillWithParent = true
+	spec.Warn = func(msg string) { r.warnStep(s.name, msg) }
+	if err := r.env.Executor.Run(ctx, spec); err != nil {
+		log.close()
+		return &outputError{err: o.explain(err), output: log.tail.Bytes(), process: p}
 	}
 	return nil
 }
@@ -244,6 +270,62 @@ func (o *runOp) explain(err error) error {
 	return err
 }
 
+// process is what the step runs, in a form that can be kept.
+func (o *runOp) process(ctx context.Context, r *runner) (*process, error) {
+	p := &process{
+		Args: o.args, Env: o.withProxy(), Dir: o.dir, User: o.user, Shell: o.shell, Hostname: o.hostname,
+		Network: networkOf(o.network), Insecure: o.insecure, Devices: o.devices, SecretEnv: map[string]string{}, Run: r.opts.Run,
+	}
+	if o.script != nil {
+		p.Mounts = append(p.Mounts, mountSpec{Type: "script", Target: scriptDir, Source: o.script.Name, Script: []byte(o.script.Data), ReadOnly: true})
+	}
+	for _, v := range r.opts.Run.Volumes {
+		p.Mounts = append(p.Mounts, mountSpec{Type: "volume", Target: v.Target, Source: v.Source, ReadOnly: v.ReadOnly, Scratch: v.Scratch})
+	}
+	for _, m := range o.mounts {
+		spec, err := m.resolve(ctx, r)
+		if err != nil {
+			return nil, fmt.Errorf("--mount=type=%s,target=%s: %w", m.Type, m.Target, err)
+		}
+		p.Mounts = append(p.Mounts, spec)
+	}
+	for _, m := range o.secrets {
+		given := r.opts.has(m)
+		spec, ok, err := m.spec(given)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			p.Mounts = append(p.Mounts, spec)
+		}
+		if m.env != "" {
+			p.SecretEnv[m.env] = m.id
+		}
+	}
+	return p, nil
+}
+
+// has reports whether a secret or an agent was given for the build.
+func (o *Options) has(m *secretMount) bool {
+	if m.kind == "ssh" {
+		_, ok := o.SSH[m.id]
+		return ok
+	}
+	_, ok := o.Secrets[m.id]
+	return ok
+}
+
+// mounter makes a step's mounts.
+func (r *runner) mounter(s *step) *mounter {
+	return &mounter{env: r.env, secrets: r.opts.Secrets, agents: r.opts.SSH, devices: r.opts.Devices, wait: func(string) {
+		r.event(s.name, progress.Event{Status: &progress.Status{ID: "mount", Action: "waiting for the user of a cache mount"}})
+	}}
+}
+
+func (r *runner) warnStep(vertex, msg string) {
+	r.event(vertex, progress.Event{Log: &progress.Log{Stream: progress.Warning, Data: []byte(msg + "\n")}})
+}
+
 // How much of a failed step's output is shown again with its error.
 const (
 	failureLines = 20
@@ -252,11 +334,11 @@ const (
 
 // networkOf is the container's network for a build's. The default is the
 // host's network, BuildKit's choice where no bridge is configured.
-func networkOf(name string) string {
+func networkOf(name string) container.Network {
 	if name == "none" {
-		return string(container.NetworkNone)
+		return container.NetworkNone
 	}
-	return string(container.NetworkHost)
+	return container.NetworkHost
 }
 
 // containerID names a step's container after its snapshot's directory.
@@ -277,63 +359,44 @@ func (o *runOp) withProxy() []string {
 	return env.List()
 }
 
-// openMounts makes the step's mounts; release gives them up and may be called
-// whatever the error is.
-func (o *runOp) openMounts(ctx context.Context, r *runner, s *step) (mounts []mount.Mount, release func() error, err error) {
-	var undo []func() error
-	release = func() error {
-		var errs []error
-		for _, f := range slices.Backward(undo) {
-			errs = append(errs, f())
-		}
-		return errors.Join(errs...)
-	}
-	if o.script != nil {
-		dir, err := r.env.Store.TempDir()
-		if err != nil {
-			return nil, release, err
-		}
-		undo = append(undo, func() error { return os.RemoveAll(dir) })
-		if err := writeScript(filepath.Join(dir, o.script.Name), o.script.Data); err != nil {
-			return nil, release, err
-		}
-		if err := os.Chmod(dir, 0o755); err != nil {
-			return nil, release, err
-		}
-		mounts = append(mounts, mount.Mount{Type: mount.Bind, Source: dir, Target: scriptDir, ReadOnly: true})
-	}
-	for _, m := range o.mounts {
-		made, close, err := m.open(ctx, r, s)
-		if close != nil {
-			undo = append(undo, close)
-		}
-		if err != nil {
-			return nil, release, fmt.Errorf("--mount=type=%s,target=%s: %w", m.Type, m.Target, err)
-		}
-		mounts = append(mounts, made)
-	}
-	return mounts, release, nil
-}
-
-func writeScript(name, data string) error {
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(data)
-	return errors.Join(err, f.Chmod(0o755), f.Close())
-}
-
-// logWriter sends a process's output to the progress display.
-type logWriter struct {
+// stepLog is where a step's output goes: to the progress display and into the
+// tail that is shown again after a failure, without the values of secrets.
+type stepLog struct {
 	r      *runner
 	vertex string
-	stream progress.Stream
 	tail   *progress.Tail
+	open   []*secrets.Blanker
 }
 
-func (w *logWriter) Write(p []byte) (int, error) {
-	w.tail.Add(w.stream, p)
-	w.r.event(w.vertex, progress.Event{Log: &progress.Log{Stream: w.stream, Data: p}})
+func (r *runner) stepLog(s *step) *stepLog {
+	return &stepLog{r: r, vertex: s.name, tail: progress.NewTail(failureLines, failureBytes)}
+}
+
+// writer is for one of the streams.
+func (l *stepLog) writer(stream progress.Stream) io.Writer {
+	pass := func(p []byte) {
+		l.tail.Add(stream, p)
+		l.r.event(l.vertex, progress.Event{Log: &progress.Log{Stream: stream, Data: p}})
+	}
+	if l.r.plan.guard == nil {
+		return writerFunc(pass)
+	}
+	b := secrets.NewBlanker(l.r.plan.guard, pass)
+	l.open = append(l.open, b)
+	return b
+}
+
+// close passes on what is held back. The process has ended.
+func (l *stepLog) close() {
+	for _, b := range l.open {
+		b.Close()
+	}
+	l.open = nil
+}
+
+type writerFunc func(p []byte)
+
+func (f writerFunc) Write(p []byte) (int, error) {
+	f(p)
 	return len(p), nil
 }

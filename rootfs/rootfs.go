@@ -15,6 +15,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -63,6 +64,14 @@ func (r *RootFS) Restack(a snapshot.Active, parent snapshot.ID) (snapshot.Active
 // Discard removes an active snapshot that Prepare made. After a commit it does
 // nothing.
 func Discard(a snapshot.Active) error { return os.RemoveAll(filepath.Dir(a.Upper())) }
+
+// Tar writes to w what is in the directory of an active snapshot, which must
+// not be mounted, as the tar of a layer.
+func (r *RootFS) Tar(ctx context.Context, w io.Writer, a snapshot.Active) error {
+	upper := layer.Upper{Dir: a.Upper(), UserXattr: r.snapshots.UserXattr()}
+	_, err := layer.Diff(ctx, w, upper, layer.Options{Compression: layer.Uncompressed})
+	return err
+}
 
 // Commit returns the layer that a committed snapshot is on top of its parent,
 // its blob in the store. It is made once for each set of options, whatever

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package build
+
+import (
+	"archive/tar"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"builder/internal/secrets"
+	"builder/snapshot"
+)
+
+// LeakError says that something that would be kept holds the value of a
+// secret.
+type LeakError struct {
+	ID    string // of the secret
+	Where string
+}
+
+func (e *LeakError) Error() string {
+	return fmt.Sprintf("%s holds the value of secret %q: nothing of it is kept", e.Where, e.ID)
+}
+
+// Hint is what to do about it.
+func (e *LeakError) Hint() string {
+	return "read the secret where it is mounted and write it nowhere else; if the image is meant to have it, build with --allow secret.leak"
+}
+
+// guardSecrets finds which of the secrets given are used, and checks that
+// neither an instruction nor the image's config holds one's value.
+func (p *plan) guardSecrets() error {
+	used := map[string][]byte{}
+	for _, st := range p.reachable() {
+		for _, s := range st.steps {
+			op, ok := s.op.(*runOp)
+			if !ok {
+				continue
+			}
+			for _, m := range op.secrets {
+				if value, given := p.opts.Secrets[m.id]; given && m.kind == "secret" {
+					used[m.id] = value
+				}
+			}
+		}
+	}
+	p.guard, p.unguarded = secrets.New(used)
+	if p.opts.Allow.SecretLeak {
+		return nil
+	}
+	for _, st := range p.reachable() {
+		for _, h := range st.state.history {
+			if id, found := p.guard.Find(h.CreatedBy); found && !h.base {
+				return p.file.At(h.location, &LeakError{id, "the image's history"})
+			}
+		}
+	}
+	config, err := json.Marshal(p.target.state.config)
+	if err != nil {
+		return err
+	}
+	if id, found := p.guard.Find(string(config)); found {
+		return &LeakError{id, "the image's config"}
+	}
+	return nil
+}
+
+// checkLeak looks for the values of secrets in what a step has written, before
+// that is kept.
+func (r *runner) checkLeak(ctx context.Context, active snapshot.Active) error {
+	if r.plan.guard == nil || r.opts.Allow.SecretLeak {
+		return nil
+	}
+	err := r.env.RootFS.Tar(ctx, secrets.NewFinder(r.plan.guard), active)
+	var found *secrets.FoundError
+	if !errors.As(err, &found) {
+		return err
+	}
+	name, err := r.entryAt(ctx, active, found.End-1)
+	if err != nil {
+		return errors.Join(&LeakError{found.ID, "a file"}, err)
+	}
+	return &LeakError{found.ID, "/" + r.plan.guard.Blank(name)}
+}
+
+// entryAt is the name of the file to which a byte of a step's layer belongs.
+func (r *runner) entryAt(ctx context.Context, active snapshot.Active, offset int64) (string, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	pr, pw := io.Pipe()
+	defer pr.Close()
+	go func() { pw.CloseWithError(r.env.RootFS.Tar(ctx, pw, active)) }()
+	in := &counter{r: pr}
+	for layer := tar.NewReader(in); ; {
+		hdr, err := layer.Next()
+		if err != nil {
+			return "", fmt.Errorf("find the file: %w", err)
+		}
+		if _, err := io.Copy(io.Discard, layer); err != nil {
+			return "", fmt.Errorf("find the file: %w", err)
+		}
+		if in.n > offset {
+			return hdr.Name, nil
+		}
+	}
+}
+
+type counter struct {
+	r io.Reader
+	n int64
+}
+
+func (c *counter) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	return n, err
+}

@@ -15,6 +15,7 @@ import (
 
 	"builder/build"
 	"builder/cache"
+	"builder/cdi"
 	"builder/container"
 	"builder/image"
 	"builder/progress"
@@ -29,6 +30,7 @@ import (
 type buildOptions struct {
 	sourceFlags
 	runFlags
+	secretFlags
 	outputFlags
 	argFlags
 	editFlags
@@ -47,6 +49,7 @@ type buildOptions struct {
 func (o *buildOptions) addFlags(fs *pflag.FlagSet) {
 	o.sourceFlags.addFlags(fs)
 	o.runFlags.addFlags(fs)
+	o.secretFlags.addFlags(fs)
 	o.outputFlags.addFlags(fs)
 	o.argFlags.addFlags(fs)
 	o.editFlags.addFlags(fs)
@@ -252,7 +255,11 @@ func (o *buildOptions) request(e *env, path string) (*buildRequest, error) {
 	if flag, err = o.editFlags.resolve(opts); err != nil {
 		return fail(flag, err)
 	}
-	if flag, err = o.runFlags.resolve(&opts.Run); err != nil {
+	if flag, err = o.runFlags.resolve(e, opts); err != nil {
+		return fail(flag, err)
+	}
+	opts.Devices = cdi.NewRegistry()
+	if flag, err = o.secretFlags.resolve(e, opts); err != nil {
 		return fail(flag, err)
 	}
 	return req, o.outputFlags.resolve(req)

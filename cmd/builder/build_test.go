@@ -132,8 +132,6 @@ func TestWrongInput(t *testing.T) {
 		{"bad signal", "FROM test/base\nSTOPSIGNAL SIGNOPE\n", nil, []string{"Dockerfile:2", "SIGNOPE"}},
 		{"bad stage index", "FROM test/base\nCOPY --from=7 /a /b\n", nil, []string{"Dockerfile:2", "invalid stage index 7"}},
 		{"bad chmod", "FROM test/base\nCOPY --chmod=99 file /\n", nil, []string{"Dockerfile:2", "99"}},
-		{"secret mount", "FROM test/base\nRUN --mount=type=secret,id=x,required=true true\n", nil, []string{"Dockerfile:2", "type=secret", "not supported yet"}},
-		{"insecure", "FROM test/base\nRUN --security=insecure true\n", nil, []string{"Dockerfile:2", "--security=insecure", "not supported yet"}},
 		{"unreachable ADD", "FROM test/base\nADD http://127.0.0.1:1/x /\n", nil, []string{"Dockerfile:2", "fetch http://127.0.0.1:1/x", "connection refused"}},
 		{"failing RUN", "FROM test/base\nRUN echo out; echo err >&2; exit 7\n", nil, []string{"Dockerfile:2", "exit code 7", "out", "err", ">>> RUN echo out"}},
 		{"missing program", "FROM test/base\nRUN [\"/no/such\"]\n", nil, []string{"Dockerfile:2", "/no/such"}},

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 
+	"builder/build"
 	"builder/cache"
 	"builder/rootfs"
 	"builder/snapshot"
@@ -33,6 +34,11 @@ func collectGarbage(ctx context.Context, e *env) error {
 		if err != nil {
 			return err
 		}
+		failed, err := build.NewFailedSteps(s).Snapshots()
+		if err != nil {
+			return err
+		}
+		keep = append(keep, failed...)
 		err = c.Walk(func(r *cache.Record) error {
 			keep = append(keep, snapshot.ID(r.Snapshot))
 			return nil

@@ -64,10 +64,10 @@ type Options struct {
 	Devices       *cdi.Registry     // what RUN --device names; nil for none
 	// Epoch is the time of all that is made, which SOURCE_DATE_EPOCH in Args,
 	// or as an ARG's default, sets too.
-	Epoch       *time.Time
-	ContextTime *time.Time // the context's own, of a commit or a download; nil if it has none
-	Parallel    int        // steps at the same time, 0 for a default
-	Edits       Edits
+	Epoch      *time.Time
+	ContextURL string // where the context was fetched from, "" if it was not
+	Parallel   int    // steps at the same time, 0 for a default
+	Edits      Edits
 	// Images are the forms in which the image is wanted; none: it is not
 	// assembled and no layer is written.
 	Images []ImageOptions

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"builder/buildcontext"
 	"builder/image"
@@ -23,7 +22,7 @@ type NamedContext func(ctx context.Context, platform image.Platform) (ContextSou
 type ContextSource struct {
 	Tree  *buildcontext.Tree
 	Image *image.Image
-	Time  *time.Time // of a commit or a download; nil if it has none
+	URL   string // where the files were fetched from, "" if they were not
 }
 
 // ContextName is the name under which [Options.Contexts] has a named context:

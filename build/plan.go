@@ -91,7 +91,7 @@ func emptyPlan(opts Options, platform image.Platform) *plan {
 func (p *plan) make(ctx context.Context, env Env) error {
 	phases := []func() error{
 		p.globalArgs,
-		func() error { return p.resolveEpoch(ctx) },
+		func() error { return p.resolveEpoch(ctx, env) },
 		p.makeStages,
 		p.findTarget,
 		p.bindCommands,

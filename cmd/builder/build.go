@@ -174,7 +174,7 @@ func (b *buildSession) build(ctx context.Context, req *buildRequest) (res *build
 	}
 	defer func() { err = errors.Join(err, named.close()) }()
 	opts := req.opts
-	opts.Dockerfile, opts.Context, opts.Contexts = source.dockerfile, source.tree, named.byName
+	opts.Dockerfile, opts.Context, opts.Contexts, opts.ContextURL = source.dockerfile, source.tree, named.byName, source.url
 	benv := b.env
 	benv.Remote = opener.remote
 	if res, err = build.Build(ctx, benv, opts); err != nil {

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"builder/internal/testutil"
 )
 
 // configOf is the config of an image.
@@ -168,4 +170,57 @@ func TestUnusedArgs(t *testing.T) {
 			t.Errorf("no %q in\n%s", word, r.stderr)
 		}
 	}
+}
+
+// TestSourceDateEpochOf takes the time from where the files come.
+func TestSourceDateEpochOf(t *testing.T) {
+	w, git, web := newBench(t), testutil.NewGitServer(t), newWebServer(t)
+	const committed, modified = "2023-11-14T22:13:20Z", "2006-01-02T15:04:05Z" // what the servers say
+	git.Repository(t, "r").Commit("Dockerfile", "ARG SOURCE_DATE_EPOCH=context\nFROM test/base\nCOPY Dockerfile /\n")
+	web.put("/c.tar", tarOf(t, "Dockerfile", "FROM test/base\nCOPY Dockerfile /\n"))
+	web.put("/f", "f")
+	w.write("Dockerfile", "FROM test/base\n")
+	w.write("Stage", "ARG SOURCE_DATE_EPOCH=when\nFROM scratch AS when\nARG FILE=none\nADD "+web.URL+"/$FILE /\nFROM test/base\nLABEL a=$SOURCE_DATE_EPOCH\n")
+	for _, tt := range []struct {
+		want string
+		args []string
+	}{
+		{committed, []string{git.RepositoryURL("r")}},
+		{committed, []string{"--build-arg", "SOURCE_DATE_EPOCH=context", git.RepositoryURL("r")}},
+		{modified, []string{"--build-arg", "SOURCE_DATE_EPOCH=context", web.URL + "/c.tar"}},
+		{committed, []string{"--build-arg", "SOURCE_DATE_EPOCH=src", "--build-context", "src=" + git.RepositoryURL("r"), "."}},
+		{modified, []string{"-f", "Stage", "--build-arg", "FILE=f", "."}},
+	} {
+		w.ok(append([]string{"build", "-t", "dated"}, tt.args...)...)
+		if c := w.configOf("dated"); c.Created != tt.want {
+			t.Errorf("%q: created %s, want %s", tt.args, c.Created, tt.want)
+		}
+	}
+	for source, word := range map[string]string{
+		"ARG SOURCE_DATE_EPOCH=a\nFROM test/base AS a\nFROM scratch\n":                           "must be FROM scratch",
+		"ARG SOURCE_DATE_EPOCH=a\nFROM scratch AS a\nFROM scratch\n":                             "no remote ADD",
+		"ARG SOURCE_DATE_EPOCH=a\nFROM scratch AS a\nADD Dockerfile /\nFROM scratch\n":           "exactly one ADD",
+		"ARG SOURCE_DATE_EPOCH=a\nFROM scratch AS a\nCOPY Dockerfile /\nFROM scratch\n":          "can't have COPY",
+		"ARG SOURCE_DATE_EPOCH=a\nFROM scratch AS a\nADD " + web.URL + "/none /\nFROM scratch\n": "404 Not Found",
+		"ARG SOURCE_DATE_EPOCH=b\nFROM scratch AS a\n":                                           "the name of a named context or a stage",
+	} {
+		w.write("Bad", source)
+		w.fails(1, []string{"Bad", "SOURCE_DATE_EPOCH", word}, "build", "-f", "Bad", ".")
+	}
+}
+
+func TestIgnoreFile(t *testing.T) {
+	w := newBench(t)
+	w.write("Dockerfile", "FROM test/base\nCOPY . /c\n")
+	w.write(".dockerignore", "a\n")
+	w.write("Dockerfile.dockerignore", "b\n")
+	w.write("other", "c\nDockerfile*\nother\n.dockerignore\n")
+	for _, name := range []string{"a", "b", "c"} {
+		w.write(name, name)
+	}
+	w.ok("build", "--ignorefile", "other", "-t", "app", ".")
+	if got := w.ok("run", "--rm", "app", "ls", "/c"); got != "a\nb\n" {
+		t.Errorf("copied %q", got)
+	}
+	w.fails(1, []string{"--ignorefile", `"none"`, "not there"}, "build", "--ignorefile", "none", ".")
 }

@@ -26,17 +26,20 @@ import (
 type sourceFlags struct {
 	file          string
 	buildContexts []string
+	ignoreFile    string
 }
 
 func (f *sourceFlags) addFlags(fs *pflag.FlagSet) {
 	fs.StringVarP(&f.file, "file", "f", "", "Dockerfile, a URL of one, or - for standard input (default PATH/Dockerfile)")
 	fs.StringArrayVar(&f.buildContexts, "build-context", nil, "named context, `NAME=SOURCE`: a directory, a Git or HTTP URL, docker-image://REF, oci-layout://DIR[:TAG][@DIGEST]")
+	fs.StringVar(&f.ignoreFile, "ignorefile", "", "`FILE` that counts instead of .dockerignore")
 }
 
 // source is a build's Dockerfile and context.
 type source struct {
 	dockerfile *dockerfile.File
 	tree       *buildcontext.Tree
+	url        string // where the tree was fetched from, "" if it was not
 }
 
 func (s *source) close() error {
@@ -55,6 +58,7 @@ type contextOpener struct {
 	sink   progress.Sink
 	// keepGitDir and commitTime count for contexts that are Git references.
 	keepGitDir, commitTime bool
+	ignoreFile             string // stands for every other ignore file of the build context
 }
 
 // open opens a context and reads the Dockerfile that file names.
@@ -81,7 +85,8 @@ func (o *contextOpener) open(ctx context.Context, path, file string) (*source, e
 	if files.dir == "" {
 		return src, nil
 	}
-	src.tree, err = files.tree(text)
+	src.url = files.url
+	src.tree, err = files.tree(text, o.ignoreFile)
 	return src, err
 }
 
@@ -89,6 +94,7 @@ func (o *contextOpener) open(ctx context.Context, path, file string) (*source, e
 type contextFiles struct {
 	shown string // how messages call it
 	dir   string // "" for none
+	url   string // where they were fetched from
 	text  []byte // a Dockerfile, where that is all that was given
 	opts  buildcontext.Options
 	// all is the whole of a directory that was fetched or unpacked, where
@@ -172,7 +178,11 @@ func (o *contextOpener) gitFiles(ctx context.Context, shown string, ref dockerfi
 	if err != nil {
 		return nil, err
 	}
-	return fetched(shown, dir, buildcontext.Options{})
+	files, err := fetched(shown, dir, buildcontext.Options{})
+	if err == nil {
+		files.url = shown
+	}
+	return files, err
 }
 
 func (o *contextOpener) fetchGit(ctx context.Context, vertex string, ref dockerfile.GitRef) (string, error) {
@@ -204,6 +214,9 @@ func (o *contextOpener) httpFiles(ctx context.Context, url string) (*contextFile
 	files, err := o.read(ctx, url, f)
 	if err == nil && files.text != nil {
 		files.dir = dir
+	}
+	if err == nil {
+		files.url = url
 	}
 	return files, err
 }
@@ -355,11 +368,15 @@ func readText(shown string, r io.Reader) ([]byte, error) {
 }
 
 // tree opens the context's files less those that the ignore file excludes: the
-// one beside the Dockerfile, else the context's.
-func (f *contextFiles) tree(text *dockerfileText) (*buildcontext.Tree, error) {
+// one given, else the one beside the Dockerfile, else the context's.
+func (f *contextFiles) tree(text *dockerfileText, given string) (*buildcontext.Tree, error) {
 	var ignore buildcontext.IgnoreFile
 	var err error
-	if text.beside != "" {
+	if given != "" {
+		if ignore, err = buildcontext.ReadIgnore(os.Open, given); err == nil && ignore.Name == "" {
+			err = fmt.Errorf("--ignorefile %q: it is not there", given)
+		}
+	} else if text.beside != "" {
 		ignore, err = buildcontext.ReadIgnore(text.open, text.beside+".dockerignore")
 	}
 	if err == nil && ignore.Name == "" {

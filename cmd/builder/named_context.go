@@ -79,7 +79,7 @@ func (n *namedContexts) source(name, source string, pull bool) (build.NamedConte
 		return n.layoutOpener(layout)
 	}
 	if isDir(source) {
-		return n.treeOpener(func(context.Context) (*buildcontext.Tree, error) { return n.openDir(source) }), nil
+		return n.treeOpener("", func(context.Context) (*buildcontext.Tree, error) { return n.openDir(source) }), nil
 	}
 	vertex := "[context " + name + "] " + source
 	git, err := dockerfile.ParseGitRef(source)
@@ -87,7 +87,7 @@ func (n *namedContexts) source(name, source string, pull bool) (build.NamedConte
 	case err != nil:
 		return nil, err
 	case git != nil:
-		return n.treeOpener(func(ctx context.Context) (*buildcontext.Tree, error) {
+		return n.treeOpener(source, func(ctx context.Context) (*buildcontext.Tree, error) {
 			dir, err := n.opener.fetchGit(ctx, vertex, *git)
 			if err != nil {
 				return nil, err
@@ -96,7 +96,7 @@ func (n *namedContexts) source(name, source string, pull bool) (build.NamedConte
 		}), nil
 	case isHTTP(source):
 		// Not unpacked, as in BuildKit: a tree with the file "context".
-		return n.treeOpener(func(ctx context.Context) (*buildcontext.Tree, error) {
+		return n.treeOpener(source, func(ctx context.Context) (*buildcontext.Tree, error) {
 			dir, err := n.opener.fetchFile(ctx, vertex, source)
 			if err != nil {
 				return nil, err
@@ -114,7 +114,7 @@ func (n *namedContexts) source(name, source string, pull bool) (build.NamedConte
 }
 
 // treeOpener opens a tree at most once; an error is tried again.
-func (n *namedContexts) treeOpener(open func(context.Context) (*buildcontext.Tree, error)) build.NamedContext {
+func (n *namedContexts) treeOpener(url string, open func(context.Context) (*buildcontext.Tree, error)) build.NamedContext {
 	var mu sync.Mutex
 	var tree *buildcontext.Tree
 	return func(ctx context.Context, _ image.Platform) (build.ContextSource, error) {
@@ -130,7 +130,7 @@ func (n *namedContexts) treeOpener(open func(context.Context) (*buildcontext.Tre
 			n.trees = append(n.trees, t)
 			n.mu.Unlock()
 		}
-		return build.ContextSource{Tree: tree}, nil
+		return build.ContextSource{Tree: tree, URL: url}, nil
 	}
 }
 

@@ -21,7 +21,8 @@ func (b *buildSession) contextOpener(req *buildRequest) (*contextOpener, error) 
 	o := &contextOpener{
 		e: b.e, store: b.env.Store, cache: b.env.Cache, sink: b.env.Sink,
 		remote:     remote.New(b.env.Store, b.e.remoteOptions()),
-		commitTime: req.opts.Epoch != nil,
+		commitTime: req.opts.Args["SOURCE_DATE_EPOCH"] != "",
+		ignoreFile: req.flags.ignoreFile,
 	}
 	if v := req.opts.Args[keepGitArg]; v != "" {
 		var err error

@@ -174,23 +174,20 @@ func (c *Client) FetchGit(ctx context.Context, ref dockerfile.GitRef, dir string
 }
 
 func (c *Client) fetchGit(ctx context.Context, ref dockerfile.GitRef, o *gitObject, dir string, tell teller) error {
-	g, remote, err := c.gitCommand(ref.Remote, tell)
+	r, err := c.gitRepository(ref, o, tell)
 	if err != nil {
 		return err
 	}
-	name := nameOf(fmt.Sprintf("%s %d", remote, len(o.id)))
-	lock, err := c.store.Lock(ctx, "git-"+name, filelock.Exclusive, func() {
+	lock, err := c.store.Lock(ctx, "git-"+filepath.Base(r.dir), filelock.Exclusive, func() {
 		tell.log("waiting for another build that fetches it")
 	})
 	if err != nil {
 		return err
 	}
 	defer lock.ReleaseAndRemove()
-	temp, err := c.store.TempDir()
-	if err != nil {
+	if r.temp, err = c.store.TempDir(); err != nil {
 		return err
 	}
-	r := &gitRepository{git: g, remote: remote, dir: c.store.Path("cache", "git", name), temp: temp, ref: ref, object: o}
 	fresh, err := r.open(ctx)
 	if err != nil {
 		return err
@@ -215,6 +212,15 @@ type gitRepository struct {
 	tries  int
 	ref    dockerfile.GitRef
 	object *gitObject
+}
+
+func (c *Client) gitRepository(ref dockerfile.GitRef, o *gitObject, tell teller) (*gitRepository, error) {
+	g, remote, err := c.gitCommand(ref.Remote, tell)
+	if err != nil {
+		return nil, err
+	}
+	name := nameOf(fmt.Sprintf("%s %d", remote, len(o.id)))
+	return &gitRepository{git: g, remote: remote, dir: c.store.Path("cache", "git", name), ref: ref, object: o}, nil
 }
 
 func (r *gitRepository) run(ctx context.Context, args ...string) (string, error) {
@@ -416,15 +422,24 @@ func (r *gitRepository) addSubmodules(ctx context.Context, at gitArgs) error {
 	})
 }
 
-// setTimes gives every file the commit's time.
-func (r *gitRepository) setTimes(ctx context.Context, top string) error {
+// time is the commit's.
+func (r *gitRepository) time(ctx context.Context) (time.Time, error) {
 	out, err := r.run(ctx, "log", "-1", "--format=%ct", r.object.id+"^{commit}")
 	if err != nil {
-		return err
+		return time.Time{}, err
 	}
 	seconds, err := strconv.ParseInt(strings.TrimSpace(out), 10, 64)
 	if err != nil {
-		return fmt.Errorf("time of commit %s: %w", r.object.id, err)
+		return time.Time{}, fmt.Errorf("time of commit %s: %w", r.object.id, err)
+	}
+	return time.Unix(seconds, 0).UTC(), nil
+}
+
+// setTimes gives every file the commit's time.
+func (r *gitRepository) setTimes(ctx context.Context, top string) error {
+	at, err := r.time(ctx)
+	if err != nil {
+		return err
 	}
 	var names []string
 	err = filepath.WalkDir(top, func(name string, _ fs.DirEntry, err error) error {
@@ -436,7 +451,7 @@ func (r *gitRepository) setTimes(ctx context.Context, top string) error {
 	}
 	// Directories after what is in them.
 	for _, name := range slices.Backward(names) {
-		if err := sys.SetTime(name, time.Unix(seconds, 0)); err != nil {
+		if err := sys.SetTime(name, at); err != nil {
 			return err
 		}
 	}

@@ -97,8 +97,8 @@ type contextFiles struct {
 	url   string // where they were fetched from
 	text  []byte // a Dockerfile, where that is all that was given
 	opts  buildcontext.Options
-	// all is the whole of a directory that was fetched or unpacked, where
-	// -f names files; nil for a directory of the user's.
+	// all are the files of a directory that was fetched or unpacked, where
+	// -f names one; nil for a directory of the user's.
 	all *buildcontext.Tree
 	// archive says that also absolute names are in it.
 	archive bool
@@ -280,12 +280,9 @@ func (o *contextOpener) read(ctx context.Context, shown string, r io.Reader) (*c
 
 // dockerfileText is a Dockerfile that was found.
 type dockerfileText struct {
-	shown string // how messages call it
-	data  []byte
-	// beside is where its ignore file is, or would be; "" if nowhere. open
-	// opens it.
-	beside string
-	open   func(name string) (*os.File, error)
+	shown  string // how messages call it
+	data   []byte
+	beside string // its path on this machine, beside which its ignore file may be
 }
 
 // defaultFiles are looked for in the context where no file is named.
@@ -303,20 +300,20 @@ func (o *contextOpener) readDockerfile(ctx context.Context, files *contextFiles,
 	case isHTTP(file):
 		return o.dockerfileFromURL(ctx, file)
 	}
-	text := &dockerfileText{open: os.Open}
-	names := []string{file}
+	text := &dockerfileText{}
+	open, names := os.Open, []string{file}
 	if file == "" {
 		names = defaultFiles
 	}
 	inside := files.all != nil && (files.archive || !filepath.IsAbs(file))
 	if inside {
-		text.open = files.all.Open
+		open = files.all.Open
 	}
 	for _, name := range names {
 		if file == "" && !inside {
 			name = filepath.Join(files.dir, name)
 		}
-		f, err := text.open(name)
+		f, err := open(name)
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
@@ -324,10 +321,9 @@ func (o *contextOpener) readDockerfile(ctx context.Context, files *contextFiles,
 			return nil, fmt.Errorf("read Dockerfile: %w", err)
 		}
 		defer f.Close()
-		text.beside = name
 		text.shown = name
 		if !inside {
-			text.shown = shownName(name)
+			text.shown, text.beside = shownName(name), name
 		}
 		text.data, err = readText(text.shown, f)
 		return text, err
@@ -367,24 +363,24 @@ func readText(shown string, r io.Reader) ([]byte, error) {
 	return data, nil
 }
 
-// tree opens the context's files less those that the ignore file excludes: the
-// one given, else the one beside the Dockerfile, else the context's.
+// tree opens the context's files. Of a directory of the user's those are not
+// there that the ignore file excludes: the one given, else the one beside the
+// Dockerfile, else the directory's. What is fetched or unpacked is whole, as in
+// BuildKit, unless an ignore file is given.
 func (f *contextFiles) tree(text *dockerfileText, given string) (*buildcontext.Tree, error) {
-	var ignore buildcontext.IgnoreFile
-	var err error
-	if given != "" {
-		if ignore, err = buildcontext.ReadIgnore(os.Open, given); err == nil && ignore.Name == "" {
-			err = fmt.Errorf("--ignorefile %q: it is not there", given)
-		}
-	} else if text.beside != "" {
-		ignore, err = buildcontext.ReadIgnore(text.open, text.beside+".dockerignore")
+	var names []string
+	switch {
+	case given != "":
+		names = []string{given}
+	case f.all != nil:
+	case text.beside != "":
+		names = []string{text.beside + ".dockerignore", filepath.Join(f.dir, ".dockerignore")}
+	default:
+		names = []string{filepath.Join(f.dir, ".dockerignore")}
 	}
-	if err == nil && ignore.Name == "" {
-		open, name := os.Open, filepath.Join(f.dir, ".dockerignore")
-		if f.all != nil {
-			open, name = f.all.Open, ".dockerignore"
-		}
-		ignore, err = buildcontext.ReadIgnore(open, name)
+	ignore, err := buildcontext.ReadIgnore(os.Open, names...)
+	if err == nil && given != "" && ignore.Name == "" {
+		err = fmt.Errorf("--ignorefile %q: it is not there", given)
 	}
 	if err != nil {
 		return nil, err

@@ -277,6 +277,8 @@ func TestContextKinds(t *testing.T) {
 		"Dockerfile", text, "other/my.Dockerfile", text, "other/my.Dockerfile.dockerignore", "other\ndata\n",
 		"data", "d", "junk", "j", ".dockerignore", "junk\n*ockerfile\nother\n.dockerignore\n",
 	}
+	// Ignore files count in directories only.
+	const all = "./.dockerignore ./Dockerfile ./data ./junk ./other/my.Dockerfile ./other/my.Dockerfile.dockerignore "
 	for i := 0; i < len(files); i += 2 {
 		w.write("local/"+files[i], files[i+1])
 	}
@@ -311,35 +313,31 @@ func TestContextKinds(t *testing.T) {
 	for _, c := range []struct {
 		stdin string
 		args  []string
+		want  string
 	}{
-		{"", []string{"local"}},
-		{"", []string{gitURL + "#main"}},
-		{"", []string{gitURL + "#below:sub/dir"}},
-		{archive, []string{"-"}},
-		{gzipOf(t, archive), []string{"-"}},
-		{"", []string{web.URL + "/c.tar"}},
-		{"", []string{web.URL + "/c.tar.gz"}},
-		{text, []string{"-f", "-", "local"}},
-		{text, []string{"-f", "-", gitURL + "#main"}},
-		{text, []string{"-f", "-", web.URL + "/c.tar"}},
-		{"", []string{"-f", web.URL + "/my.Dockerfile", "local"}},
-		{"", []string{"-f", web.URL + "/my.Dockerfile", gitURL + "#main"}},
-		{archive, []string{"-f", web.URL + "/my.Dockerfile", "-"}},
-		{"", []string{"-f", filepath.Join(w.dir, "outside.Dockerfile"), gitURL + "#main"}},
-		{"", []string{"-f", "outside.Dockerfile", "local"}},
+		{"", []string{"local"}, "./data "},
+		{"", []string{gitURL + "#main"}, all},
+		{"", []string{gitURL + "#below:sub/dir"}, all},
+		{archive, []string{"-"}, all},
+		{gzipOf(t, archive), []string{"-"}, all},
+		{"", []string{web.URL + "/c.tar"}, all},
+		{"", []string{web.URL + "/c.tar.gz"}, all},
+		{text, []string{"-f", "-", "local"}, "./data "},
+		{text, []string{"-f", "-", gitURL + "#main"}, all},
+		{text, []string{"-f", "-", web.URL + "/c.tar"}, all},
+		{"", []string{"-f", web.URL + "/my.Dockerfile", "local"}, "./data "},
+		{"", []string{"-f", web.URL + "/my.Dockerfile", gitURL + "#main"}, all},
+		{archive, []string{"-f", web.URL + "/my.Dockerfile", "-"}, all},
+		{archive, []string{"-f", "other/my.Dockerfile", "-"}, all},
+		{"", []string{"-f", filepath.Join(w.dir, "outside.Dockerfile"), gitURL + "#main"}, all},
+		{"", []string{"-f", "outside.Dockerfile", "local"}, "./data "},
+		{"", []string{"-f", "local/other/my.Dockerfile", "local"}, "./.dockerignore ./Dockerfile ./junk "},
+		{"", []string{"-f", "other/my.Dockerfile", gitURL + "#main"}, all},
+		{"", []string{"-f", "other/my.Dockerfile", gitURL + "#below:sub/dir"}, all},
+		{"", []string{"-f", "other/my.Dockerfile", web.URL + "/c.tar"}, all},
 	} {
-		if got, log := build(c.stdin, c.args...); got != "./data " {
-			t.Errorf("%q: the context held %q\n%s", c.args, got, log)
-		}
-	}
-	for _, args := range [][]string{
-		{"-f", "local/other/my.Dockerfile", "local"},
-		{"-f", "other/my.Dockerfile", gitURL + "#main"},
-		{"-f", "other/my.Dockerfile", gitURL + "#below:sub/dir"},
-		{"-f", "other/my.Dockerfile", web.URL + "/c.tar"},
-	} {
-		if got, _ := build("", args...); got != "./.dockerignore ./Dockerfile ./junk " {
-			t.Errorf("%q: the context held %q", args, got)
+		if got, log := build(c.stdin, c.args...); got != c.want {
+			t.Errorf("%q: the context held %q, want %q\n%s", c.args, got, c.want, log)
 		}
 	}
 	if _, log := build("", gitURL+"#main"); !strings.Contains(log, "[internal] load git source "+gitURL+"#main") {

@@ -205,12 +205,9 @@ func (p *copyPart) selectAndDigest(ctx context.Context, r *runner, s *step) (str
 func (p *copyPart) selection(ctx context.Context, r *runner, s *step, req buildcontext.Request) (*buildcontext.Selection, error) {
 	var tree *buildcontext.Tree
 	var err error
-	switch {
-	case p.url != nil:
+	if p.url != nil {
 		tree, err = p.url.fetch(ctx, r, s)
-	case len(req.Sources) == 0:
-		tree, err = r.emptyTree()
-	default:
+	} else {
 		tree, err = r.tree(ctx, p.from)
 	}
 	if err != nil {
@@ -321,20 +318,6 @@ func (r *runner) tree(ctx context.Context, st *stage) (*buildcontext.Tree, error
 	}
 	r.temp.add(tree)
 	run.tree, run.root = tree, root
-	return tree, nil
-}
-
-// emptyTree is what files that an instruction itself holds are selected with.
-func (r *runner) emptyTree() (*buildcontext.Tree, error) {
-	dir, err := r.env.Store.TempDir()
-	if err != nil {
-		return nil, err
-	}
-	tree, err := buildcontext.Open(dir, buildcontext.Options{})
-	if err != nil {
-		return nil, err
-	}
-	r.temp.add(tree)
 	return tree, nil
 }
 

@@ -424,7 +424,7 @@ func TestContexts(t *testing.T) {
 	if r := stdin([]byte("FROM test/base\nRUN echo hi > /hi\n"), "build", "-t", "nocontext", "-"); r.code != 0 {
 		t.Error(r.stderr)
 	}
-	if r := stdin([]byte("FROM test/base\nCOPY x /\n"), "build", "-"); r.code != 1 || !strings.Contains(r.stderr, "no context") {
+	if r := stdin([]byte("FROM test/base\nCOPY x /\n"), "build", "-"); r.code != 1 || !strings.Contains(r.stderr, `"/x": not found`) {
 		t.Errorf("COPY without a context: %d %s", r.code, r.stderr)
 	}
 	if r := stdin([]byte("FROM test/base\nCOPY file /\n"), "build", "-t", "x", "-f", "-", "ctx"); r.code != 0 {

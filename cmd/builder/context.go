@@ -82,9 +82,6 @@ func (o *contextOpener) open(ctx context.Context, path, file string) (*source, e
 	if src.dockerfile, err = dockerfile.Parse(text.shown, text.data); err != nil {
 		return nil, err
 	}
-	if files.dir == "" {
-		return src, nil
-	}
 	src.url = files.url
 	src.tree, err = files.tree(text, o.ignoreFile)
 	return src, err
@@ -93,7 +90,7 @@ func (o *contextOpener) open(ctx context.Context, path, file string) (*source, e
 // contextFiles are the files that a context was found to be.
 type contextFiles struct {
 	shown string // how messages call it
-	dir   string // "" for none
+	dir   string
 	url   string // where they were fetched from
 	text  []byte // a Dockerfile, where that is all that was given
 	opts  buildcontext.Options
@@ -252,7 +249,7 @@ func (o *contextOpener) vertex(name string, f func(tell func(progress.Event)) er
 }
 
 // read unpacks an archive, plain or compressed, or takes what it reads for a
-// Dockerfile.
+// Dockerfile with an empty context.
 func (o *contextOpener) read(ctx context.Context, shown string, r io.Reader) (*contextFiles, error) {
 	var head [512]byte
 	n, err := io.ReadFull(r, head[:])
@@ -260,13 +257,13 @@ func (o *contextOpener) read(ctx context.Context, shown string, r io.Reader) (*c
 		return nil, fmt.Errorf("read %s: %w", shown, err)
 	}
 	in := io.MultiReader(bytes.NewReader(head[:n]), r)
-	if !isArchive(head[:n]) {
-		text, err := readText(shown, in)
-		return &contextFiles{shown: shown, text: text}, err
-	}
 	dir, err := o.store.TempDir()
 	if err != nil {
 		return nil, err
+	}
+	if !isArchive(head[:n]) {
+		text, err := readText(shown, in)
+		return &contextFiles{shown: shown, dir: dir, text: text}, err
 	}
 	if err := buildcontext.ExtractTar(ctx, in, dir); err != nil {
 		return nil, fmt.Errorf("unpack build context from %s: %w", shown, err)

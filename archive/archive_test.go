@@ -26,6 +26,7 @@ import (
 	"builder/image"
 	"builder/internal/testutil"
 	"builder/layer"
+	"builder/progress"
 	"builder/store"
 )
 
@@ -833,6 +834,29 @@ func TestImport(t *testing.T) {
 			t.Errorf("%s: in the store: %v", name, got)
 		}
 		checkStore(t, s)
+	}
+}
+
+// statuses keeps what it is told.
+type statuses []progress.Status
+
+func (s *statuses) Event(e progress.Event) {
+	if e.Status != nil {
+		*s = append(*s, *e.Status)
+	}
+}
+
+func TestImportReports(t *testing.T) {
+	in := rootLayer(t, "x")
+	var got statuses
+	opts := ImportOptions{Source: "dir/a-long-name.tar", Sink: &got}
+	if _, err := Import(t.Context(), openStore(t), bytes.NewReader(in), opts); err != nil {
+		t.Fatal(err)
+	}
+	n := int64(len(in))
+	want := progress.Status{ID: opts.Source, Action: "loaded", Current: n, Total: n, Bytes: true, Done: true}
+	if len(got) == 0 || got[len(got)-1] != want {
+		t.Errorf("it reports %+v, want %+v at the end", got, want)
 	}
 }
 

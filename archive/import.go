@@ -89,7 +89,8 @@ func putJSON(s *store.Store, mediaType string, doc any) (ocispec.Descriptor, err
 // is one.
 func importLayer(ctx context.Context, s *store.Store, r io.Reader, opts ImportOptions) (layer.Layer, error) {
 	report := reporter{opts.Sink, opts.Vertex}
-	plain, _, err := layer.Decompress(report.reader(ctxReader{ctx, r}, opts.Source, 0))
+	counted := report.reader(ctxReader{ctx, r}, opts.Source, 0)
+	plain, _, err := layer.Decompress(counted)
 	if err != nil {
 		return layer.Layer{}, err
 	}
@@ -114,6 +115,9 @@ func importLayer(ctx context.Context, s *store.Store, r io.Reader, opts ImportOp
 	}
 	if err != nil {
 		return l, err
+	}
+	if c, ok := counted.(*reportReader); ok {
+		report.amount(opts.Source, "loaded", c.n, c.n)
 	}
 	return l, w.CommitFile(l.Blob)
 }

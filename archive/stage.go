@@ -381,7 +381,7 @@ func (r reporter) amount(id, action string, n, total int64) {
 	if r.sink == nil {
 		return
 	}
-	if len(id) > 12 {
+	if digest.SHA256.Validate(id) == nil { // of a blob; a file's name stays whole
 		id = id[:12]
 	}
 	r.sink.Event(progress.Event{Vertex: r.vertex, Time: time.Now(), Status: &progress.Status{

@@ -197,7 +197,7 @@ func planAll(ctx context.Context, env Env, opts Options) ([]*runner, error) {
 	for i, platform := range platforms {
 		g.Go(func() error {
 			p, err := newPlan(gctx, env, opts, platform)
-			if i == 0 {
+			if i == 0 && p != nil {
 				p.findings(env)
 			}
 			if err == nil {

@@ -19,21 +19,41 @@ import (
 
 // Check plans a build without running it and returns what the build checks
 // find, until the error if there is one. Without a target every stage is
-// planned, also one that no build would need. env needs Images alone, and of
-// the images that those give only the config is looked at.
-func Check(ctx context.Context, env Env, opts Options) ([]dockerfile.Warning, error) {
-	p := emptyPlan(opts, callPlatform(opts))
+// planned, also one that no build would need; of several platforms the first
+// counts. env needs Images alone, and of the images that those give only the
+// config is looked at.
+func Check(ctx context.Context, env Env, opts Options) ([]progress.Finding, error) {
+	p, err := emptyPlan(opts, callPlatform(opts))
+	if err != nil {
+		return nil, err
+	}
 	p.all = opts.Target == ""
-	err := p.make(ctx, env)
-	return p.checks.Found(), err
+	err = p.make(ctx, env)
+	return Findings(p.file), err
 }
 
-// callPlatform is the platform that a Dockerfile is looked at for: the first.
+// callPlatform is the platform that a Dockerfile is looked at for.
 func callPlatform(opts Options) image.Platform {
 	if len(opts.Platforms) > 0 {
 		return opts.Platforms[0]
 	}
 	return image.HostPlatform()
+}
+
+// Findings are what the checks of a file have found so far. A file that could
+// not be parsed may have some too.
+func Findings(f *dockerfile.File) []progress.Finding {
+	if f.Checks == nil {
+		return nil
+	}
+	var out []progress.Finding
+	for _, w := range f.Checks.Found() {
+		out = append(out, progress.Finding{
+			Rule: w.Rule.Name, Description: w.Rule.Description, URL: w.Rule.URL, Message: w.Message,
+			File: f.Name, Source: f.Source, Start: w.Start, End: w.End,
+		})
+	}
+	return out
 }
 
 // findings shows what the build checks found, and what there is to say of the
@@ -46,11 +66,8 @@ func (p *plan) findings(env Env) {
 		env.Sink.Event(progress.Event{Vertex: "note", Time: env.Now(),
 			Log: &progress.Log{Stream: progress.Warning, Data: []byte(p.file.Note + "\n")}})
 	}
-	for _, w := range p.checks.Found() {
-		env.Sink.Event(progress.Event{Time: env.Now(), Finding: &progress.Finding{
-			Rule: w.Rule.Name, URL: w.Rule.URL, Message: w.Message,
-			File: p.file.Name, Source: p.file.Source, Start: w.Start, End: w.End,
-		}})
+	for _, f := range Findings(p.file) {
+		env.Sink.Event(progress.Event{Time: env.Now(), Finding: &f})
 	}
 }
 

@@ -76,16 +76,22 @@ type command struct {
 // newPlan plans a build. The plan is returned with an error too: of it only
 // the checks count then.
 func newPlan(ctx context.Context, env Env, opts Options, platform image.Platform) (*plan, error) {
-	p := emptyPlan(opts, platform)
+	p, err := emptyPlan(opts, platform)
+	if err != nil {
+		return nil, err
+	}
 	return p, p.make(ctx, env)
 }
 
-func emptyPlan(opts Options, platform image.Platform) *plan {
-	return &plan{
-		opts: opts, file: opts.Dockerfile, byName: map[string]*stage{},
-		expand:   dockerfile.NewExpander(opts.Dockerfile.Escape),
-		platform: platform, checks: opts.Dockerfile.Checks.Clone(),
+func emptyPlan(opts Options, platform image.Platform) (*plan, error) {
+	file, err := opts.Dockerfile.Copy() // each platform expands its own
+	if err != nil {
+		return nil, err
 	}
+	return &plan{
+		opts: opts, file: file, byName: map[string]*stage{}, expand: dockerfile.NewExpander(file.Escape),
+		platform: platform, checks: file.Checks,
+	}, nil
 }
 
 func (p *plan) make(ctx context.Context, env Env) error {
@@ -115,9 +121,8 @@ func (p *plan) at(location []parser.Range, format string, args ...any) error {
 	return p.file.At(location, fmt.Errorf(format, args...))
 }
 
-// globalArgs sets the predefined platform ARGs and those before the first
-// FROM.
-func (p *plan) globalArgs() error {
+// predefined are the ARGs that every Dockerfile has before the first FROM.
+func (p *plan) predefined() []string {
 	host := image.HostPlatform()
 	target := p.opts.Target
 	if target == "" {
@@ -126,7 +131,7 @@ func (p *plan) globalArgs() error {
 	if target == "" {
 		target = "default"
 	}
-	p.args = dockerfile.NewEnv()
+	var out []string
 	for _, kv := range [][2]string{
 		{"BUILDPLATFORM", image.FormatPlatform(host)}, {"BUILDOS", host.OS}, {"BUILDOSVERSION", ""},
 		{"BUILDARCH", host.Architecture}, {"BUILDVARIANT", host.Variant},
@@ -138,8 +143,14 @@ func (p *plan) globalArgs() error {
 		if v, ok := p.opts.Args[kv[0]]; ok {
 			value = v
 		}
-		p.args.Set(kv[0], value)
+		out = append(out, kv[0]+"="+value)
 	}
+	return out
+}
+
+// globalArgs sets the predefined ARGs and those before the first FROM.
+func (p *plan) globalArgs() error {
+	p.args = dockerfile.NewEnv(p.predefined()...)
 	p.checkDefaultBases()
 	for _, cmd := range p.file.MetaArgs {
 		for _, arg := range cmd.Args {

@@ -95,15 +95,6 @@ func (f *File) newChecks(args map[string]string) (*Checks, error) {
 	return c, nil
 }
 
-// Clone returns checks that go on from here on their own.
-func (c *Checks) Clone() *Checks {
-	clone := &Checks{found: slices.Clone(c.found)}
-	lint := *c.lint
-	lint.CalledRules, lint.Warn = new([]string), clone.note
-	clone.lint = &lint
-	return clone
-}
-
 func (c *Checks) note(name, description, url, message string, location []parser.Range) {
 	w := Warning{Rule: Rule{Name: name, Description: description, URL: url}, Message: message}
 	w.Start, w.End = Lines(location)

@@ -10,6 +10,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
@@ -26,7 +27,13 @@ type File struct {
 	Escape   rune
 	Checks   *Checks
 	Note     string // what the user should know of the syntax directive, or ""
+
+	args map[string]string
 }
+
+// Copy parses the file once more: who plans a build changes the instructions
+// in place.
+func (f *File) Copy() (*File, error) { return ParseArgs(f.Name, f.Source, f.args) }
 
 // Error is a fault at a place in a Dockerfile.
 type Error struct {
@@ -79,7 +86,7 @@ func Parse(name string, source []byte) (*File, error) { return ParseArgs(name, s
 // returned with it has no stages, but, unless they can't be known, the checks
 // that ran before the error.
 func ParseArgs(name string, source []byte, args map[string]string) (*File, error) {
-	f := &File{Name: name, Source: source}
+	f := &File{Name: name, Source: source, args: maps.Clone(args)}
 	if len(bytes.TrimSpace(source)) == 0 {
 		return f, f.At(nil, errors.New("the Dockerfile is empty"))
 	}

@@ -12,13 +12,13 @@ const explained = 5
 
 // Finding is what a build check found in a Dockerfile.
 type Finding struct {
-	Rule    string
-	Message string
-	URL     string // where the rule is explained, or ""
-	File    string // as messages call it
-	Source  []byte // its text; the receiver may keep it
-	Start   int    // lines, counted from 1; 0 for no place
-	End     int
+	Rule        string
+	Description string // of the rule
+	URL         string // where the rule is explained, or ""
+	Message     string
+	File        string // as messages call it
+	Source      []byte // its text; the receiver may keep it
+	Start, End  int    // lines, counted from 1; 0 for no place
 }
 
 // String is a finding in full, with the lines that it is about:

@@ -34,6 +34,7 @@ type buildOptions struct {
 	outputFlags
 	argFlags
 	editFlags
+	callFlags
 
 	target        string
 	platforms     []string
@@ -53,6 +54,7 @@ func (o *buildOptions) addFlags(fs *pflag.FlagSet) {
 	o.outputFlags.addFlags(fs)
 	o.argFlags.addFlags(fs)
 	o.editFlags.addFlags(fs)
+	o.callFlags.addFlags(fs)
 	fs.StringVar(&o.target, "target", "", "stage to build (default the last)")
 	fs.StringArrayVar(&o.platforms, "platform", nil, "platforms of the image, `OS/ARCH[,OS/ARCH]`")
 	fs.BoolVar(&o.noCache, "no-cache", false, "run every step again")
@@ -76,6 +78,7 @@ type buildRequest struct {
 	opts    build.Options
 	names   []image.Ref
 	outputs []output
+	call    *call // tell of the Dockerfile instead of building it; or nil
 }
 
 func runBuild(ctx context.Context, e *env, args []string) error {
@@ -89,6 +92,9 @@ func runBuild(ctx context.Context, e *env, args []string) error {
 	req, err := o.request(e, rest[0])
 	if err != nil {
 		return err
+	}
+	if req.call != nil {
+		return e.runCall(ctx, req)
 	}
 	b, err := e.openBuild(&o)
 	if err != nil {
@@ -157,35 +163,43 @@ func (e *env) openBuild(o *buildOptions) (*buildSession, error) {
 	}}, nil
 }
 
-// build opens the request's sources, builds, and delivers the result.
+// build builds and delivers the result.
 func (b *buildSession) build(ctx context.Context, req *buildRequest) (res *build.Result, err error) {
-	opener, err := b.contextOpener(req)
+	err = b.withSources(ctx, req, func(benv build.Env, opts build.Options) error {
+		if res, err = build.Build(ctx, benv, opts); err != nil {
+			return err
+		}
+		return b.deliver(ctx, req, res)
+	})
 	if err != nil {
 		return nil, err
 	}
+	b.env.Log.Debug("build done", "steps", res.Stats.Steps, "cached", res.Stats.Cached, "filesHashed", res.Stats.FilesHashed,
+		"bytesHashed", res.Stats.BytesHashed, "filesStatted", res.Stats.FilesStatted, "layersWritten", res.Stats.LayersWritten)
+	return res, nil
+}
+
+// withSources opens what the request is built from, calls f and closes it.
+func (b *buildSession) withSources(ctx context.Context, req *buildRequest, f func(build.Env, build.Options) error) (err error) {
+	opener, err := b.contextOpener(req)
+	if err != nil {
+		return err
+	}
 	source, err := opener.open(ctx, req.path, req.flags.file)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { err = errors.Join(err, source.close()) }()
 	named, err := b.namedContexts(opener, req.flags.buildContexts, req.opts.Pull)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { err = errors.Join(err, named.close()) }()
 	opts := req.opts
 	opts.Dockerfile, opts.Context, opts.Contexts, opts.ContextURL = source.dockerfile, source.tree, named.byName, source.url
 	benv := b.env
 	benv.Remote = opener.remote
-	if res, err = build.Build(ctx, benv, opts); err != nil {
-		return nil, err
-	}
-	if err := b.deliver(ctx, req, res); err != nil {
-		return nil, err
-	}
-	b.env.Log.Debug("build done", "steps", res.Stats.Steps, "cached", res.Stats.Cached, "filesHashed", res.Stats.FilesHashed,
-		"bytesHashed", res.Stats.BytesHashed, "filesStatted", res.Stats.FilesStatted, "layersWritten", res.Stats.LayersWritten)
-	return res, nil
+	return f(benv, opts)
 }
 
 // executor runs RUN steps as containers of this process.
@@ -261,6 +275,9 @@ func (o *buildOptions) request(e *env, path string) (*buildRequest, error) {
 	opts.Devices = cdi.NewRegistry()
 	if flag, err = o.secretFlags.resolve(e, opts); err != nil {
 		return fail(flag, err)
+	}
+	if req.call, err = o.callFlags.resolve(); err != nil {
+		return fail("call", err)
 	}
 	return req, o.outputFlags.resolve(req)
 }

@@ -58,7 +58,8 @@ type contextOpener struct {
 	sink   progress.Sink
 	// keepGitDir and commitTime count for contexts that are Git references.
 	keepGitDir, commitTime bool
-	ignoreFile             string // stands for every other ignore file of the build context
+	ignoreFile             string            // stands for every other ignore file of the build context
+	args                   map[string]string // build arguments
 }
 
 // open opens a context and reads the Dockerfile that file names.
@@ -79,7 +80,7 @@ func (o *contextOpener) open(ctx context.Context, path, file string) (*source, e
 		return nil, err
 	}
 	src := &source{}
-	if src.dockerfile, err = dockerfile.Parse(text.shown, text.data); err != nil {
+	if src.dockerfile, err = dockerfile.ParseArgs(text.shown, text.data, o.args); err != nil {
 		return nil, err
 	}
 	src.url = files.url

@@ -23,6 +23,7 @@ func (b *buildSession) contextOpener(req *buildRequest) (*contextOpener, error) 
 		remote:     remote.New(b.env.Store, b.e.remoteOptions()),
 		commitTime: req.opts.Args["SOURCE_DATE_EPOCH"] != "",
 		ignoreFile: req.flags.ignoreFile,
+		args:       req.opts.Args,
 	}
 	if v := req.opts.Args[keepGitArg]; v != "" {
 		var err error

@@ -29,8 +29,8 @@ type Call struct {
 }
 
 // CallResult is the JSON that a call prints in comparable form: without the
-// text of the Dockerfile, places as "FIRST-LAST", and what one rule found in
-// one instruction in alphabetical order.
+// text of the Dockerfile, places as "FIRST-LAST", and what is said of one
+// place, by one rule, in alphabetical order.
 func CallResult(data []byte) (any, error) {
 	var v map[string]any
 	if err := json.Unmarshal(data, &v); err != nil {
@@ -38,8 +38,10 @@ func CallResult(data []byte) (any, error) {
 	}
 	delete(v, "sources")
 	places(v)
-	if warnings, ok := v["warnings"].([]any); ok {
-		sortAlike(warnings)
+	for _, member := range v {
+		if list, ok := member.([]any); ok {
+			sortAlike(list)
+		}
 	}
 	return v, nil
 }
@@ -79,18 +81,22 @@ func lineRange(location any) string {
 	return fmt.Sprintf("%d-%d", l.Ranges[0].Start.Line, l.Ranges[len(l.Ranges)-1].End.Line)
 }
 
-// sortAlike sorts the warnings of one rule and place that stand together.
-func sortAlike(warnings []any) {
-	field := func(i int, name string) string {
-		m, _ := warnings[i].(map[string]any)
-		return fmt.Sprint(m[name])
+// sortAlike sorts what stands together and has the same rule and place. What
+// is said of base images comes in the order in which they were looked at.
+func sortAlike(list []any) {
+	key := func(i int) string {
+		m, _ := list[i].(map[string]any)
+		if m["ruleName"] == "InvalidBaseImagePlatform" {
+			return "images"
+		}
+		return fmt.Sprint(m["ruleName"], m["location"])
 	}
-	for i := 0; i < len(warnings); {
+	for i := 0; i < len(list); {
 		j := i + 1
-		for j < len(warnings) && field(j, "ruleName") == field(i, "ruleName") && field(j, "location") == field(i, "location") {
+		for j < len(list) && key(j) == key(i) {
 			j++
 		}
-		slices.SortFunc(warnings[i:j], func(a, b any) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
+		slices.SortFunc(list[i:j], func(a, b any) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
 		i = j
 	}
 }

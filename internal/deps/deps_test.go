@@ -32,7 +32,8 @@ var graph = map[string]string{
 	"internal/bench":       "",
 	"internal/conformance": "",
 
-	"internal/conformance/record": "internal/conformance",
+	"internal/conformance/record":       "internal/conformance",
+	"internal/conformance/recordchecks": "internal/conformance",
 
 	"image":                         "",
 	"dockerfile":                    "",

@@ -6,7 +6,7 @@
 // machine's loopback addresses: the base images, of which testdata/checks has
 // the configs, are served there.
 //
-//	go run ./internal/conformance/recordchecks -buildx buildx -builder NAME [-only REGEXP]
+//	go run ./internal/conformance/recordchecks -buildx buildx -builder NAME -peer VERSION [-only REGEXP]
 package main
 
 import (
@@ -31,6 +31,7 @@ func main() {
 	r := recorder{}
 	flag.StringVar(&r.buildx, "buildx", "buildx", "the program")
 	flag.StringVar(&r.builder, "builder", "", "the builder that it uses")
+	flag.StringVar(&r.peer, "peer", "", "name and version of the BuildKit that answers")
 	corpus := flag.String("corpus", "testdata/checks", "directory of the corpus")
 	only := flag.String("only", "", "record the cases whose name matches this")
 	flag.Parse()
@@ -50,7 +51,7 @@ func (r *recorder) record(corpus, only string) error {
 	if err != nil {
 		return err
 	}
-	images, err := newRegistry(filepath.Join(corpus, "images.json"))
+	images, err := conformance.ConfigRegistry(filepath.Join(corpus, "images.json"))
 	if err != nil {
 		return err
 	}
@@ -61,9 +62,6 @@ func (r *recorder) record(corpus, only string) error {
 	defer l.Close()
 	go http.Serve(l, images) //nolint:errcheck,gosec // it ends with the listener
 	r.host = l.Addr().String()
-	if err := r.version(); err != nil {
-		return err
-	}
 	cases, err := conformance.Cases(corpus)
 	if err != nil {
 		return err
@@ -76,20 +74,6 @@ func (r *recorder) record(corpus, only string) error {
 			return fmt.Errorf("%s: %w", c.Name, err)
 		}
 	}
-	return nil
-}
-
-// version asks for the peer's.
-func (r *recorder) version() error {
-	out, err := exec.Command(r.buildx, "inspect", r.builder).Output()
-	if err != nil {
-		return fmt.Errorf("buildx inspect: %w", err)
-	}
-	m := regexp.MustCompile(`(?m)^BuildKit version:\s*(\S+)`).FindSubmatch(out)
-	if m == nil {
-		return errors.New("buildx inspect names no version of BuildKit")
-	}
-	r.peer = "BuildKit " + string(m[1])
 	return nil
 }
 

@@ -1,76 +1,75 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package conformance
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 )
 
-// registry serves images of which nobody asks for the layers: by path, what
-// is answered.
-type registry map[string]document
+// configs is a registry of images of which nobody asks for the layers: by
+// path, what is answered.
+type configs map[string]answer
 
-type document struct {
+type answer struct {
 	mediaType string
 	data      []byte
 }
 
-type descriptor struct {
+type blobDescriptor struct {
 	MediaType string `json:"mediaType"`
 	Digest    string `json:"digest"`
 	Size      int    `json:"size"`
 }
 
-// newRegistry reads the configs of images by their names.
-func newRegistry(file string) (registry, error) {
+// ConfigRegistry serves the images whose configs a file has, by their names,
+// under every tag. They have a layer, but it can't be fetched.
+func ConfigRegistry(file string) (http.Handler, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
 	}
-	var configs map[string]json.RawMessage
-	if err := json.Unmarshal(data, &configs); err != nil {
+	var images map[string]json.RawMessage
+	if err := json.Unmarshal(data, &images); err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
-	r := registry{}
-	for name, config := range configs {
+	r := configs{}
+	for name, config := range images {
 		const configType, layerType = "application/vnd.oci.image.config.v1+json", "application/vnd.oci.image.layer.v1.tar+gzip"
 		const manifestType = "application/vnd.oci.image.manifest.v1+json"
 		manifest, err := json.Marshal(map[string]any{
 			"schemaVersion": 2, "mediaType": manifestType,
 			"config": r.add(name+"/blobs/", configType, config),
-			"layers": []descriptor{{layerType, digest(nil), 0}},
+			"layers": []blobDescriptor{{layerType, digest(nil), 0}},
 		})
 		if err != nil {
 			return nil, err
 		}
 		r.add(name+"/manifests/", manifestType, manifest)
-		r[name+"/manifests/latest"] = document{manifestType, manifest}
+		r[name+"/manifests/latest"] = answer{manifestType, manifest}
 	}
 	return r, nil
 }
 
-func (r registry) add(path, mediaType string, data []byte) descriptor {
-	r[path+digest(data)] = document{mediaType, data}
-	return descriptor{mediaType, digest(data), len(data)}
+func (r configs) add(path, mediaType string, data []byte) blobDescriptor {
+	r[path+digest(data)] = answer{mediaType, data}
+	return blobDescriptor{mediaType, digest(data), len(data)}
 }
 
-func digest(data []byte) string {
-	sum := sha256.Sum256(data)
-	return "sha256:" + hex.EncodeToString(sum[:])
-}
-
-func (r registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+func (r configs) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	path := req.URL.Path
 	if path == "/v2/" {
 		return
 	}
-	doc, ok := r[path[min(len("/v2/"), len(path)):]]
+	name, kind, _ := strings.Cut(strings.TrimPrefix(path, "/v2/"), "/")
+	if tag, ok := strings.CutPrefix(kind, "manifests/"); ok && !strings.HasPrefix(tag, "sha256:") {
+		kind = "manifests/latest"
+	}
+	doc, ok := r[name+"/"+kind]
 	if !ok {
 		http.NotFound(w, req)
 		return

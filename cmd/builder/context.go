@@ -55,6 +55,7 @@ type contextOpener struct {
 	store  *store.Store
 	cache  *cache.Cache
 	remote *remote.Client
+	agents *agentSockets
 	sink   progress.Sink
 	// keepGitDir and commitTime count for contexts that are Git references.
 	keepGitDir, commitTime bool

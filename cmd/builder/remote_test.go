@@ -6,6 +6,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"encoding/base64"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -426,4 +427,69 @@ RUN --mount=type=bind,from=repo,target=/m cat /m/file > /m.txt
 	}
 	w.fails(2, []string{"--build-context", `unexpected query "depth"`}, "build", ".", "--build-context", "x="+git.RepositoryURL("r")+"?depth=1")
 	w.fails(1, []string{"named context repo", "404"}, "build", ".", "--build-context", "repo="+web.URL+"/none", "--build-context", "sub=.", "--build-context", "web=.")
+}
+
+// TestRemoteSecrets: credentials fetch, and are nowhere afterwards.
+func TestRemoteSecrets(t *testing.T) {
+	w, git := newBench(t), testutil.NewGitServer(t)
+	git.Password = "s3cretToken77"
+	git.Repository(t, "r").Commit("Dockerfile", "FROM test/base\nADD URL#main /r\n", "file", "x")
+	repo := testutil.OpenWorktree(t, filepath.Join(git.Dir, "r.git"))
+	web := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer "+git.Password {
+			http.Error(rw, "no", http.StatusUnauthorized)
+			return
+		}
+		fmt.Fprint(rw, "from web")
+	}))
+	defer web.Close()
+	url := git.RepositoryURL("r")
+	repo.Commit("Dockerfile", "FROM test/base\nADD "+url+"#main /r\nADD "+web.URL+"/f /f\n")
+	w.write("token", git.Password+"\n")
+	for _, words := range [][]string{{"--secret", "id=GIT_AUTH_TOKEN,src=token"}, {"--secret", "id=HTTP_AUTH_TOKEN_127.0.0.1,src=token"}, nil} {
+		w.fails(1, []string{"hint: "}, append([]string{"build", url + "#main"}, words...)...)
+	}
+	r := w.run("build", "-t", "app", "--secret", "id=GIT_AUTH_TOKEN,src=token", "--secret", "id=HTTP_AUTH_TOKEN_127.0.0.1,src=token", url+"#main")
+	if r.code != 0 || strings.Contains(r.stderr, git.Password) {
+		t.Errorf("exit code %d\n%s", r.code, r.stderr)
+	}
+	if got := w.ok("run", "--rm", "app", "cat", "/r/file", "/f"); got != "xfrom web" {
+		t.Errorf("contents %q", got)
+	}
+	err := filepath.WalkDir(w.root, func(name string, e os.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return err
+		}
+		data, err := os.ReadFile(name)
+		for _, text := range []string{git.Password, base64.StdEncoding.EncodeToString([]byte("x-access-token:" + git.Password))} {
+			if bytes.Contains(data, []byte(text)) {
+				t.Errorf("%s has the secret", name)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// TestRemoteSSH fetches by SSH with the keys that a build is given.
+func TestRemoteSSH(t *testing.T) {
+	server := testutil.NewSSHServer(t)
+	w, git := newBench(t), testutil.NewGitServer(t)
+	repo := git.Repository(t, "r")
+	url := fmt.Sprintf("ssh://%s@127.0.0.1:%s%s/r.git", server.User, server.Port, git.Dir)
+	repo.Commit("Dockerfile", "FROM test/base\nADD "+url+" /r/\n", "file", "x")
+	t.Setenv("SSH_AUTH_SOCK", "")
+	w.fails(1, []string{"Permission denied", "hint: give the build an SSH agent"}, "build", url)
+	w.ok("build", "-t", "app", "--ssh", "default="+server.File("key"), url)
+	if got := w.ok("run", "--rm", "app", "cat", "/r/file"); got != "x" {
+		t.Errorf("content %q", got)
+	}
+	w.fails(1, []string{"Permission denied"}, "build", "--ssh", "default="+server.File("other"), url)
+	w.write("Dockerfile", "FROM test/base\nADD "+url+" /r/\n")
+	t.Setenv("SSH_AUTH_SOCK", server.Agent(t))
+	w.ok("build", "--no-cache", url) // a context by SSH is given the agent that there is
+	w.fails(1, []string{"Permission denied"}, "build", ".")
+	w.ok("build", "--ssh", "default", ".")
 }

@@ -38,6 +38,9 @@ type Failed struct {
 // keepFailed is how many failed steps are kept; older ones are removed.
 const keepFailed = 10
 
+// failedAge is how long a failed step is kept when the store is collected.
+const failedAge = 7 * 24 * time.Hour
+
 // FailedSteps are the failed steps of a state directory.
 type FailedSteps struct{ s *store.Store }
 
@@ -121,7 +124,7 @@ func (f FailedSteps) Snapshots() ([]snapshot.ID, error) {
 func (f FailedSteps) Remove(ctx context.Context, step Failed, snapshots snapshot.Snapshotter) error {
 	lock, err := f.lock(step.ID, filelock.Exclusive)
 	if errors.Is(err, filelock.ErrLocked) {
-		return fmt.Errorf("failed step %s is in use by a builder debug", step.ID)
+		return fmt.Errorf("failed step %s is in use by a builder debug: %w", step.ID, err)
 	}
 	if err != nil {
 		return err
@@ -131,6 +134,24 @@ func (f FailedSteps) Remove(ctx context.Context, step Failed, snapshots snapshot
 		return err
 	}
 	return snapshots.Remove(ctx, step.Snapshot)
+}
+
+// Expire removes the failed steps that are more than a week old, less those in
+// use.
+func (f FailedSteps) Expire(ctx context.Context, snapshots snapshot.Snapshotter, now time.Time) error {
+	all, err := f.List()
+	if err != nil {
+		return err
+	}
+	for _, step := range all {
+		if now.Sub(step.Created) < failedAge {
+			continue
+		}
+		if err := f.Remove(ctx, step, snapshots); err != nil && !errors.Is(err, filelock.ErrLocked) {
+			return err
+		}
+	}
+	return nil
 }
 
 func (f FailedSteps) lock(id string, mode filelock.Mode) (*filelock.Lock, error) {

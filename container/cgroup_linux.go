@@ -252,9 +252,22 @@ func removeBelow(root *os.File, name string) error {
 }
 
 // oomKilled says whether the kernel has killed a process of the group for want
-// of memory. Without a memory controller in version 2 it isn't known: false.
+// of memory. Where no memory controller counts for the group it isn't known:
+// false.
 func (g *cgroup) oomKilled() bool {
-	f, err := sys.OpenInRoot(g.dir, "memory.events", unix.O_RDONLY, 0)
+	if killed(g.dir, "memory.events") {
+		return true
+	}
+	for _, twin := range g.v1 {
+		if killed(twin.dir, "memory.oom_control") {
+			return true
+		}
+	}
+	return false
+}
+
+func killed(dir *os.File, file string) bool {
+	f, err := sys.OpenInRoot(dir, file, unix.O_RDONLY, 0)
 	if err != nil {
 		return false
 	}

@@ -15,7 +15,6 @@ import (
 
 	"builder/build"
 	"builder/cache"
-	"builder/cdi"
 	"builder/container"
 	"builder/image"
 	"builder/progress"
@@ -273,7 +272,6 @@ func (o *buildOptions) request(e *env, path string) (*buildRequest, error) {
 	if flag, err = o.runFlags.resolve(e, opts); err != nil {
 		return fail(flag, err)
 	}
-	opts.Devices = cdi.NewRegistry()
 	if flag, err = o.secretFlags.resolve(e, opts); err != nil {
 		return fail(flag, err)
 	}

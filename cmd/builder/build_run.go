@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"builder/build"
+	"builder/cdi"
 	"builder/container"
 
 	"github.com/docker/go-units"
@@ -19,7 +20,7 @@ import (
 
 // runFlags are the flags about RUN steps.
 type runFlags struct {
-	network, shmSize, cgroupParent string
+	network, shmSize, cgroupParent, cdiDir string
 
 	addHosts, ulimits, allow, env, devices, volumes []string
 
@@ -42,6 +43,7 @@ func (f *runFlags) addFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&f.cgroupParent, "cgroup-parent", "", "control group below which RUN steps run")
 	fs.StringArrayVar(&f.env, "env", nil, "set a variable of every stage, `NAME[=VALUE]`, without a value the environment's")
 	fs.StringArrayVar(&f.devices, "device", nil, "device for RUN, `PATH[:TARGET][:rwm]` or the name of a CDI device")
+	fs.StringVar(&f.cdiDir, "cdi-config-dir", "", "`DIR`ectory of CDI specifications (default /etc/cdi and /var/run/cdi)")
 	fs.StringArrayVarP(&f.volumes, "volume", "v", nil, "mount a directory or file of this machine in RUN, `PATH:TARGET[:ro|rw|O]`")
 	fs.StringArrayVar(&f.capAdd, "cap-add", nil, "give RUN a `CAPABILITY`")
 	fs.StringArrayVar(&f.capDrop, "cap-drop", nil, "take a `CAPABILITY` away from RUN")
@@ -84,7 +86,16 @@ func (f *runFlags) resolve(e *env, opts *build.Options) (flag string, err error)
 	if flag, err = f.resolveDNS(&run.DNS); err != nil {
 		return flag, err
 	}
+	opts.Devices = cdiRegistry(f.cdiDir)
 	return f.confine(run)
+}
+
+// cdiRegistry is that of a directory or, for "", of the usual ones.
+func cdiRegistry(dir string) *cdi.Registry {
+	if dir == "" {
+		return cdi.NewRegistry()
+	}
+	return cdi.NewRegistry(dir)
 }
 
 // parseStageEnv reads NAME=VALUE and NAME, which means the environment's value

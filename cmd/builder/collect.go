@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"errors"
+	"time"
 
 	"builder/build"
 	"builder/cache"
@@ -34,11 +35,15 @@ func collectGarbage(ctx context.Context, e *env) error {
 		if err != nil {
 			return err
 		}
-		failed, err := build.NewFailedSteps(s).Snapshots()
+		failed := build.NewFailedSteps(s)
+		if err := failed.Expire(ctx, rfs.Snapshots(), time.Now()); err != nil {
+			return err
+		}
+		stand, err := failed.Snapshots()
 		if err != nil {
 			return err
 		}
-		keep = append(keep, failed...)
+		keep = append(keep, stand...)
 		err = c.Walk(func(r *cache.Record) error {
 			keep = append(keep, snapshot.ID(r.Snapshot))
 			return nil

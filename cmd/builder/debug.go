@@ -14,7 +14,6 @@ import (
 
 	"builder/build"
 	"builder/cache"
-	"builder/cdi"
 	"builder/container"
 	"builder/rootfs"
 
@@ -32,6 +31,7 @@ func runDebug(ctx context.Context, e *env, args []string) error {
 	fs.SetInterspersed(false)
 	var secret secretFlags
 	secret.addFlags(fs)
+	cdiDir := fs.String("cdi-config-dir", "", "`DIR`ectory of CDI specifications (default /etc/cdi and /var/run/cdi)")
 	all := fs.Bool("all", false, "with rm: all of them")
 	rest, err := e.parse(fs, args, 0, -1)
 	if err != nil {
@@ -59,7 +59,7 @@ func runDebug(ctx context.Context, e *env, args []string) error {
 	if flag, err := secret.resolve(e, &opts); err != nil {
 		return setupFailure(&usageError{msg: fmt.Sprintf("debug: --%s: %v", flag, err), hint: "builder debug --help"})
 	}
-	opts.Devices = cdi.NewRegistry()
+	opts.Devices = cdiRegistry(*cdiDir)
 	code, err := e.debugStep(ctx, failed, id, command, opts)
 	if err != nil {
 		return setupFailure(err)

@@ -60,7 +60,11 @@ func (f *resourceFlags) resolve() (r container.Resources, flag string, err error
 			return r, "resource", err
 		}
 	}
-	return r, "memory", container.CheckResources(r)
+	flag = "memory"
+	if r.MemorySwap != 0 {
+		flag = "memory-swap"
+	}
+	return r, flag, container.CheckResources(r)
 }
 
 func setResource(r *container.Resources, name, value string) error {

@@ -9,7 +9,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -88,7 +87,7 @@ type Rule struct {
 
 // Why tells which ignore pattern decided about a path; nil if none matches.
 func (t *Tree) Why(name string) *Rule {
-	name = strings.TrimPrefix(path.Join("/", name), "/")
+	name = Clean(name)
 	m := t.ignore
 	matched, by := m.matchPath(name)
 	if by < 0 {

@@ -4,7 +4,12 @@ package buildcontext
 
 import (
 	"context"
+	"errors"
 	"io/fs"
+	"path"
+	"strings"
+
+	"builder/internal/sys"
 
 	"golang.org/x/sys/unix"
 )
@@ -26,6 +31,22 @@ func (t *Tree) List(ctx context.Context, f func(File) error) error {
 		return err
 	}
 	return listDir(t.top, f)
+}
+
+// Clean makes a path of the context what [File.Path] has; "" for its top.
+func Clean(name string) string { return strings.TrimPrefix(path.Join("/", name), "/") }
+
+// Exists tells whether there is a file of that name, ignored or not. A link at
+// its end is not followed.
+func (t *Tree) Exists(name string) (bool, error) {
+	f, err := sys.OpenInRoot(t.root, name, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ENAMETOOLONG):
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	return true, f.Close()
 }
 
 func listDir(n *node, f func(File) error) error {

@@ -81,6 +81,7 @@ func commands() []command {
 		{"load", "[OPTIONS]", "load images from an OCI or docker archive", runLoad},
 		{"save", "[OPTIONS] IMAGE [IMAGE...]", "write images to an archive", runSave},
 		{"import", "[OPTIONS] FILE|- [REPOSITORY[:TAG]]", "make an image of a root file system's tar", runImport},
+		{"context", "ls [OPTIONS] PATH|URL|-", "show what a build context holds", runContext},
 		{"debug", "[OPTIONS] [ID] [COMMAND [ARG...]] | ls | rm ID...", "run a command in what a failed step left", runDebug},
 		{"ps", "[OPTIONS]", "list containers", runPs},
 		{"rm", "CONTAINER [CONTAINER...]", "remove containers", runRm},

@@ -493,3 +493,30 @@ func TestRemoteSSH(t *testing.T) {
 	w.fails(1, []string{"Permission denied"}, "build", ".")
 	w.ok("build", "--ssh", "default", ".")
 }
+
+// TestRemoteProxy: fetching goes through the proxy that the environment names.
+func TestRemoteProxy(t *testing.T) {
+	w, git := newBench(t), testutil.NewGitServer(t)
+	git.Repository(t, "r").Commit("file", "from git")
+	var hosts sync.Map
+	proxy := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		hosts.Store(r.URL.Host, true)
+		if r.URL.Host == "git.example.invalid" {
+			git.Config.Handler.ServeHTTP(rw, r)
+			return
+		}
+		fmt.Fprint(rw, "from web")
+	}))
+	defer proxy.Close()
+	t.Setenv("http_proxy", proxy.URL)
+	w.write("Dockerfile", "FROM test/base\nADD http://web.example.invalid/f /f\nADD http://git.example.invalid/r.git /r\n")
+	w.ok("build", "-t", "app", ".")
+	if got := w.ok("run", "--rm", "app", "cat", "/f", "/r/file"); got != "from webfrom git" {
+		t.Errorf("contents %q", got)
+	}
+	for _, host := range []string{"web.example.invalid", "git.example.invalid"} {
+		if _, ok := hosts.Load(host); !ok {
+			t.Errorf("the proxy was not asked for %s", host)
+		}
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"strconv"
+	"syscall"
 
 	"builder/buildcontext"
 	"builder/cache"
@@ -196,8 +197,34 @@ func (m *runMount) fillCache(ctx context.Context, r *runner, dir *os.File) error
 	if err != nil {
 		return err
 	}
-	_, err = sel.Copy(ctx, dir, buildcontext.CopyOptions{})
-	return err
+	if _, err = sel.Copy(ctx, dir, buildcontext.CopyOptions{}); err != nil {
+		return err
+	}
+	return m.dress(ctx, r, dir)
+}
+
+// dress gives a directory the owner and mode of the mount's source.
+func (m *runMount) dress(ctx context.Context, r *runner, dir *os.File) error {
+	id, source, err := m.bindSnapshot(ctx, r)
+	if err != nil {
+		return err
+	}
+	root, err := r.env.RootFS.Snapshots().View(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	from, err := openPath(root, source)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	info, err := from.Stat()
+	if err != nil {
+		return err
+	}
+	st := info.Sys().(*syscall.Stat_t)
+	return errors.Join(dir.Chown(int(st.Uid), int(st.Gid)), dir.Chmod(info.Mode()))
 }
 
 func number(id *uint64) int {

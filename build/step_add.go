@@ -25,7 +25,7 @@ import (
 // dispatchAdd makes the step of an ADD. Sources are copied in the order in
 // which they stand, those of the build context that follow each other at once.
 func (p *plan) dispatchAdd(st *stage, cmd command, c *instructions.AddCommand) error {
-	op := &copyOp{chown: c.Chown, link: c.Link}
+	op := &copyOp{chown: c.Chown, link: c.Link && c.Chmod == ""}
 	request := func(unpack bool) buildcontext.Request {
 		return buildcontext.Request{Dest: st.state.abs(c.DestPath), Exclude: c.ExcludePatterns, Mode: c.Chmod, Unpack: unpack}
 	}

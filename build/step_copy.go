@@ -24,7 +24,7 @@ import (
 type copyOp struct {
 	parts []*copyPart
 	chown string
-	link  bool
+	link  bool // copied beside what is below; never with --chmod, as in BuildKit
 }
 
 // copyPart is what a copyOp takes from one tree: the build context's, a
@@ -72,7 +72,7 @@ func (p *plan) dispatchCopy(st *stage, cmd command, c *instructions.CopyCommand)
 		flags = " --parents"
 	}
 	part.addInline(c.SourceContents)
-	return p.addCopy(st, cmd, &copyOp{parts: []*copyPart{part}, chown: c.Chown, link: c.Link}, "COPY"+flags, c.SourcesAndDest)
+	return p.addCopy(st, cmd, &copyOp{parts: []*copyPart{part}, chown: c.Chown, link: c.Link && c.Chmod == ""}, "COPY"+flags, c.SourcesAndDest)
 }
 
 // addInline adds the files that the instruction itself holds.

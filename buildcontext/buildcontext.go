@@ -63,7 +63,8 @@ func (o *Options) SetIgnore(f IgnoreFile) {
 }
 
 // Tree is a read-only tree of files: a directory less what the ignore patterns
-// exclude. Its methods may be called concurrently.
+// exclude. Its methods may be called concurrently. The zero Tree has no files:
+// of it only a request's inline files can be selected.
 type Tree struct {
 	opts   Options
 	root   *os.File

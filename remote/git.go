@@ -196,6 +196,9 @@ func (c *Client) fetchGit(ctx context.Context, ref dockerfile.GitRef, o *gitObje
 	if err != nil && !fresh && ctx.Err() == nil {
 		tree, err = r.bringAnew(ctx, err)
 	}
+	if err == nil && ref.Subdir != "" {
+		tree, err = subdir(tree, ref.Subdir)
+	}
 	if err != nil {
 		return err
 	}
@@ -356,10 +359,7 @@ func (r *gitRepository) checkout(ctx context.Context) (string, error) {
 	if err == nil && r.ref.CommitTime {
 		err = r.setTimes(ctx, top)
 	}
-	if err != nil || r.ref.Subdir == "" {
-		return top, err
-	}
-	return subdir(top, r.ref.Subdir)
+	return top, err
 }
 
 // clone makes a repository beside the tree that has nothing but the object,

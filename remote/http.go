@@ -199,7 +199,7 @@ func (c *Client) get(ctx context.Context, url string, have *file, name string, t
 	if have != nil && have.etag != "" {
 		req.Header.Set("If-None-Match", have.etag)
 	}
-	resp, err := c.http.Do(req)
+	resp, err := c.http.Do(req) //nolint:bodyclose // it is, in the next lines
 	if err != nil {
 		return nil, w.explain(ctx, err)
 	}

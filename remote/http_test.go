@@ -278,7 +278,7 @@ func TestFileFaults(t *testing.T) {
 		"short":          {breakOff, "", 2},
 		"short chunks":   {chunked, "", 2},
 		"redirects in circles": {func(_ int, w http.ResponseWriter, r *http.Request) bool {
-			http.Redirect(w, r, r.URL.Path, 302)
+			http.Redirect(w, r, r.URL.Path, http.StatusFound)
 			return true
 		}, "more than 10 redirects", 10},
 		"redirect to a file": {func(_ int, w http.ResponseWriter, r *http.Request) bool {
@@ -330,8 +330,8 @@ func TestFileStall(t *testing.T) {
 		<-r.Context().Done()
 	}))
 	defer server.Close()
-	got, err := download(t, newStore(t), Options{Stall: 100 * time.Millisecond}, server.URL, "")
-	if err != nil || got != "whole" || n.Load() != 2 {
+	got, err := download(t, newStore(t), Options{Stall: 300 * time.Millisecond}, server.URL, "")
+	if err != nil || got != "whole" || n.Load() < 2 {
 		t.Errorf("%q, %v after %d requests", got, err, n.Load())
 	}
 }

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"encoding/csv"
@@ -313,5 +314,9 @@ func isArchive(data []byte) bool {
 			return true
 		}
 	}
-	return len(data) > 262 && string(data[257:262]) == "ustar"
+	if len(data) > 262 && string(data[257:262]) == "ustar" {
+		return true
+	}
+	_, err := tar.NewReader(bytes.NewReader(data)).Next()
+	return err == nil // the old format has only its checksum
 }

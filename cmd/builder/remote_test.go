@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -85,6 +86,25 @@ func tarOf(t *testing.T, files ...string) string {
 		t.Fatal(err)
 	}
 	return buf.String()
+}
+
+// oldTar makes an archive one of the format before POSIX: no magic, another
+// checksum.
+func oldTar(archive string) string {
+	data := []byte(archive)
+	for at := 0; data[at] != 0; {
+		h := data[at : at+512]
+		clear(h[257:])
+		copy(h[148:156], "        ")
+		sum := 0
+		for _, b := range h {
+			sum += int(b)
+		}
+		copy(h[148:156], fmt.Sprintf("%06o\x00 ", sum))
+		size, _ := strconv.ParseInt(strings.Trim(string(h[124:136]), " \x00"), 8, 64)
+		at += 512 + int(size+511)/512*512
+	}
+	return string(data)
 }
 
 func gzipOf(t *testing.T, s string) string {
@@ -321,6 +341,7 @@ func TestContextKinds(t *testing.T) {
 		{"", []string{gitURL + "#below:sub/dir"}, all},
 		{archive, []string{"-"}, all},
 		{gzipOf(t, archive), []string{"-"}, all},
+		{oldTar(archive), []string{"-"}, all},
 		{"", []string{web.URL + "/c.tar"}, all},
 		{"", []string{web.URL + "/c.tar.gz"}, all},
 		{text, []string{"-f", "-", "local"}, "./data "},

@@ -44,7 +44,9 @@ func NewSSHServer(t testing.TB) *SSHServer {
 		t.Fatal(err)
 	}
 	_, s.Port, _ = net.SplitHostPort(l.Addr().String())
-	l.Close()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
 	config := strings.Join([]string{
 		"ListenAddress 127.0.0.1", "Port " + s.Port, "HostKey " + s.File("host"), "AuthorizedKeysFile " + s.File("key.pub"),
 		"PidFile none", "StrictModes no", "UsePAM no", "PasswordAuthentication no", "PermitRootLogin prohibit-password", "",
@@ -59,10 +61,10 @@ func NewSSHServer(t testing.TB) *SSHServer {
 	s.start(t, program, "-D", "-e", "-f", s.File("config"))
 	s.await(t, func() error {
 		c, err := net.Dial("tcp", "127.0.0.1:"+s.Port)
-		if err == nil {
-			c.Close()
+		if err != nil {
+			return err
 		}
-		return err
+		return c.Close()
 	})
 	return s
 }
@@ -92,8 +94,8 @@ func (s *SSHServer) start(t testing.TB, name string, args ...string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
 		log.Close()
 		if data, err := os.ReadFile(log.Name()); err == nil && t.Failed() {
 			t.Logf("%s: %s", name, data)

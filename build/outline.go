@@ -87,7 +87,7 @@ func (o *outliner) readGlobals() {
 			value, given := p.opts.Args[arg.Key]
 			if !given && arg.Value != nil {
 				g.uses = p.expand.Used(*arg.Value, values)
-				value, _, _ = p.expand.Word(*arg.Value, values) //nolint:errcheck // the plan was made with it
+				value, _, _ = p.expand.Word(*arg.Value, values) // the plan was made with it
 			}
 			if slices.Contains(g.uses, arg.Key) { // what it was before stands on something too
 				g.uses = append(slices.DeleteFunc(g.uses, func(n string) bool { return n == arg.Key }), o.globals[arg.Key].uses...)

@@ -44,8 +44,8 @@ type call struct {
 func (f *callFlags) resolve() (*call, error) {
 	c := &call{format: "text"}
 	text := f.call
-	if f.check {
-		text = "check" + strings.TrimPrefix(text, "build")
+	if f.check && text == "build" {
+		text = "check"
 	}
 	for _, word := range strings.Split(text, ",") {
 		key, value, ok := strings.Cut(word, "=")
@@ -67,6 +67,9 @@ func (f *callFlags) resolve() (*call, error) {
 	}
 	if c.name == "lint" {
 		c.name = "check" // its former name
+	}
+	if f.check && c.name != "check" {
+		return nil, fmt.Errorf("%q is something else than --check", f.call)
 	}
 	if c.name == "build" {
 		return nil, nil

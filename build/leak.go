@@ -91,7 +91,7 @@ func (r *runner) entryAt(ctx context.Context, active snapshot.Active, offset int
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	pr, pw := io.Pipe()
-	defer pr.Close()
+	defer func() { _ = pr.Close() }() // ends the writer; it never fails
 	go func() { pw.CloseWithError(r.env.RootFS.Tar(ctx, pw, active)) }()
 	in := &counter{r: pr}
 	for layer := tar.NewReader(in); ; {

@@ -3,6 +3,7 @@
 package build
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -188,41 +189,27 @@ func (m *mounter) openAgent(spec mountSpec, made *mount.Mount) error {
 
 // serve answers the clients of l; stop ends that, and every connection.
 func serve(l net.Listener, agent Agent) (stop func() error) {
-	var mu sync.Mutex
 	var all sync.WaitGroup
-	open := map[net.Conn]bool{}
-	stopped := false
+	ctx, cancel := context.WithCancel(context.Background())
 	all.Go(func() {
 		for {
 			conn, err := l.Accept()
 			if err != nil {
 				return
 			}
-			mu.Lock()
-			if stopped {
-				mu.Unlock()
-				conn.Close()
-				return
-			}
-			open[conn] = true
-			mu.Unlock()
 			all.Go(func() {
+				// Closing it is what ends Serve; it may have ended before.
+				hangUp := context.AfterFunc(ctx, func() { _ = conn.Close() })
 				agent.Serve(conn)
-				conn.Close()
-				mu.Lock()
-				delete(open, conn)
-				mu.Unlock()
+				if hangUp() {
+					_ = conn.Close()
+				}
 			})
 		}
 	})
 	return func() error {
 		err := l.Close()
-		mu.Lock()
-		stopped = true
-		for conn := range open {
-			conn.Close()
-		}
-		mu.Unlock()
+		cancel()
 		all.Wait()
 		return err
 	}

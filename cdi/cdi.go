@@ -74,7 +74,7 @@ func (r *Registry) Find(name string) ([]string, error) {
 		return out, nil
 	}
 	for _, d := range c.ListDevices() {
-		if annotation(c.GetDevice(d), classAnnotation) == name {
+		if class := annotation(c.GetDevice(d), classAnnotation); class != "" && class == name {
 			out = append(out, d)
 		}
 	}

@@ -59,6 +59,9 @@ func allowDevice(devices map[string]string, value string) error {
 		}
 		alias = v
 	}
+	if name == "" {
+		return fmt.Errorf("device=%s names no device", value)
+	}
 	if alias != "" {
 		devices[alias] = name
 	} else {

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"builder/container"
 )
 
 // TestWrongRunInput is what may be wrong about mounts, secrets, agents,
@@ -363,4 +365,32 @@ devices:
 			t.Errorf("%s %s: %q (%v), want %q", tt.device, tt.args, got, err, tt.want)
 		}
 	}
+}
+
+// FuzzRunFlagValues holds of the values of flags about RUN that what is
+// accepted makes sense.
+func FuzzRunFlagValues(f *testing.F) {
+	for _, seed := range []string{"id=a,src=b", "type=env,id=a", `id="a,b",env=X`, "device=a,alias=b", "security.insecure", "/a:/b:ro,O", "/dev/null:/dev/x:rw", "memory=1g", "a:b:c:d", ",", "="} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, word string) {
+		if s, err := parseSecret(word); err == nil && s.id == "" {
+			t.Errorf("secret %q has no ID", word)
+		}
+		if a, err := parseAllow([]string{word}); err == nil {
+			if _, unnamed := a.Devices[""]; unnamed {
+				t.Errorf("--allow %q lets a device without a name", word)
+			}
+		}
+		if v, err := parseBuildVolume(word); err == nil && (!filepath.IsAbs(v.Source) || !filepath.IsAbs(v.Target) || v.Target == "/") {
+			t.Errorf("volume %q is %+v", word, v)
+		}
+		if d, err := parseDevice(word); err == nil && !strings.HasPrefix(filepath.Clean(d.Path), "/dev/") {
+			t.Errorf("device %q is %+v", word, d)
+		}
+		var r container.Resources
+		if name, value, ok := strings.Cut(word, "="); ok {
+			_ = setResource(&r, name, value)
+		}
+	})
 }

@@ -97,7 +97,7 @@ func (a *Agent) Serve(conn net.Conn) {
 		if err != nil {
 			return // the client sees its connection closed, as that of an agent that has ended
 		}
-		defer behind.Close()
+		defer func() { _ = behind.Close() }() // nothing was written that could be lost
 		keys = agent.NewClient(behind)
 	}
 	_ = agent.ServeAgent(readOnly{keys}, conn) // an error is the client's, who sees it

@@ -394,3 +394,23 @@ func FuzzRunFlagValues(f *testing.F) {
 		}
 	})
 }
+
+// TestCacheSharing runs steps side by side that share a cache, have one of
+// their own, and wait for each other.
+func TestCacheSharing(t *testing.T) {
+	w := newBench(t)
+	side := func(me, other string) string {
+		return fmt.Sprintf(`FROM test/base AS %[1]s
+RUN --mount=type=cache,id=meet,target=/m --mount=type=cache,id=own,target=/p,sharing=private touch /m/%[1]s /p/%[1]s; \
+    n=0; while [ ! -e /m/%[2]s ] && [ $n -lt 600 ]; do sleep 0.1; n=$((n+1)); done; \
+    touch /m/seen-by-%[1]s; while [ ! -e /m/seen-by-%[2]s ] && [ $n -lt 600 ]; do sleep 0.1; n=$((n+1)); done; \
+    test -e /m/%[2]s && test ! -e /p/%[2]s
+RUN --mount=type=cache,id=alone,target=/l,sharing=locked mkdir /l/x && sleep 0.3 && rmdir /l/x && echo ok > /%[1]s
+`, me, other)
+	}
+	w.write("Dockerfile", side("a", "b")+side("b", "a")+"FROM scratch\nCOPY --from=a /a /\nCOPY --from=b /b /\n")
+	w.ok("build", "-o", "type=tar,dest=out.tar", ".")
+	if got := w.fromTar("out.tar", "a") + w.fromTar("out.tar", "b"); got != "ok\nok\n" {
+		t.Errorf("got %q", got)
+	}
+}

@@ -34,23 +34,18 @@ const Mask = "***"
 // Set is a set of values to be found. It may be used by many goroutines. A nil
 // Set has none.
 type Set struct {
-	all     index
-	wrapped index // base64 that is long enough to be broken into lines
+	forms   []form
+	longest int
+	byEnd   map[uint64][]int // numbers of forms, by their last bytes
+	filter  [1 << 10]uint64  // a bit for each hash of last bytes
+	first   [256]bool        // bytes that forms begin with
 }
 
 // form is one way in which a value may be written.
 type form struct {
 	id    string
 	bytes []byte
-}
-
-// index finds forms by their last [anchor] bytes.
-type index struct {
-	forms   []form
-	longest int
-	byEnd   map[uint64][]int // numbers of forms
-	filter  [1 << 10]uint64  // a bit for each hash of an anchor
-	first   [256]bool        // bytes that forms begin with
+	lines bool // line breaks in it don't count
 }
 
 // anchor is how many bytes are looked at to tell where a form may end.
@@ -70,24 +65,22 @@ func New(values map[string][]byte) (set *Set, short []string) {
 			continue
 		}
 		for _, f := range plainForms(value) {
-			set.all.add(id, f)
+			set.add(form{id, []byte(f), false})
 		}
 		for _, f := range base64Forms(value) {
-			set.all.add(id, f)
-			if len(f) > shortestLine {
-				set.wrapped.add(id, f)
+			set.add(form{id, []byte(f), true})
+			// A break in the last bytes hides them from the search: then
+			// all the rest is enough.
+			if len(f) > 3*anchor {
+				set.add(form{id, []byte(f[:len(f)-anchor]), true})
 			}
 		}
 	}
-	if len(set.all.forms) == 0 {
+	if len(set.forms) == 0 {
 		return nil, short
 	}
 	return set, short
 }
-
-// shortestLine is the least length at which base64 is commonly broken into
-// lines, less what may stand before a value in its first line.
-const shortestLine = 16
 
 func plainForms(value []byte) []string {
 	text := string(value)
@@ -139,50 +132,73 @@ func base64Forms(value []byte) []string {
 	return slices.Compact(forms)
 }
 
-func (x *index) add(id, text string) {
-	if x.byEnd == nil {
-		x.byEnd = map[uint64][]int{}
+func (s *Set) add(f form) {
+	if s.byEnd == nil {
+		s.byEnd = map[uint64][]int{}
 	}
-	b := []byte(text)
-	end := binary.LittleEndian.Uint64(b[len(b)-anchor:])
-	x.byEnd[end] = append(x.byEnd[end], len(x.forms))
-	x.forms = append(x.forms, form{id, b})
-	x.longest = max(x.longest, len(b))
+	end := binary.LittleEndian.Uint64(f.bytes[len(f.bytes)-anchor:])
+	s.byEnd[end] = append(s.byEnd[end], len(s.forms))
+	s.forms = append(s.forms, f)
+	s.longest = max(s.longest, len(f.bytes))
 	h := hash(end)
-	x.filter[h>>6] |= 1 << (h & 63)
-	x.first[b[0]] = true
+	s.filter[h>>6] |= 1 << (h & 63)
+	s.first[f.bytes[0]] = true
 }
 
 func hash(end uint64) uint64 { return end * 0x9e3779b97f4a7c15 >> 48 }
 
 // next finds the first form that ends in data after from bytes, and of those
-// that end in the same place the longest. end is -1 if there is none.
-func (x *index) next(data []byte, from int) (f form, end int) {
+// that end in the same place the longest; start is where that begins. end is
+// -1 if there is none.
+func (s *Set) next(data []byte, from int) (id string, start, end int) {
 	for end := max(from+1, anchor); end <= len(data); end++ {
 		key := binary.LittleEndian.Uint64(data[end-anchor : end])
-		if h := hash(key); x.filter[h>>6]&(1<<(h&63)) == 0 {
+		if h := hash(key); s.filter[h>>6]&(1<<(h&63)) == 0 {
 			continue
 		}
-		for _, i := range x.byEnd[key] {
-			if c := x.forms[i]; len(c.bytes) > len(f.bytes) && bytes.HasSuffix(data[:end], c.bytes) {
-				f = c
+		start = end
+		for _, i := range s.byEnd[key] {
+			if at, ok := s.forms[i].endsAt(data[:end]); ok && at < start {
+				id, start = s.forms[i].id, at
 			}
 		}
-		if f.bytes != nil {
-			return f, end
+		if start < end {
+			return id, start, end
 		}
 	}
-	return form{}, -1
+	return "", 0, -1
+}
+
+// endsAt reports whether data ends with the form, and where that begins.
+func (f *form) endsAt(data []byte) (start int, ok bool) {
+	if bytes.HasSuffix(data, f.bytes) {
+		return len(data) - len(f.bytes), true
+	}
+	if !f.lines {
+		return 0, false
+	}
+	left := len(f.bytes)
+	for i := len(data) - 1; i >= 0; i-- {
+		switch c := data[i]; {
+		case c == f.bytes[left-1]:
+			if left--; left == 0 {
+				return i, true
+			}
+		case c != '\n' && c != '\r':
+			return 0, false
+		}
+	}
+	return 0, false
 }
 
 // begun is where in data a form begins of which only the first part is there:
 // len(data) if there is none.
-func (x *index) begun(data []byte) int {
-	for i := max(0, len(data)-x.longest+1); i < len(data); i++ {
-		if !x.first[data[i]] {
+func (s *Set) begun(data []byte) int {
+	for i := max(0, len(data)-s.longest+1); i < len(data); i++ {
+		if !s.first[data[i]] {
 			continue
 		}
-		for _, f := range x.forms {
+		for _, f := range s.forms {
 			if len(f.bytes) > len(data)-i && bytes.HasPrefix(f.bytes, data[i:]) {
 				return i
 			}
@@ -196,8 +212,8 @@ func (s *Set) Find(text string) (id string, found bool) {
 	if s == nil {
 		return "", false
 	}
-	f, end := s.all.next([]byte(text), 0)
-	return f.id, end >= 0
+	id, _, end := s.next([]byte(text), 0)
+	return id, end >= 0
 }
 
 // Blank puts [Mask] in the place of every value in text.
@@ -215,8 +231,7 @@ func (s *Set) Blank(text string) string {
 func (s *Set) blank(out, data []byte, n, hidden int) ([]byte, int) {
 	done := hidden // what of data is in out, or hidden
 	for at := 0; ; {
-		f, end := s.all.next(data, at)
-		start := end - len(f.bytes)
+		_, start, end := s.next(data, at)
 		if end < 0 || start >= n {
 			break
 		}
@@ -242,67 +257,28 @@ func (e *FoundError) Error() string { return fmt.Sprintf("secret %q is in it", e
 // Finder looks for values in what is written to it. After an error it is of no
 // more use.
 type Finder struct {
-	set   *Set
-	plain window
-	lines window // without line breaks
-	flat  []byte
+	set  *Set
+	buf  []byte // the end of the stream, long enough for the longest form
+	size int64  // of the stream
 }
 
 // NewFinder returns a Finder for a set that is not nil.
-func NewFinder(s *Set) *Finder {
-	return &Finder{set: s, plain: window{x: &s.all}, lines: window{x: &s.wrapped}}
-}
+func NewFinder(s *Set) *Finder { return &Finder{set: s} }
 
 // Write fails with a *[FoundError] at the first value that ends in p.
 func (f *Finder) Write(p []byte) (int, error) {
-	if id, end := f.plain.add(p); end >= 0 {
-		return 0, &FoundError{id, end}
+	// Lines of base64 are 64 bytes long or more, and end in one byte or two.
+	if keep := f.set.longest + f.set.longest/16 + anchor; len(f.buf) > keep {
+		f.buf = f.buf[:copy(f.buf, f.buf[len(f.buf)-keep:])]
 	}
-	if len(f.set.wrapped.forms) == 0 {
-		return len(p), nil
+	old := len(f.buf)
+	f.buf = append(f.buf, p...)
+	before := f.size - int64(old)
+	f.size += int64(len(p))
+	if id, _, end := f.set.next(f.buf, old); end >= 0 {
+		return 0, &FoundError{id, before + int64(end)}
 	}
-	before, start := f.lines.size, f.plain.size-int64(len(p))
-	f.flat = f.flat[:0]
-	for _, c := range p {
-		if c != '\n' && c != '\r' {
-			f.flat = append(f.flat, c)
-		}
-	}
-	id, end := f.lines.add(f.flat)
-	if end < 0 {
-		return len(p), nil
-	}
-	for i, c := range p {
-		if c != '\n' && c != '\r' {
-			before++
-		}
-		if before == end {
-			start += int64(i) + 1
-			break
-		}
-	}
-	return 0, &FoundError{id, start}
-}
-
-// window is the end of a stream, long enough for the longest form.
-type window struct {
-	x    *index
-	buf  []byte
-	size int64 // of the stream
-}
-
-func (w *window) add(p []byte) (id string, end int64) {
-	if keep := w.x.longest - 1; len(w.buf) > keep {
-		w.buf = w.buf[:copy(w.buf, w.buf[len(w.buf)-keep:])]
-	}
-	old := len(w.buf)
-	w.buf = append(w.buf, p...)
-	start := w.size - int64(old)
-	w.size += int64(len(p))
-	if f, at := w.x.next(w.buf, old); at >= 0 {
-		return f.id, start + int64(at)
-	}
-	return "", -1
+	return len(p), nil
 }
 
 // Blanker passes on what is written to it with every value blanked out. What
@@ -322,7 +298,7 @@ func NewBlanker(s *Set, to func(p []byte)) *Blanker { return &Blanker{set: s, to
 // Write never fails.
 func (b *Blanker) Write(p []byte) (int, error) {
 	b.held = append(b.held, p...)
-	b.pass(b.set.all.begun(b.held))
+	b.pass(b.set.begun(b.held))
 	return len(p), nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -528,4 +529,34 @@ func TestGitCancel(t *testing.T) {
 	case <-time.After(20 * time.Second):
 		t.Error("the helper goes on")
 	}
+}
+
+// TestGitProtocol fetches from git's own daemon.
+func TestGitProtocol(t *testing.T) {
+	server := testutil.NewGitServer(t)
+	w := server.Repository(t, "a")
+	first := w.Commit("file", "one")
+	w.Commit("file", "two")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			daemon := exec.Command("git", "-c", "safe.directory=*", "daemon", "--inetd", "--export-all", "--base-path="+server.Dir)
+			daemon.Stdin, daemon.Stdout = conn, conn
+			go func() {
+				defer conn.Close()
+				_ = daemon.Run() // a client that failed tells more
+			}()
+		}
+	}()
+	url := "git://" + l.Addr().String() + "/a.git"
+	checkFile(t, mustFetch(t, newStore(t), Options{}, url), "file", "two")
+	checkFile(t, mustFetch(t, newStore(t), Options{}, url+"#"+first), "file", "one")
 }

@@ -1,0 +1,2 @@
+mkdir ../http
+echo f > ../http/f

@@ -28,10 +28,9 @@ import (
 
 // file is what a URL was found to hold.
 type file struct {
-	digest   digest.Digest
-	modified time.Time // zero if the server didn't say
-	etag     string
-	path     string // this process's own name of it
+	digest digest.Digest
+	etag   string
+	path   string
 }
 
 // ResolveFile returns the digest of what is at a URL. A checksum is believed
@@ -79,31 +78,49 @@ func (c *Client) findFile(ctx context.Context, url string, checksum digest.Diges
 		return nil, err
 	}
 	defer kept.close()
-	have := kept.file()
 	dir, err := c.store.TempDir()
 	if err != nil {
 		return nil, err
 	}
 	own := filepath.Join(dir, "data")
-	if have != nil && (have.digest == checksum || checksum == "" && have.etag != "" && c.unchanged(ctx, url, have.etag)) {
-		have.path = own
-		return have, kept.take(have, own)
-	}
 	if checksum != "" {
-		have = nil
+		return c.findPinned(ctx, url, checksum, kept, own, tell)
 	}
-	got, err := c.download(ctx, url, have, own, tell)
+	have := kept.last()
+	if have == nil || have.etag == "" || !c.unchanged(ctx, url, have.etag) {
+		got, err := c.download(ctx, url, have, own, tell)
+		if err != nil {
+			return nil, err
+		}
+		if got != have { // else it was not modified
+			return got, kept.put(got)
+		}
+	}
+	return have.as(own)
+}
+
+// findPinned finds the file that has a digest.
+func (c *Client) findPinned(ctx context.Context, url string, checksum digest.Digest, kept *kept, own string, tell teller) (*file, error) {
+	have, err := kept.pinned(checksum)
 	if err != nil {
 		return nil, err
 	}
-	if got == have { // not modified
-		have.path = own
-		return have, kept.take(have, own)
+	if have != nil {
+		return have.as(own)
 	}
-	if checksum != "" && got.digest != checksum {
+	got, err := c.download(ctx, url, nil, own, tell)
+	if err != nil {
+		return nil, err
+	}
+	if got.digest != checksum {
 		return nil, errors.Join(&ChecksumError{URL: redact(url), Got: got.digest, Want: checksum}, os.Remove(own))
 	}
-	return got, kept.put(got)
+	return got, kept.pin(got)
+}
+
+// as is the file under another name, which others don't take away.
+func (f *file) as(name string) (*file, error) {
+	return &file{digest: f.digest, etag: f.etag, path: name}, os.Link(f.path, name)
 }
 
 // ChecksumError says that a file is not the one that was asked for.
@@ -211,8 +228,9 @@ func (c *Client) get(ctx context.Context, url string, have *file, name string, t
 		return nil, statusError(resp)
 	}
 	f := &file{path: name, etag: strongTag(resp.Header.Get("ETag"))}
-	if t, err := http.ParseTime(resp.Header.Get("Last-Modified")); err == nil {
-		f.modified = t
+	modified, err := http.ParseTime(resp.Header.Get("Last-Modified"))
+	if err != nil {
+		modified = time.Unix(0, 0)
 	}
 	if resp.ContentLength > c.opts.MaxSize {
 		return nil, fmt.Errorf("it has %d bytes, more than the limit of %d", resp.ContentLength, c.opts.MaxSize)
@@ -220,7 +238,7 @@ func (c *Client) get(ctx context.Context, url string, have *file, name string, t
 	body := &watchedReader{w: w, r: resp.Body, tell: func(n int64, done bool) {
 		tell.amount(redact(url), n, max(resp.ContentLength, 0), done)
 	}}
-	if err := c.save(f, body); err != nil {
+	if err := c.save(f, modified, body); err != nil {
 		os.Remove(name)
 		return nil, w.explain(ctx, err)
 	}
@@ -228,7 +246,7 @@ func (c *Client) get(ctx context.Context, url string, have *file, name string, t
 }
 
 // save writes a body and computes its digest.
-func (c *Client) save(f *file, body *watchedReader) error {
+func (c *Client) save(f *file, modified time.Time, body *watchedReader) error {
 	out, err := os.OpenFile(f.path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
@@ -244,14 +262,10 @@ func (c *Client) save(f *file, body *watchedReader) error {
 	}
 	body.tell(n, true)
 	f.digest = digest.NewDigest(digest.SHA256, h)
-	t := f.modified
-	if t.IsZero() {
-		t = time.Unix(0, 0)
-	}
 	if err := errors.Join(out.Sync(), out.Close()); err != nil {
 		return err
 	}
-	return os.Chtimes(f.path, t, t)
+	return os.Chtimes(f.path, modified, modified)
 }
 
 // statusError is what a status that isn't success means.

@@ -202,6 +202,15 @@ func TestFileChecksum(t *testing.T) {
 	if g, h := server.count("GET"), server.count("HEAD"); g != 1 || h != 0 {
 		t.Errorf("%d GET and %d HEAD, want one", g, h)
 	}
+	// What was pinned stays, whatever the server has now.
+	server.set("changed", "")
+	wantDownload(t, s, url, "", "changed")
+	wantDownload(t, s, url, sum, "content")
+	wantDownload(t, s, url, digest.FromString("changed"), "changed")
+	if g := server.count("GET"); g != 2 {
+		t.Errorf("%d GET, want another one", g)
+	}
+	server.set("content", "")
 	wrong := digest.FromString("other")
 	_, err := download(t, s, Options{}, url+"2", wrong)
 	var mismatch *ChecksumError
@@ -211,7 +220,7 @@ func TestFileChecksum(t *testing.T) {
 	if hits := search(t, s.Path("cache", "http", nameOf(url+"2"))); len(hits) != 0 {
 		t.Errorf("%q was kept", hits)
 	}
-	if g := server.count("GET"); g != 2 {
+	if g := server.count("GET"); g != 3 {
 		t.Errorf("a wrong digest is no reason to try again: %d GET", g)
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"time"
 
 	"builder/internal/atomicfile"
 	"builder/internal/filelock"
@@ -18,10 +17,11 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// kept is the cache's directory of one URL, locked: the last file that was
-// fetched from it, called by its digest, and the record that tells of it. The
-// file is on disk before the record is written, so a record never tells of one
-// that isn't whole.
+// kept is the cache's directory of one URL, locked. It has the last file that
+// was fetched without a checksum, called by its digest, and the record that
+// tells of it; and every file that was fetched with one, called pinned-DIGEST.
+// Files have the time that the server gave. A file is on disk before anything
+// tells of it, so what is told of is whole.
 type kept struct {
 	dir  string
 	lock *filelock.Lock
@@ -29,9 +29,8 @@ type kept struct {
 
 // keptRecord is record.json.
 type keptRecord struct {
-	Digest   digest.Digest `json:"digest"`
-	ETag     string        `json:"etag,omitempty"`
-	Modified *time.Time    `json:"lastModified,omitempty"`
+	Digest digest.Digest `json:"digest"`
+	ETag   string        `json:"etag,omitempty"`
 }
 
 func (c *Client) openKept(ctx context.Context, url string, tell teller) (*kept, error) {
@@ -58,59 +57,67 @@ func nameOf(url string) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// file is what is kept, nil if nothing is.
-func (k *kept) file() *file {
+// last is the last file that was fetched, nil if none was.
+func (k *kept) last() *file {
 	data, err := os.ReadFile(filepath.Join(k.dir, "record.json"))
 	if err != nil {
 		return nil
 	}
 	var r keptRecord
-	if json.Unmarshal(data, &r) != nil || r.Digest.Validate() != nil || r.Digest.Algorithm() != digest.SHA256 {
+	if json.Unmarshal(data, &r) != nil || !isSHA256(r.Digest) || !k.has(r.Digest.Encoded()) {
 		return nil
 	}
-	if _, err := os.Lstat(filepath.Join(k.dir, r.Digest.Encoded())); err != nil {
-		return nil
-	}
-	f := &file{digest: r.Digest, etag: r.ETag}
-	if r.Modified != nil {
-		f.modified = *r.Modified
-	}
-	return f
+	return &file{digest: r.Digest, etag: r.ETag, path: filepath.Join(k.dir, r.Digest.Encoded())}
 }
 
-// take gives the kept file another name, under which it stays whatever others
-// do to the cache.
-func (k *kept) take(f *file, name string) error {
-	return os.Link(filepath.Join(k.dir, f.digest.Encoded()), name)
+// pinned is the file of a checksum, nil if it isn't kept.
+func (k *kept) pinned(d digest.Digest) (*file, error) {
+	switch last := k.last(); {
+	case !isSHA256(d):
+		return nil, nil
+	case k.has(pinnedName(d)):
+		return &file{digest: d, path: filepath.Join(k.dir, pinnedName(d))}, nil
+	case last != nil && last.digest == d:
+		return last, k.pin(last)
+	}
+	return nil, nil
 }
+
+func pinnedName(d digest.Digest) string { return "pinned-" + d.Encoded() }
+
+func isSHA256(d digest.Digest) bool { return d.Validate() == nil && d.Algorithm() == digest.SHA256 }
+
+func (k *kept) has(name string) bool {
+	_, err := os.Lstat(filepath.Join(k.dir, name))
+	return err == nil
+}
+
+// link gives a file a name in the directory.
+func (k *kept) link(f *file, name string) error {
+	name = filepath.Join(k.dir, name)
+	return errors.Join(removeIfThere(name), os.Link(f.path, name))
+}
+
+// pin keeps a file as that of its digest.
+func (k *kept) pin(f *file) error { return k.link(f, pinnedName(f.digest)) }
 
 // put keeps a file in place of the last one.
 func (k *kept) put(f *file) error {
-	old, err := os.ReadDir(k.dir)
-	if err != nil {
+	before := k.last()
+	if err := k.link(f, f.digest.Encoded()); err != nil {
 		return err
 	}
-	name := filepath.Join(k.dir, f.digest.Encoded())
-	if err := errors.Join(removeIfThere(name), os.Link(f.path, name)); err != nil {
-		return err
-	}
-	r := keptRecord{Digest: f.digest, ETag: f.etag}
-	if !f.modified.IsZero() {
-		r.Modified = &f.modified
-	}
-	data, err := json.Marshal(r)
+	data, err := json.Marshal(keptRecord{Digest: f.digest, ETag: f.etag})
 	if err != nil {
 		return err
 	}
 	if err := atomicfile.Write(filepath.Join(k.dir, "record.json"), data, 0o600); err != nil {
 		return err
 	}
-	for _, e := range old {
-		if e.Name() != "record.json" && e.Name() != f.digest.Encoded() {
-			err = errors.Join(err, os.Remove(filepath.Join(k.dir, e.Name())))
-		}
+	if before != nil && before.digest != f.digest {
+		return os.Remove(before.path)
 	}
-	return err
+	return nil
 }
 
 func removeIfThere(name string) error {

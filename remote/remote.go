@@ -60,7 +60,7 @@ type Client struct {
 
 // New returns a client that keeps what it fetches in a state directory:
 //
-//	cache/http/URL/    a file and record.json (lock: http-URL)
+//	cache/http/URL/    files and record.json (lock: http-URL)
 //	cache/git/REMOTE/  a bare repository (lock: git-REMOTE)
 func New(s *store.Store, opts Options) *Client {
 	if opts.UserAgent == "" {

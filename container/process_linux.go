@@ -120,26 +120,44 @@ func (p *plan) execError(errno unix.Errno) error {
 		return &StartError{Err: fmt.Errorf("exec: %q: %w", command, why), Code: code}
 	}
 	if errno == unix.ENOENT && !strings.Contains(command, "/") {
+		for _, name := range candidates(command, p.env) {
+			if st := p.stat(name); st != nil && !st.IsDir() {
+				return fail(codeNotFound, fmt.Errorf("%s: %w: %s", name, errno, noInterpreter))
+			}
+		}
 		return fail(codeNotFound, notInPath{errno})
 	}
-	var st os.FileInfo
-	name := command
-	if !strings.HasPrefix(name, "/") {
-		name = p.dir + "/" + name
-	}
-	if f, err := sys.OpenInRoot(p.root, name, unix.O_PATH, 0); err == nil {
-		st, _ = f.Stat()
-		f.Close()
-	}
+	st := p.stat(command)
 	switch {
 	case errno == unix.ENOENT && st != nil:
-		return fail(codeNotFound, fmt.Errorf("%w: its interpreter or loader is missing", errno))
+		return fail(codeNotFound, fmt.Errorf("%w: %s", errno, noInterpreter))
 	case errno == unix.ENOENT:
 		return fail(codeNotFound, errno)
 	case errno == unix.EACCES && st != nil && st.IsDir():
 		return fail(codeNotExecutable, unix.EISDIR)
 	}
 	return fail(codeNotExecutable, errno)
+}
+
+// noInterpreter is why a file that is there can't be found.
+const noInterpreter = "its interpreter or loader is missing"
+
+// stat is what the container's root has at a path, relative to the working
+// directory if it isn't absolute; nil if nothing.
+func (p *plan) stat(name string) os.FileInfo {
+	if !strings.HasPrefix(name, "/") {
+		name = p.dir + "/" + name
+	}
+	f, err := sys.OpenInRoot(p.root, name, unix.O_PATH, 0)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil
+	}
+	return st
 }
 
 // notInPath is the error for a command that no directory of PATH has.

@@ -67,6 +67,7 @@ func TestStartErrors(t *testing.T) {
 		{name: "directory", args: []string{"/etc"}, code: 126, text: `exec: "/etc": is a directory`},
 		{name: "format", args: []string{"/bin/format"}, code: 126, text: `exec: "/bin/format": exec format error`},
 		{name: "interpreter", args: []string{"/bin/script"}, code: 127, text: `exec: "/bin/script": no such file or directory: its interpreter or loader is missing`},
+		{name: "interpreter in PATH", args: []string{"script"}, env: []string{"PATH=/nope:/bin"}, code: 127, text: `exec: "script": /bin/script: no such file or directory: its interpreter or loader is missing`},
 		{name: "not executable in PATH", args: []string{"passwd"}, env: []string{"PATH=/nope:/etc:/bin"}, code: 126, text: `exec: "passwd": permission denied`},
 		{name: "only root may", args: []string{"rootonly"}, user: "ada", code: 126, text: `exec: "rootonly": permission denied`},
 		{name: "too many arguments", args: []string{"/bin/helper", strings.Repeat("x", 1<<20)}, code: 126, text: `exec: "/bin/helper": argument list too long`},

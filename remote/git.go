@@ -315,6 +315,8 @@ func (r *gitRepository) fetch(ctx context.Context) error {
 	switch {
 	case err != nil:
 		return err
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
 	case !r.has(ctx, id):
 		return fmt.Errorf("it has no commit %s", id)
 	}
@@ -342,7 +344,7 @@ func (r *gitRepository) has(ctx context.Context, id string) bool {
 func (r *gitRepository) checkout(ctx context.Context) (string, error) {
 	r.tries++
 	top := filepath.Join(r.temp, "tree"+strconv.Itoa(r.tries))
-	if err := os.Mkdir(top, 0o755); err != nil {
+	if err := errors.Join(os.Mkdir(top, 0o700), os.Chmod(top, 0o755)); err != nil { // whatever the umask
 		return "", err
 	}
 	at := gitArgs{dir: r.dir, workTree: top, index: filepath.Join(r.temp, "index"+strconv.Itoa(r.tries))}

@@ -326,6 +326,12 @@ func TestGitHostile(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("HOME", home)
+	// Nor does the repository count in which the build is started.
+	here := server.Repository(t, "here")
+	here.Git("config", "url."+server.URL+"/local.git.insteadOf", server.RepositoryURL("filter"))
+	here.Git("config", "credential.helper", "!touch "+mark)
+	here.Git("config", "core.gitProxy", "touch "+mark)
+	t.Chdir(here.Dir)
 	checkFile(t, mustFetch(t, s, Options{}, server.RepositoryURL("filter")+"?keep-git-dir"), "file", "x")
 	checkAbsent(t, mark, "")
 	for _, url := range []string{"ssh://-oProxyCommand=touch/x", "git://127.0.0.1:1/x"} {

@@ -23,6 +23,7 @@ import (
 // transports that a build may use. Credentials are in its environment alone.
 type gitCommand struct {
 	program string
+	cwd     string // where it runs if not in a work tree: in no repository
 	env     []string
 	config  []string // key, value, key, value
 	hide    []string // what must not be in an error
@@ -43,9 +44,9 @@ func (c *Client) gitCommand(remote string, tell teller) (*gitCommand, string, er
 	if err != nil {
 		return nil, "", &hintError{errors.New("fetch a Git repository: the program git is not installed"), "install git, for example with: apt-get install git"}
 	}
-	g := &gitCommand{program: program, tell: tell}
+	g := &gitCommand{program: program, cwd: c.store.Path("tmp"), tell: tell}
 	g.env = []string{
-		"PATH=" + os.Getenv("PATH"), "HOME=/dev/null", "LC_ALL=C",
+		"PATH=" + os.Getenv("PATH"), "HOME=/dev/null", "LC_ALL=C", "GIT_CEILING_DIRECTORIES=" + c.store.Path(),
 		"GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_SYSTEM=/dev/null", "GIT_CONFIG_GLOBAL=/dev/null", "GIT_ATTR_NOSYSTEM=1",
 		"GIT_TERMINAL_PROMPT=0", "SSH_ASKPASS_REQUIRE=never", "GIT_LFS_SKIP_SMUDGE=1",
 	}
@@ -210,6 +211,7 @@ const maxOutput = 64 << 20
 // whatever it started are killed.
 func (g *gitCommand) run(ctx context.Context, at gitArgs, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, g.program)
+	cmd.Dir = g.cwd
 	if at.dir != "" {
 		cmd.Args = append(cmd.Args, "--git-dir", at.dir)
 	}

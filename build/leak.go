@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"builder/internal/secrets"
 	"builder/snapshot"
@@ -34,6 +35,12 @@ func (e *LeakError) Hint() string {
 // neither an instruction nor the image's config holds one's value.
 func (p *plan) guardSecrets() error {
 	used := map[string][]byte{}
+	for id, value := range p.opts.Secrets {
+		// What is fetched with these may have them in it.
+		if strings.HasPrefix(id, "GIT_AUTH_") || strings.HasPrefix(id, "HTTP_AUTH_") {
+			used[id] = value
+		}
+	}
 	for _, st := range p.reachable() {
 		for _, s := range st.steps {
 			op, ok := s.op.(*runOp)

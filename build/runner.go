@@ -145,23 +145,21 @@ func (r *runner) event(vertex string, e progress.Event) {
 	r.env.Sink.Event(e)
 }
 
-// wait waits for another stage's end.
+// wait waits for another stage's end. Its failure is the caller's.
 func (r *runner) wait(ctx context.Context, st *stage) (*stageRun, error) {
 	run := r.stages[st]
 	select {
 	case <-run.done:
 		if run.err != nil {
-			return nil, errStageFailed
+			// The same for everybody: whichever is seen first is the
+			// failure that is reported.
+			return nil, run.err
 		}
 		return run, nil
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
 }
-
-// errStageFailed ends a stage because of another one's failure, which is the
-// one to be reported.
-var errStageFailed = fmt.Errorf("a stage that is needed failed: %w", context.Canceled)
 
 func (r *runner) runStage(ctx context.Context, st *stage, run *stageRun) error {
 	if err := r.startStage(ctx, st, run); err != nil {

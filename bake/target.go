@@ -52,6 +52,11 @@ type Target struct {
 	places map[string]Place // where attributes were given
 }
 
+// SetArg sets a build argument.
+func (t *Target) SetArg(name, value string) {
+	t.Args = mergeMaps(t.Args, map[string]*string{name: &value})
+}
+
 // Place is a line of a definition file, for messages.
 type Place struct {
 	File File

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -78,6 +79,11 @@ type buildRequest struct {
 	names   []image.Ref
 	outputs []output
 	call    *call // tell of the Dockerfile instead of building it; or nil
+
+	// contexts are named contexts that no flag gives.
+	contexts map[string]build.NamedContext
+	// nameless says that the image is for other builds of this command alone.
+	nameless bool
 }
 
 func runBuild(ctx context.Context, e *env, args []string) error {
@@ -196,6 +202,7 @@ func (b *buildSession) withSources(ctx context.Context, req *buildRequest, f fun
 	}
 	defer func() { err = errors.Join(err, named.close()) }()
 	opts := req.opts
+	maps.Copy(named.byName, req.contexts)
 	opts.Dockerfile, opts.Context, opts.Contexts, opts.ContextURL = source.dockerfile, source.tree, named.byName, source.url
 	benv := b.env
 	benv.Remote = opener.remote

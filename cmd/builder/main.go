@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"builder/bake"
 	"builder/build"
 	"builder/container"
 	"builder/dockerfile"
@@ -70,6 +71,7 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"build", "[OPTIONS] PATH | -", "build an image from a Dockerfile", runBuild},
+		{"bake", "[OPTIONS] [TARGET...]", "build the targets of a docker-bake or compose file", runBake},
 		{"run", "[OPTIONS] IMAGE [COMMAND] [ARG...]", "run a command in a new container", runRun},
 		{"images", "[OPTIONS] [REPOSITORY[:TAG]]", "list images", runImages},
 		{"inspect", "[OPTIONS] IMAGE [IMAGE...]", "show everything known about images", runInspect},
@@ -277,8 +279,12 @@ func (e *env) explain(err error) {
 		fmt.Fprintln(e.stderr, "------")
 	}
 	var placed *dockerfile.Error
-	if errors.As(err, &placed) && placed.Start > 0 {
+	var baked *bake.Error
+	switch {
+	case errors.As(err, &placed) && placed.Start > 0:
 		fmt.Fprint(e.stderr, progress.Excerpt(placed.Name, placed.Source, placed.Start, placed.End))
+	case errors.As(err, &baked) && baked.Start > 0:
+		fmt.Fprint(e.stderr, progress.Excerpt(baked.File.Name, baked.File.Data, baked.Start, baked.End))
 	}
 	fmt.Fprintf(e.stderr, "builder: %v\n", err)
 }

@@ -69,7 +69,7 @@ func (f *outputFlags) resolve(req *buildRequest) (err error) {
 
 // deliver names the image and writes the outputs.
 func (b *buildSession) deliver(ctx context.Context, req *buildRequest, res *build.Result) error {
-	if len(req.names) > 0 || len(req.outputs) == 0 {
+	if len(req.names) > 0 || len(req.outputs) == 0 && !req.nameless {
 		refs := make([]string, len(req.names))
 		for i, n := range req.names {
 			refs[i] = n.String()

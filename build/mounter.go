@@ -41,6 +41,17 @@ type mountSpec struct {
 	fill func(dir *os.File) error // gives a new cache its content; nil for none
 }
 
+// String names the mount in errors.
+func (s mountSpec) String() string {
+	switch s.Type {
+	case "script":
+		return "here-document"
+	case "volume":
+		return "--volume " + s.Source + ":" + s.Target
+	}
+	return fmt.Sprintf("--mount=type=%s,target=%s", s.Type, s.Target)
+}
+
 // mounter makes the mounts of one process and holds what they stand on.
 type mounter struct {
 	env     Env
@@ -73,7 +84,7 @@ func (m *mounter) all(ctx context.Context, specs []mountSpec) ([]mount.Mount, er
 	for _, spec := range specs {
 		made, err := m.mount(ctx, spec)
 		if err != nil {
-			return nil, fmt.Errorf("--mount=type=%s,target=%s: %w", spec.Type, spec.Target, err)
+			return nil, fmt.Errorf("%s: %w", spec, err)
 		}
 		out = append(out, made)
 	}

@@ -21,11 +21,11 @@ import (
 
 // RunOptions hold for every RUN of a build.
 type RunOptions struct {
-	Network         string           `json:"network,omitempty"` // "default", "host", "none"
-	Hosts           []container.Host `json:"hosts,omitempty"`
-	DNS             container.DNS    `json:"dns,omitzero"`
-	ShmSize         int64            `json:"shmSize,omitempty"` // bytes, 0 for the default
-	Rlimits         []container.Rlimit
+	Network         string              `json:"network,omitempty"` // "default", "host", "none"
+	Hosts           []container.Host    `json:"hosts,omitempty"`
+	DNS             container.DNS       `json:"dns,omitzero"`
+	ShmSize         int64               `json:"shmSize,omitempty"` // bytes, 0 for the default
+	Rlimits         []container.Rlimit  `json:"rlimits,omitempty"`
 	CgroupParent    string              `json:"cgroupParent,omitempty"`
 	Resources       container.Resources `json:"resources,omitzero"`
 	Volumes         []Volume            `json:"volumes,omitempty"`

@@ -215,6 +215,10 @@ func (o *runOp) key(ctx context.Context, r *runner, _ *step, h *cache.Hash) erro
 		h.Add("hostname", o.hostname)
 	}
 	h.AddList("device", o.devices)
+	if r.opts.Allow.SecretLeak {
+		// What may hold a secret is no result for a build that forbids it.
+		h.Add("secret.leak", "allowed")
+	}
 	r.opts.Run.key(h)
 	if o.script != nil {
 		h.Add("script", o.script.Data)

@@ -22,7 +22,7 @@ func TestWrongRunInput(t *testing.T) {
 	mount := func(options string) string { return "RUN --mount=" + options + " true" }
 	instructions := []struct{ run, word string }{
 		{mount("type=nfs,target=/x"), `unsupported mount type "nfs"`},
-		{mount("type=cash,target=/x"), "did you mean cache"},
+		{mount("type=cach,target=/x"), "did you mean cache"},
 		{mount("type=cache,target=/x,sharing=mine"), `unsupported sharing value "mine"`},
 		{mount("type=cache,target=/"), `invalid mount target "/"`},
 		{mount("type=cache,target=/x,mode=9"), "invalid value 9 for mode"},

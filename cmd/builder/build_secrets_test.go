@@ -191,6 +191,8 @@ RUN --mount=type=secret,id=tok,env=T test "${#T}" -gt 3 && test ! -e /fail
 	if found := traces(t, w.root, value); len(found) < 3 {
 		t.Errorf("after a leak the value is found only in %q", found)
 	}
+	// Which is no result for a build that isn't.
+	w.fails(1, []string{"Dockerfile:3", "/etc/leaked holds"}, "build", "--secret", "id=tok,src=tok", "leaky")
 }
 
 func (w *workbench) leaky() string {

@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -565,4 +566,82 @@ func TestGitProtocol(t *testing.T) {
 	url := "git://" + l.Addr().String() + "/a.git"
 	checkFile(t, mustFetch(t, newStore(t), Options{}, url), "file", "two")
 	checkFile(t, mustFetch(t, newStore(t), Options{}, url+"#"+first), "file", "one")
+}
+
+// TestOpenGit: a tree is made once, and stays as long as somebody uses it.
+func TestOpenGit(t *testing.T) {
+	server, s := testutil.NewGitServer(t), newStore(t)
+	w := server.Repository(t, "a")
+	first := w.Commit("file", "one", "sub/x", "x")
+	url := server.RepositoryURL("a")
+	log := recordGit(t)
+	open := func(c *Client, ref string) string {
+		t.Helper()
+		dir, err := c.OpenGit(t.Context(), parseRef(t, url+ref), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return dir
+	}
+	checkouts := func() int {
+		t.Helper()
+		data, err := os.ReadFile(log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Count(string(data), "read-tree")
+	}
+	a, b := New(s, Options{}), New(s, Options{})
+	dir := open(a, "#main")
+	if again := open(b, "#main"); again != dir || checkouts() != 1 {
+		t.Errorf("%s and %s after %d checkouts", dir, again, checkouts())
+	}
+	checkFile(t, dir, "file", "one")
+	if other := open(a, "#main:sub"); other == dir || checkouts() != 2 {
+		t.Errorf("a subdirectory is %s after %d checkouts", other, checkouts())
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	w.Commit("file", "two")
+	c := New(s, Options{})
+	next := open(c, "#main")
+	checkFile(t, next, "file", "two")
+	checkFile(t, dir, "file", "one") // a still uses it
+	if filepath.Dir(next) != filepath.Dir(dir) {
+		t.Errorf("%s is not beside %s", next, dir)
+	}
+	if err := errors.Join(a.Close(), c.Close()); err != nil {
+		t.Fatal(err)
+	}
+	w.Commit("file", "three")
+	d := New(s, Options{})
+	defer d.Close()
+	checkFile(t, open(d, "#main"), "file", "three")
+	checkAbsent(t, dir, "")
+	checkAbsent(t, next, "")
+	requests := server.Requests.Load()
+	open(d, "#"+first)
+	if open(d, "#"+first); server.Requests.Load() != requests {
+		t.Errorf("%d requests for a commit that is here", server.Requests.Load()-requests)
+	}
+	// Many at once make one.
+	w.Commit("file", "four")
+	before := checkouts()
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			c := New(s, Options{})
+			defer c.Close()
+			if dir, err := c.OpenGit(t.Context(), parseRef(t, url), nil); err != nil {
+				t.Error(err)
+			} else {
+				checkFile(t, dir, "file", "four")
+			}
+		})
+	}
+	all.Wait()
+	if n := checkouts() - before; n != 1 {
+		t.Errorf("%d checkouts", n)
+	}
 }

@@ -21,6 +21,7 @@ import (
 	"sync"
 	"time"
 
+	"builder/internal/filelock"
 	"builder/progress"
 	"builder/store"
 )
@@ -56,12 +57,14 @@ type Client struct {
 
 	mu       sync.Mutex
 	resolved map[string]*resolution
+	trees    []*filelock.Lock // of those that are open
 }
 
-// New returns a client that keeps what it fetches in a state directory:
+// New returns a client, to be closed, that keeps what it fetches in a state directory:
 //
 //	cache/http/URL/    files and record.json (lock: http-URL)
 //	cache/git/REMOTE/  a bare repository (lock: git-REMOTE)
+//	cache/trees/REF/ID the tree of its last commit (lock: tree-ID)
 func New(s *store.Store, opts Options) *Client {
 	if opts.UserAgent == "" {
 		opts.UserAgent = "builder"

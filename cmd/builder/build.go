@@ -190,7 +190,7 @@ func (b *buildSession) withSources(ctx context.Context, req *buildRequest, f fun
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, opener.agents.close()) }()
+	defer func() { err = errors.Join(err, opener.close()) }()
 	source, err := opener.open(ctx, req.path, req.flags.file)
 	if err != nil {
 		return err

@@ -63,6 +63,9 @@ type contextOpener struct {
 	args                   map[string]string // build arguments
 }
 
+// close gives up what was fetched.
+func (o *contextOpener) close() error { return errors.Join(o.remote.Close(), o.agents.close()) }
+
 // open opens a context and reads the Dockerfile that file names.
 func (o *contextOpener) open(ctx context.Context, path, file string) (*source, error) {
 	if path == "-" && file == "-" {
@@ -173,23 +176,29 @@ func (o *contextOpener) gitFiles(ctx context.Context, shown string, ref dockerfi
 		ref.KeepGitDir = &o.keepGitDir
 	}
 	ref.CommitTime = ref.CommitTime || o.commitTime
-	dir, err := o.fetchGit(ctx, "[internal] load git source "+shown, ref)
+	dir, opts, err := o.openGit(ctx, "[internal] load git source "+shown, ref)
 	if err != nil {
 		return nil, err
 	}
-	files, err := fetched(shown, dir, buildcontext.Options{})
+	files, err := fetched(shown, dir, opts)
 	if err == nil {
 		files.url = shown
 	}
 	return files, err
 }
 
-func (o *contextOpener) fetchGit(ctx context.Context, vertex string, ref dockerfile.GitRef) (string, error) {
-	dir, err := o.newDir()
+// openGit fetches the tree of a Git reference, unless it is here, and returns
+// its directory and how to open that.
+func (o *contextOpener) openGit(ctx context.Context, vertex string, ref dockerfile.GitRef) (dir string, opts buildcontext.Options, err error) {
+	err = o.vertex(vertex, func(tell func(progress.Event)) error {
+		dir, err = o.remote.OpenGit(ctx, ref, tell)
+		return err
+	})
 	if err != nil {
-		return "", err
+		return "", opts, err
 	}
-	return dir, o.vertex(vertex, func(tell func(progress.Event)) error { return o.remote.FetchGit(ctx, ref, dir, tell) })
+	opts.Index, err = o.cache.ContextIndex(filepath.Dir(dir))
+	return dir, opts, err
 }
 
 // newDir is where a new directory of this process may be made.

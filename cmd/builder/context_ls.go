@@ -63,7 +63,7 @@ func runContextLs(ctx context.Context, e *env, args []string) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, opener.agents.close()) }()
+	defer func() { err = errors.Join(err, opener.close()) }()
 	tree, err := opener.openTree(ctx, req.path, o.file)
 	if err != nil {
 		return err

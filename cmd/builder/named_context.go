@@ -88,11 +88,11 @@ func (n *namedContexts) source(name, source string, pull bool) (build.NamedConte
 		return nil, err
 	case git != nil:
 		return n.treeOpener(source, func(ctx context.Context) (*buildcontext.Tree, error) {
-			dir, err := n.opener.fetchGit(ctx, vertex, *git)
+			dir, opts, err := n.opener.openGit(ctx, vertex, *git)
 			if err != nil {
 				return nil, err
 			}
-			return buildcontext.Open(dir, buildcontext.Options{})
+			return buildcontext.Open(dir, opts)
 		}), nil
 	case isHTTP(source):
 		// Not unpacked, as in BuildKit: a tree with the file "context".

@@ -372,6 +372,12 @@ func TestContextKinds(t *testing.T) {
 	if _, log := build("", gitURL+"#main"); !strings.Contains(log, "[internal] load git source "+gitURL+"#main") {
 		t.Errorf("no vertex for the context:\n%s", log)
 	}
+	// An unchanged repository costs a question, and no file is read.
+	settle(t, w)
+	w.stats(gitURL + "#main")
+	if s := w.stats(gitURL + "#main"); s["cached"] != 1 || s["filesHashed"] != 0 {
+		t.Errorf("again: %v", s)
+	}
 	// A Dockerfile alone: from HTTP it is in the context, as in BuildKit.
 	web.put("/alone", "FROM test/base\nCOPY context /c/\n")
 	if got, _ := build("", web.URL+"/alone"); got != "./context " {

@@ -118,8 +118,8 @@ func (a *agentSockets) socket(id string) (string, error) {
 				return // closed
 			}
 			go func() {
-				defer conn.Close()
 				agent.Serve(conn)
+				_ = conn.Close() // the client has hung up, or is hung up on
 			}()
 		}
 	}()

@@ -10,6 +10,8 @@
 #   test/rich     on top of it, every field of an image config set
 #   test/onbuild  test/base with triggers
 #   test/bare     no environment and no command, Docker media types
+#   test/multi    an index: test/base for this machine, and for linux/riscv64
+#                 and linux/arm/v7 one that has a file and nothing to run
 #
 # usage: base.sh OUTDIR [BUSYBOX]
 # BUSYBOX is a static busybox; without it the one on PATH, if it is static, or
@@ -121,11 +123,12 @@ blob() {
 }
 
 index=
-# image NAME CONFIG HISTORY LAYER...: config is the value of the image
-# config's "config"; media types are Docker's if the variable docker is set.
-image() {
-    name=$1 config=$2 history=$3
-    shift 3
+# manifest CONFIG HISTORY LAYER...: sets m to the descriptor of an image for
+# the platform of the variables arch and variant. Config is the value of the
+# image config's "config"; media types are Docker's if docker is set.
+manifest() {
+    config=$1 history=$2
+    shift 2
     layers= diffs=
     if [ -n "${docker:-}" ]; then
         t_layer=application/vnd.docker.image.rootfs.diff.tar.gzip
@@ -141,13 +144,26 @@ image() {
         layers="$layers${layers:+,}$(blob $t_layer "$l.gz")"
         diffs="$diffs${diffs:+,}\"sha256:$(digest "$l")\""
     done
-    printf '{"created":"2001-09-09T01:46:40Z","author":"%s","architecture":"%s","os":"linux","config":%s,"rootfs":{"type":"layers","diff_ids":[%s]},"history":%s}' \
-        "${author:-}" "$arch" "$config" "$diffs" "$history" >"$work/config"
+    printf '{"created":"2001-09-09T01:46:40Z","author":"%s","architecture":"%s",%s"os":"linux","config":%s,"rootfs":{"type":"layers","diff_ids":[%s]},"history":%s}' \
+        "${author:-}" "$arch" "${variant:+\"variant\":\"$variant\",}" "$config" "$diffs" "$history" >"$work/config"
     printf '{"schemaVersion":2,"mediaType":"%s","config":%s,"layers":[%s]}' \
         "$t_manifest" "$(blob $t_config "$work/config")" "$layers" >"$work/manifest"
     m=$(blob $t_manifest "$work/manifest")
-    index="$index${index:+,}${m%\}},\"platform\":{\"architecture\":\"$arch\",\"os\":\"linux\"},\"annotations\":{\"io.containerd.image.name\":\"docker.io/$name:latest\",\"org.opencontainers.image.ref.name\":\"$name:latest\"}}"
-    printf '%s sha256:%s\n' "$name" "$(digest "$work/manifest")" >>"$out/digests"
+    m="${m%\}},\"platform\":{\"architecture\":\"$arch\",${variant:+\"variant\":\"$variant\",}\"os\":\"linux\"}}"
+}
+
+# name NAME DESCRIPTOR: puts an image into the layout's index.
+name() {
+    index="$index${index:+,}${2%\}},\"annotations\":{\"io.containerd.image.name\":\"docker.io/$1:latest\",\"org.opencontainers.image.ref.name\":\"$1:latest\"}}"
+    printf '%s %s\n' "$1" "$(printf %s "$2" | sed 's/.*"digest":"\([^"]*\)".*/\1/')" >>"$out/digests"
+}
+
+# image NAME CONFIG HISTORY LAYER...: makes and names an image.
+image() {
+    image_name=$1
+    shift
+    manifest "$@"
+    name "$image_name" "$m"
 }
 
 : >"$out/digests"
@@ -168,6 +184,24 @@ image test/onbuild "{\"Env\":[$path],\"Cmd\":[\"sh\"],\"WorkingDir\":\"/onbuild\
     "[$base_history]" "$work/base.layer"
 
 docker=1 image test/bare '{}' '[{"created":"2001-09-09T01:46:40Z","created_by":"bare"}]' "$work/base.layer"
+
+# The layer of test/multi for other machines.
+other=$work/other
+mkdir -p "$other/etc" "$other/home/app"
+echo other >"$other/etc/machine"
+layer_tar "$other" home/app "$work/other.layer"
+host=$arch
+manifest "{\"Env\":[$path],\"Cmd\":[\"sh\"]}" "[$base_history]" "$work/base.layer"
+multi=$m
+arch=riscv64
+manifest '{"Env":["PATH=/bin","MACHINE=riscv64"]}' '[{"created":"2001-09-09T01:46:40Z","created_by":"other"}]' "$work/other.layer"
+multi="$multi,$m"
+arch=arm variant=v7
+manifest '{"Env":["PATH=/bin","MACHINE=armv7"],"User":"7"}' '[{"created":"2001-09-09T01:46:40Z","created_by":"other"}]' "$work/other.layer"
+multi="$multi,$m"
+arch=$host variant=
+printf '{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[%s]}' "$multi" >"$work/multi"
+name test/multi "$(blob application/vnd.oci.image.index.v1+json "$work/multi")"
 
 printf '{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[%s]}' "$index" >"$layout/index.json"
 tar --create --format=ustar --sort=name --mtime=@1000000000 --numeric-owner --owner=0 --group=0 \

@@ -21,6 +21,7 @@ import (
 //	work/         what lies beside it: further contexts, secrets
 //	setup.sh      run by sh in the context: what Git can't keep
 //	args          flags of builder build, one a line
+//	env           variables of its environment, one NAME=VALUE a line
 //	context       the build context if it isn't @WORK@/ctx
 //	output        what --output says but for dest, if it isn't type=oci
 //	needs         programs that setup.sh calls, one a line
@@ -33,6 +34,7 @@ type Case struct {
 	Name    string
 	Dir     string
 	Args    []string
+	Env     []string
 	Context string
 	Output  string
 	Needs   []string
@@ -61,11 +63,10 @@ func Cases(dir string) ([]Case, error) {
 func readCase(dir string) (Case, error) {
 	c := Case{Name: filepath.Base(dir), Dir: dir, Context: "@WORK@/ctx", Output: "type=oci"}
 	var err error
-	if c.Args, err = lines(filepath.Join(dir, "args")); err != nil {
-		return c, err
-	}
-	if c.Needs, err = lines(filepath.Join(dir, "needs")); err != nil {
-		return c, err
+	for name, list := range map[string]*[]string{"args": &c.Args, "env": &c.Env, "needs": &c.Needs} {
+		if *list, err = lines(filepath.Join(dir, name)); err != nil {
+			return c, err
+		}
 	}
 	for name, value := range map[string]*string{"context": &c.Context, "output": &c.Output} {
 		words, err := lines(filepath.Join(dir, name))

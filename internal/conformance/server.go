@@ -110,7 +110,7 @@ func (s *Server) serveAgent() {
 			return
 		}
 		go func() {
-			defer conn.Close()
+			defer conn.Close() //nolint:errcheck // nothing is to be written any more
 			for {
 				var size uint32
 				if binary.Read(conn, binary.BigEndian, &size) != nil {

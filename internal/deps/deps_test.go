@@ -32,6 +32,7 @@ var graph = map[string]string{
 	"internal/bench":       "",
 	"internal/conformance": "",
 
+	"internal/conformance/generate":     "",
 	"internal/conformance/record":       "internal/conformance",
 	"internal/conformance/recordchecks": "internal/conformance",
 

@@ -66,7 +66,7 @@ func (r *recorder) record(only *regexp.Regexp) error {
 	if err := r.open(); err != nil {
 		return err
 	}
-	defer r.server.Close()
+	defer r.server.Close() //nolint:errcheck // the work is done
 	failed := 0
 	for dir, one := range map[string]func(conformance.Case) error{"dockerfiles": r.image, "dockerfiles-negative": r.failure} {
 		cases, err := conformance.Cases(filepath.Join(r.testdata, dir))
@@ -165,8 +165,7 @@ func (r *recorder) failure(c conformance.Case) error {
 	}
 	f.Peer = "builds it\n"
 	if err != nil {
-		_, f.Peer, _ = strings.Cut("\n"+out, "\nerror: ")
-		f.Peer = w.Hide(volatile.ReplaceAllString(f.Peer, "…"))
+		f.Peer = w.Hide(volatile.ReplaceAllString(failureOf(out), "…"))
 	}
 	if r.check {
 		if f.Peer != was {
@@ -175,6 +174,16 @@ func (r *recorder) failure(c conformance.Case) error {
 		return nil
 	}
 	return os.WriteFile(filepath.Join(c.Dir, "expect-error"), []byte(f.String()), 0o644)
+}
+
+// failureOf is the message that the peer's output ends with.
+func failureOf(out string) string {
+	for _, begin := range []string{"\nerror: failed to solve: ", "\nerror: "} {
+		if i := strings.LastIndex("\n"+out, begin); i >= 0 {
+			return out[i+len("error: "):]
+		}
+	}
+	return out
 }
 
 // volatile is what differs from run to run in the peer's words.
@@ -199,7 +208,9 @@ func (r *recorder) build(c conformance.Case, archive string) (*conformance.Work,
 	if err != nil {
 		return nil, "", err
 	}
-	out, err := exec.Command("buildctl", args...).CombinedOutput()
+	cmd := exec.Command("buildctl", args...)
+	cmd.Env = append(os.Environ(), c.Env...)
+	out, err := cmd.CombinedOutput()
 	if r.verbose {
 		fmt.Fprintf(os.Stderr, "%s", out)
 	}

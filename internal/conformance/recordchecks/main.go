@@ -59,7 +59,7 @@ func (r *recorder) record(corpus, only string) error {
 	if err != nil {
 		return err
 	}
-	defer l.Close() //nolint:errcheck // nothing was written
+	defer l.Close()          //nolint:errcheck // nothing was written
 	go http.Serve(l, images) //nolint:errcheck,gosec // it ends with the listener
 	r.host = l.Addr().String()
 	cases, err := conformance.Cases(corpus)

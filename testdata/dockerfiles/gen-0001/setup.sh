@@ -1,0 +1,18 @@
+mkdir ./'#hash'
+echo 590 > ./'q?m'
+ln ./'q?m' ./'#hash/g.txt'
+echo 243 > ./'g.txt'
+echo 128 > ./'ünï'
+mkdir ./'#hash/st*r'
+echo 406 > ./'with space'
+mkdir ./'{brace}'
+echo 665 > ./'#hash/st*r/g.txt'
+echo 364 > ./'.hidden'
+touch -hd @1000374521 ./'q?m'
+touch -hd @1000739054 ./'g.txt'
+[ -L ./'ünï' ] || chmod 444 ./'ünï'
+[ -L ./'with space' ] || chmod 444 ./'with space'
+[ -L ./'{brace}' ] || chmod 1777 ./'{brace}'
+chown -h 5:6 ./'#hash/st*r/g.txt'
+tar --sort=name --mtime=@1200000000 --format=gnu --exclude=t.tar -cf ../t.tar .
+mv ../t.tar .

@@ -1,0 +1,8 @@
+mkdir ./'a'
+mkdir ./'.d'
+mkdir ./'.d/-dash'
+ln -s -- '/a' ./'a/x=y'
+echo 810 > ./'a/ab'
+mkdir ./'x=y'
+[ -L ./'.d' ] || [ -p ./'.d' ] || setfattr -n user.k -v v ./'.d'
+[ -L ./'a/ab' ] || chmod 600 ./'a/ab'

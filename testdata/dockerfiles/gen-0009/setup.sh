@@ -1,0 +1,15 @@
+echo 808 > ./'Z'
+echo 927 > ./'per%cent'
+ln -s -- 'per%cent' ./'dir'
+echo 152 > ./'sub'
+ln -s -- 'sub' ./'f.txt'
+ln -s -- '../../..' ./'a,b'
+echo 493 > ./'x=y'
+mkfifo ./'h.log'
+[ -L ./'Z' ] || chmod 600 ./'Z'
+chown -h 5:6 ./'dir'
+[ -L ./'f.txt' ] || chmod 600 ./'f.txt'
+[ -L ./'x=y' ] || [ -p ./'x=y' ] || setfattr -n user.k -v v ./'x=y'
+touch -hd @1000435175 ./'h.log'
+tar --sort=name --mtime=@1200000000 --format=gnu --exclude=t.tar -cf ../t.tar .
+mv ../t.tar .

@@ -1,0 +1,18 @@
+mkdir ./'[br]'
+ln -s -- '[br]' ./'[br]/ab'
+echo 504 > ./'[br]/a:b'
+mkfifo ./'[br]/very-long-name-0123456789-0123456789-0123456789'
+mkdir ./'ab'
+ln -s -- '[br]/ab' ./'~tilde'
+ln -s -- '~tilde' ./'[br]/with space'
+mkdir ./'with space'
+echo 900 > ./'[br]/dir'
+echo 768 > ./'with space/{brace}'
+mkdir ./'with space/b!ng'
+ln -s -- '[br]/very-long-name-0123456789-0123456789-0123456789' ./'dir'
+[ -L ./'[br]/ab' ] || chmod 444 ./'[br]/ab'
+[ -L ./'[br]/very-long-name-0123456789-0123456789-0123456789' ] || chmod 444 ./'[br]/very-long-name-0123456789-0123456789-0123456789'
+chown -h 5:6 ./'with space'
+[ -L ./'with space/b!ng' ] || [ -p ./'with space/b!ng' ] || setfattr -n user.k -v v ./'with space/b!ng'
+tar --sort=name --mtime=@1200000000 --format=gnu --exclude=t.tar -cf ../t.tar .
+mv ../t.tar .

@@ -1,0 +1,8 @@
+echo 803 > ./'sub'
+mkdir ./'with space'
+echo 616 > ./'c'
+echo 624 > ./'with space/g.txt'
+ln ./'sub' ./'with space/[br]'
+[ -L ./'with space' ] || chmod 2755 ./'with space'
+[ -L ./'c' ] || [ -p ./'c' ] || setfattr -n user.k -v v ./'c'
+[ -L ./'with space/[br]' ] || [ -p ./'with space/[br]' ] || setfattr -n user.k -v v ./'with space/[br]'

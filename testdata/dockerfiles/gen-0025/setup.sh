@@ -1,0 +1,16 @@
+ln -s -- '/etc' ./'~tilde'
+echo 630 > ./'a:b'
+mkdir ./'very-long-name-0123456789-0123456789-0123456789'
+echo 785 > ./'very-long-name-0123456789-0123456789-0123456789/b'
+ln ./'a:b' ./'very-long-name-0123456789-0123456789-0123456789/c'
+mkdir ./'plus+'
+echo 672 > ./'very-long-name-0123456789-0123456789-0123456789/g.txt'
+ln -s -- '/very-long-name-0123456789-0123456789-0123456789/b' ./'very-long-name-0123456789-0123456789-0123456789/b!ng'
+mkdir ./'plus+/{brace}'
+echo 389 > ./'very-long-name-0123456789-0123456789-0123456789/f.txt'
+[ -L ./'~tilde' ] || [ -p ./'~tilde' ] || setfattr -n user.k -v v ./'~tilde'
+[ -L ./'a:b' ] || [ -p ./'a:b' ] || setfattr -n user.k -v v ./'a:b'
+touch -hd @1000832564 ./'plus+'
+chown -h 5:6 ./'plus+/{brace}'
+tar --sort=name --mtime=@1200000000 --format=gnu --exclude=t.tar -cf ../t.tar .
+mv ../t.tar .

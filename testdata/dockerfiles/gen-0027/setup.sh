@@ -1,0 +1,6 @@
+mkdir ./'g.txt'
+ln -s -- '../../..' ./'g.txt/a'
+mkfifo ./'dir'
+echo 758 > ./'g.txt/plus+'
+mkdir ./'$dollar'
+touch -hd @1000798477 ./'$dollar'

@@ -1,0 +1,7 @@
+ln -s -- 'nowhere' ./'-dash'
+mkdir ./'with space'
+mkdir ./'a,b'
+echo 231 > ./'with space/[br]'
+mkdir ./'a,b/q?m'
+[ -L ./'with space' ] || chmod 700 ./'with space'
+[ -L ./'a,b' ] || chmod 2755 ./'a,b'

@@ -1,0 +1,17 @@
+echo 267 > ./'~tilde'
+mkfifo ./'q?m'
+mkdir ./'g.txt'
+mkfifo ./'g.txt/h.log'
+ln ./'~tilde' ./'g.txt/#hash'
+echo 872 > ./'g.txt/a,b'
+mkdir ./'g.txt/a'
+mkdir ./'g.txt/a/~tilde'
+echo 554 > ./'g.txt/a/~tilde/a'
+echo 855 > ./'g.txt/a/~tilde/.hidden'
+echo 219 > ./'g.txt/a/~tilde/dir'
+mkdir ./'g.txt/a/~tilde/very-long-name-0123456789-0123456789-0123456789'
+touch -hd @1000793541 ./'~tilde'
+[ -L ./'g.txt/a' ] || [ -p ./'g.txt/a' ] || setfattr -n user.k -v v ./'g.txt/a'
+[ -L ./'g.txt/a/~tilde/.hidden' ] || [ -p ./'g.txt/a/~tilde/.hidden' ] || setfattr -n user.k -v v ./'g.txt/a/~tilde/.hidden'
+tar --sort=name --mtime=@1200000000 --format=gnu --exclude=t.tar -cf ../t.tar .
+mv ../t.tar .

@@ -1,0 +1,8 @@
+ln -s -- '.' ./'dir'
+mkdir ./'{brace}'
+ln -s -- '/{brace}' ./'{brace}/.hidden'
+ln -s -- '.hidden' ./'~tilde'
+echo 317 > ./'{brace}/~tilde'
+[ -L ./'{brace}' ] || chmod 711 ./'{brace}'
+chown -h 5:6 ./'{brace}/.hidden'
+[ -L ./'{brace}/~tilde' ] || chmod 444 ./'{brace}/~tilde'

@@ -1,0 +1,5 @@
+echo 944 > ./'~tilde'
+mkdir ./'Z'
+mkdir ./'Z/c'
+mkdir ./'Z/c/ab'
+[ -L ./'Z' ] || chmod 700 ./'Z'

@@ -1,0 +1,6 @@
+mkdir ./'per%cent'
+echo 788 > ./'c'
+echo 18 > ./'per%cent/~tilde'
+ln -s -- '../per%cent/~tilde' ./'per%cent/c'
+[ -L ./'per%cent' ] || chmod 711 ./'per%cent'
+[ -L ./'per%cent/c' ] || [ -p ./'per%cent/c' ] || setfattr -n user.k -v v ./'per%cent/c'

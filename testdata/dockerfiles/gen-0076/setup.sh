@@ -1,0 +1,8 @@
+mkdir ./'abc'
+mkdir ./'a,b'
+ln -s -- '../a,b' ./'abc/with space'
+echo 186 > ./'abc/st*r'
+echo 107 > ./'{brace}'
+chown -h 5:6 ./'a,b'
+[ -L ./'abc/with space' ] || chmod 4755 ./'abc/with space'
+[ -L ./'abc/st*r' ] || [ -p ./'abc/st*r' ] || setfattr -n user.k -v v ./'abc/st*r'

@@ -1,0 +1,7 @@
+echo 813 > ./'sub'
+echo 397 > ./'g.txt'
+ln -s -- '/sub' ./'a:b'
+echo 495 > ./'abc'
+echo 10 > ./'x=y'
+echo 653 > ./'ab'
+chown -h 5:6 ./'a:b'

@@ -1,0 +1,7 @@
+mkdir ./'b!ng'
+echo 313 > ./'b!ng/h.log'
+echo 440 > ./'.d'
+ln ./'b!ng/h.log' ./'a:b'
+ln ./'b!ng/h.log' ./'b!ng/st*r'
+[ -L ./'b!ng/h.log' ] || [ -p ./'b!ng/h.log' ] || setfattr -n user.k -v v ./'b!ng/h.log'
+[ -L ./'b!ng/st*r' ] || chmod 640 ./'b!ng/st*r'

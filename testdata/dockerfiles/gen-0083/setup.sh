@@ -1,0 +1,15 @@
+echo 481 > ./'{brace}'
+ln -s -- '/etc' ./'a:b'
+mkdir ./'q?m'
+ln -s -- 'q?m' ./'~tilde'
+mkfifo ./'q?m/a:b'
+mkdir ./'q?m/f.txt'
+ln ./'{brace}' ./'q?m/f.txt/c'
+ln -s -- '{brace}' ./'x=y'
+chown -h 5:6 ./'{brace}'
+[ -L ./'a:b' ] || chmod 4755 ./'a:b'
+[ -L ./'q?m' ] || [ -p ./'q?m' ] || setfattr -n user.k -v v ./'q?m'
+chown -h 5:6 ./'q?m/a:b'
+[ -L ./'q?m/f.txt' ] || chmod 700 ./'q?m/f.txt'
+tar --sort=name --mtime=@1200000000 --format=gnu --exclude=t.tar -cf ../t.tar .
+mv ../t.tar .

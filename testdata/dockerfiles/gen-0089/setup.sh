@@ -1,0 +1,8 @@
+echo 517 > ./'f.txt'
+mkdir ./'#hash'
+echo 182 > ./'#hash/~tilde'
+echo 530 > ./'#hash/b'
+mkdir ./'~tilde'
+echo 238 > ./'#hash/x=y'
+mkdir ./'~tilde/$dollar'
+touch -hd @1000396892 ./'~tilde/$dollar'

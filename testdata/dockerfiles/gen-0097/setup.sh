@@ -1,0 +1,17 @@
+echo 550 > ./'dir'
+ln -s -- 'dir' ./'g.txt'
+mkdir ./'{brace}'
+mkdir ./'{brace}/{brace}'
+mkdir ./'sub'
+mkdir ./'{brace}/[br]'
+ln ./'dir' ./'sub/abc'
+mkdir ./'...'
+echo 952 > ./'.../x=y'
+echo 491 > ./'{brace}/h.log'
+echo 330 > ./'{brace}/[br]/plus+'
+ln -s -- '/{brace}/{brace}' ./'[br]'
+[ -L ./'g.txt' ] || chmod 640 ./'g.txt'
+[ -L ./'.../x=y' ] || chmod 640 ./'.../x=y'
+touch -hd @1000107795 ./'{brace}/[br]/plus+'
+tar --sort=name --mtime=@1200000000 --format=gnu --exclude=t.tar -cf ../t.tar .
+mv ../t.tar .

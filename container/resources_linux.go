@@ -121,7 +121,8 @@ func (c *cgroups) limit(g *cgroup, parent string, spec *Spec) error {
 		return err
 	}
 	for _, want := range wanted {
-		if c.enable(parent, want.name) == nil {
+		errV2 := c.enable(parent, want.name)
+		if errV2 == nil {
 			if err := set(g.dir, want.v2); err != nil {
 				return err
 			}
@@ -129,7 +130,7 @@ func (c *cgroups) limit(g *cgroup, parent string, spec *Spec) error {
 		}
 		root, err := openCgroup1(want.name)
 		if err != nil {
-			return fmt.Errorf("no %s controller to set bounds with: %w", want.name, err)
+			return fmt.Errorf("no %s controller to set bounds with: %w", want.name, errors.Join(errV2, err))
 		}
 		sweep(root, parent, time.Now())
 		twin, err := newCgroup(root, parent, spec.ID)

@@ -147,7 +147,7 @@ func (f *runFlags) confine(run *build.RunOptions) (flag string, err error) {
 	}
 	run.CapAdd, run.CapDrop = f.capAdd, f.capDrop
 	for _, opt := range f.securityOpt {
-		if err := securityOption(run, opt); err != nil {
+		if err := securityOption(opt, &run.Seccomp, &run.NoNewPrivileges); err != nil {
 			return "security-opt", err
 		}
 	}
@@ -172,21 +172,22 @@ func (f *runFlags) confine(run *build.RunOptions) (flag string, err error) {
 	return "", nil
 }
 
-func securityOption(run *build.RunOptions, opt string) error {
+// securityOption reads a value of --security-opt.
+func securityOption(opt string, seccomp *string, noNewPrivileges *bool) error {
 	name, value, _ := strings.Cut(opt, "=")
 	switch {
 	case opt == "no-new-privileges" || opt == "no-new-privileges=true":
-		run.NoNewPrivileges = true
+		*noNewPrivileges = true
 	case opt == "no-new-privileges=false":
-		run.NoNewPrivileges = false
+		*noNewPrivileges = false
 	case name == "seccomp" && value == "unconfined":
-		run.Seccomp = value
+		*seccomp = value
 	case name == "seccomp" && value != "":
 		if _, err := os.ReadFile(value); err != nil {
 			return fmt.Errorf("seccomp profile: %w", err)
 		}
 		path, err := filepath.Abs(value)
-		run.Seccomp = path
+		*seccomp = path
 		return err
 	case opt == "label=disable" || opt == "apparmor=unconfined":
 		// Nothing else is ever done.

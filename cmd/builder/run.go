@@ -320,15 +320,8 @@ func (o *runOptions) confine(spec *container.Spec) error {
 		}
 	}
 	for _, opt := range o.securityOpt {
-		switch name, value, _ := strings.Cut(opt, "="); {
-		case opt == "no-new-privileges" || opt == "no-new-privileges=true":
-			spec.NoNewPrivileges = true
-		case opt == "no-new-privileges=false":
-			spec.NoNewPrivileges = false
-		case name == "seccomp" && value != "":
-			spec.Seccomp = value
-		default:
-			return bad("security-opt", fmt.Errorf("%q is not supported: want no-new-privileges, seccomp=unconfined or seccomp=FILE", opt))
+		if err := securityOption(opt, &spec.Seccomp, &spec.NoNewPrivileges); err != nil {
+			return bad("security-opt", err)
 		}
 	}
 	for _, v := range o.volumes {

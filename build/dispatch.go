@@ -5,7 +5,6 @@ package build
 import (
 	"errors"
 	"fmt"
-	"path"
 	"strings"
 
 	"builder/image"
@@ -262,17 +261,13 @@ func (p *plan) dispatchWorkdir(st *stage, cmd command, c *instructions.WorkdirCo
 		return errors.New("WORKDIR needs a path: it is empty after expansion")
 	}
 	s.checkWorkdir(c.Path)
-	wd := c.Path
-	if !path.IsAbs(wd) {
-		wd = path.Join(s.dir(), wd)
-	}
-	wd = path.Clean(wd)
-	s.config.Config.WorkingDir = wd
+	s.setDir(c.Path)
+	wd := s.config.Config.WorkingDir
 	if wd == "/" {
 		s.note(nil, "WORKDIR %s", wd)
 		return nil
 	}
-	made := p.addStep(st, cmd, &workdirOp{dir: wd, user: s.config.Config.User, epoch: p.opts.Epoch})
+	made := p.addStep(st, cmd, &workdirOp{dir: s.dir(), user: s.config.Config.User, epoch: p.opts.Epoch})
 	s.note(made, "WORKDIR %s", wd)
 	return nil
 }

@@ -77,7 +77,8 @@ func newState(st *stage) *state {
 		s.setEnv("PATH", defaultPath)
 	}
 	if wd := s.config.Config.WorkingDir; wd != "" {
-		s.config.Config.WorkingDir = path.Clean("/" + wd)
+		s.config.Config.WorkingDir = ""
+		s.setDir(wd)
 	}
 	return s
 }
@@ -117,12 +118,18 @@ func (s *state) edit(e Edits) {
 	}
 }
 
-// dir is the working directory, "/" by default.
-func (s *state) dir() string {
-	if s.config.Config.WorkingDir == "" {
-		return "/"
+// setDir sets the working directory. As BuildKit does, the config has an
+// absolute path as it is written, a relative one below the directory so far.
+func (s *state) setDir(wd string) {
+	if !path.IsAbs(wd) {
+		wd = path.Join(s.dir(), wd)
 	}
-	return s.config.Config.WorkingDir
+	s.config.Config.WorkingDir = wd
+}
+
+// dir is the working directory as a clean path, "/" by default.
+func (s *state) dir() string {
+	return path.Clean("/" + s.config.Config.WorkingDir)
 }
 
 // abs makes a destination absolute and clean, keeping the slash at its end

@@ -193,6 +193,7 @@ func (o override) setSecret(t *Target, value string) error {
 		return fmt.Errorf("target %s declares no secret %q", t.Name, o.name)
 	}
 	s.ID = o.name
+	t.fromSet("secret", s.ID)
 	t.Secrets = slices.Clone(t.Secrets)
 	t.Secrets[i] = s
 	return nil
@@ -210,6 +211,11 @@ func (o override) applyList(t *Target) error {
 			*list = nil
 		}
 		*list = slices.Concat(*list, o.values)
+		if o.key == "entitlements" {
+			for _, v := range o.values {
+				t.fromSet(o.key, v)
+			}
+		}
 		return nil
 	}
 	given := slices.DeleteFunc(slices.Clone(o.values), func(v string) bool { return v == "" })
@@ -224,9 +230,11 @@ func (o override) applyList(t *Target) error {
 				return err
 			}
 			t.Secrets = append(slices.Clone(t.Secrets), s)
+			t.fromSet("secret", s.ID)
 		}
 		return nil
 	case "ssh":
+		t.fromSet("ssh", "")
 		if !o.addition {
 			t.SSH = nil
 		}
@@ -253,6 +261,7 @@ func (o override) applyEntries(t *Target, given []string) error {
 	if !o.addition && o.key != "attest" {
 		*list = nil
 	}
+	t.fromSet(o.key, "")
 	for _, v := range given {
 		entries, err := parse(v)
 		if err != nil {

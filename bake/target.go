@@ -50,6 +50,16 @@ type Target struct {
 	Linked bool `json:"-"`
 
 	places map[string]Place // where attributes were given
+	ours   map[string]bool  // what --set gave, which needs no allowing
+}
+
+// FromSet reports whether --set gave what kind and name say: output, ssh,
+// secret and its ID, or entitlements and one of them. It is the user's wish
+// and not the definition's.
+func (t *Target) FromSet(kind, name string) bool { return t.ours[kind+" "+name] }
+
+func (t *Target) fromSet(kind, name string) {
+	t.ours = mergeMaps(t.ours, map[string]bool{kind + " " + name: true})
 }
 
 // SetArg sets a build argument.
@@ -166,7 +176,7 @@ func (t *Target) merge(over *Target) {
 	}
 	t.Contexts = mergeMaps(t.Contexts, over.Contexts)
 	t.Resources = over.Resources.over(t.Resources)
-	t.places = mergeMaps(t.places, over.places)
+	t.places, t.ours = mergeMaps(t.places, over.places), mergeMaps(t.ours, over.ours)
 }
 
 // mergeValues is mergeMaps, but null leaves what was there.

@@ -78,6 +78,7 @@ type Tree struct {
 	unstable map[*copytree.Entry]bool // files that changed while they were hashed
 	dirty    bool                     // the index file doesn't say what is known now
 	stats    Stats
+	users    int       // besides the one who opened it
 	idle     []*walker // between walks
 }
 
@@ -136,11 +137,25 @@ func newTree(root *os.File, opts Options) (*Tree, error) {
 	return t, nil
 }
 
-// Close saves the index if there is something new in it and closes the tree.
-// A save that fails is reported; the old index then stays as it was.
+// Share gives the tree to one more user, who closes it too. The tree must not
+// have been closed by all.
+func (t *Tree) Share() *Tree {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.users++
+	return t
+}
+
+// Close ends one user's use. The last one's saves the index if there is
+// something new in it and closes the tree. A save that fails is reported; the
+// old index then stays as it was.
 func (t *Tree) Close() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.users > 0 {
+		t.users--
+		return nil
+	}
 	if t.root == nil {
 		return nil
 	}

@@ -29,10 +29,12 @@ func (b *bakery) allowed(words []string) error {
 	if err != nil {
 		return err
 	}
-	off := false
-	if v := b.e.getenv("BUILDX_BAKE_ENTITLEMENTS_FS"); v == "0" || strings.EqualFold(v, "false") {
-		off = true
+	const variable = "BUILDX_BAKE_ENTITLEMENTS_FS"
+	checked, err := b.e.truth(variable)
+	if err != nil {
+		return err
 	}
+	trusted := !checked && b.e.getenv(variable) != "" // with files and the agent
 	missing := map[string]bool{}
 	for _, name := range slices.Sorted(maps.Keys(b.def.Targets)) {
 		wanted, err := permissions(b.def.Targets[name])
@@ -40,7 +42,7 @@ func (b *bakery) allowed(words []string) error {
 			return fmt.Errorf("target %s: %w", name, err)
 		}
 		for _, p := range wanted {
-			if p.path != "" && off || grants.covers(p) {
+			if trusted && (p.path != "" || p.grant == "ssh") || grants.covers(p) {
 				continue
 			}
 			missing[p.grant] = true
@@ -61,11 +63,13 @@ func (b *bakery) allowed(words []string) error {
 func permissions(t *bake.Target) ([]permission, error) {
 	var out []permission
 	for _, e := range t.Entitlements {
-		out = append(out, permission{grant: e})
+		if !t.FromSet("entitlements", e) {
+			out = append(out, permission{grant: e})
+		}
 	}
 	reads, writes := targetPaths(t)
 	for _, s := range t.SSH {
-		if len(s.Paths) == 0 {
+		if len(s.Paths) == 0 && !t.FromSet("ssh", "") {
 			out = append(out, permission{grant: "ssh"})
 		}
 	}
@@ -84,7 +88,8 @@ func permissions(t *bake.Target) ([]permission, error) {
 	return out, nil
 }
 
-// targetPaths are the files that a target reads and writes.
+// targetPaths are the files that a target reads and writes by the definition's
+// wish.
 func targetPaths(t *bake.Target) (reads, writes []string) {
 	if !bake.IsRemote(*t.Context) {
 		reads = append(reads, *t.Context)
@@ -102,15 +107,17 @@ func targetPaths(t *bake.Target) (reads, writes []string) {
 		reads = append(reads, strings.TrimPrefix(source, "cwd://"))
 	}
 	for _, s := range t.Secrets {
-		if s.File != "" {
+		if s.File != "" && !t.FromSet("secret", s.ID) {
 			reads = append(reads, s.File)
 		}
 	}
 	for _, s := range t.SSH {
-		reads = append(reads, s.Paths...)
+		if !t.FromSet("ssh", "") {
+			reads = append(reads, s.Paths...)
+		}
 	}
 	for _, out := range t.Outputs {
-		if out.Dest != "" && out.Dest != "-" && !t.Linked {
+		if out.Dest != "" && out.Dest != "-" && !t.Linked && !t.FromSet("output", "") {
 			writes = append(writes, out.Dest)
 		}
 	}

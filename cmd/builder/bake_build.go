@@ -16,6 +16,7 @@ import (
 
 	"builder/bake"
 	"builder/build"
+	"builder/buildcontext"
 	"builder/image"
 	"builder/internal/atomicfile"
 	"builder/progress"
@@ -93,6 +94,7 @@ func (b *bakery) run(ctx context.Context, names []string) error {
 	if err != nil {
 		return err
 	}
+	session.trees = &sharedTrees{open: map[string]*buildcontext.Tree{}}
 	plans := &plans{display: session.display, vertices: map[string]int{}}
 	images := &sharedImages{source: session.env.Images, calls: map[imageCall]func() (image.Image, error){}}
 	g, gctx := errgroup.WithContext(ctx)
@@ -106,7 +108,7 @@ func (b *bakery) run(ctx context.Context, names []string) error {
 			return t.err
 		})
 	}
-	err = g.Wait()
+	err = errors.Join(g.Wait(), session.trees.Close())
 	if closeErr := session.display.Close(); err == nil {
 		err = closeErr
 	}

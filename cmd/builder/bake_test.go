@@ -119,6 +119,31 @@ target "app" {
 	}
 }
 
+// TestBakeSharesContext: targets that copy different files of one directory
+// remember all their digests together.
+func TestBakeSharesContext(t *testing.T) {
+	w := newBench(t)
+	for _, name := range []string{"a/1", "a/2", "a/3", "b/1", "b/2", "b/3"} {
+		w.write(name, name)
+	}
+	w.write("docker-bake.hcl", `
+target "t" {
+  name = "t${n}"
+  matrix = { n = ["a", "b"] }
+  dockerfile-inline = "FROM scratch\nCOPY ${n} /\n"
+}
+`)
+	settle(t, w)
+	first, _ := w.baked("t")
+	if first["cached"] != 0 || first["filesHashed"] < 6 {
+		t.Errorf("first: %v, want nothing cached and 6 files hashed", first)
+	}
+	again, _ := w.baked("t")
+	if again["cached"] != 2 || again["filesHashed"] != 0 {
+		t.Errorf("again: %v, want 2 steps cached and no file hashed", again)
+	}
+}
+
 func TestBakeOfCompose(t *testing.T) {
 	w := newBench(t)
 	w.write("compose.yaml", `
@@ -368,6 +393,8 @@ func TestBakeWrong(t *testing.T) {
 		{"var", `target "a" {}`, 2, []string{"--var", "want NAME=VALUE"}, []string{"--var", "X"}},
 		{"elsewhere", `target "a" {}`, 2, []string{"not supported yet", "hint: fetch it"}, []string{"https://example.test/x.git"}},
 		{"no such file", `target "a" {}`, 1, []string{"read build definition", "gone.hcl"}, []string{"-f", "gone.hcl"}},
+		{"sbom", `target "a" {}`, 2, []string{"--sbom", "not supported"}, []string{"a", "--sbom=true"}},
+		{"agent", `target "a" { ssh = ["default"] }`, 2, []string{"--allow=ssh"}, []string{"a"}},
 		{"pull", `target "a" {}`, 1, []string{"pull", "sometimes"}, []string{"a", "--pull=sometimes"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -388,4 +415,14 @@ func TestBakeWrong(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.ok("bake", "a", "--allow", "fs.read="+outside)
+	// What the command line says is allowed by being said.
+	w.ok("bake", "a", "--allow", "fs.read="+outside, "--set", "a.output=type=local,dest="+filepath.Join(outside, "out"))
+	if _, err := os.Stat(filepath.Join(outside, "out", "bin", "sh")); err != nil {
+		t.Error(err)
+	}
+	cmd := w.command("bake", "a")
+	cmd.Env = append(cmd.Env, "BUILDX_BAKE_ENTITLEMENTS_FS=0")
+	if r := w.finish(cmd); r.code != 0 {
+		t.Errorf("exit code %d\n%s", r.code, r.stderr)
+	}
 }

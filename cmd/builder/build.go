@@ -132,6 +132,7 @@ type buildSession struct {
 	e       *env
 	env     build.Env
 	display progress.Display
+	trees   *sharedTrees // nil for a single build
 }
 
 // openBuild opens the state directory and the display for builds. The caller

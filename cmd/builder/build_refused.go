@@ -62,10 +62,13 @@ func (r refused) Set(v string) error {
 }
 
 // addRefused declares the flags that are refused, hidden from the help.
-func addRefused(fs *pflag.FlagSet) {
+func addRefused(fs *pflag.FlagSet) { addRefusedOf(fs, nil) }
+
+// addRefusedOf declares those that are named, or all.
+func addRefusedOf(fs *pflag.FlagSet, names []string) {
 	for _, f := range refusedFlags {
-		if fs.Lookup(f.name) != nil {
-			continue // supported after all
+		if fs.Lookup(f.name) != nil || names != nil && !slices.Contains(names, f.name) {
+			continue // supported after all, or not asked for
 		}
 		flag := fs.VarPF(refused{f}, f.name, f.short, "")
 		flag.Hidden = true

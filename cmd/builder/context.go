@@ -54,6 +54,7 @@ type contextOpener struct {
 	e      *env
 	store  *store.Store
 	cache  *cache.Cache
+	trees  *sharedTrees
 	remote *remote.Client
 	agents *agentSockets
 	sink   progress.Sink
@@ -104,6 +105,7 @@ type contextFiles struct {
 	all *buildcontext.Tree
 	// archive says that also absolute names are in it.
 	archive bool
+	trees   *sharedTrees
 }
 
 func (f *contextFiles) close() {
@@ -155,7 +157,7 @@ func (o *contextOpener) localFiles(dir string) (*contextFiles, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &contextFiles{shown: dir, dir: dir}
+	f := &contextFiles{shown: dir, dir: dir, trees: o.trees}
 	f.opts.Index, err = o.cache.ContextIndex(abs)
 	return f, err
 }
@@ -394,7 +396,7 @@ func (f *contextFiles) tree(text *dockerfileText, given string) (*buildcontext.T
 		return nil, err
 	}
 	f.opts.SetIgnore(ignore)
-	return buildcontext.Open(f.dir, f.opts)
+	return f.trees.Open(f.dir, f.opts)
 }
 
 // shownName is how messages call a Dockerfile.

@@ -149,7 +149,7 @@ func (n *namedContexts) openDir(dir string) (*buildcontext.Tree, error) {
 	if opts.Index, err = n.b.env.Cache.ContextIndex(abs); err != nil {
 		return nil, err
 	}
-	return buildcontext.Open(dir, opts)
+	return n.b.trees.Open(dir, opts)
 }
 
 func (n *namedContexts) imageOpener(name string, pull bool) (build.NamedContext, error) {

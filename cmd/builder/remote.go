@@ -27,7 +27,7 @@ const keepGitArg = "BUILDKIT_CONTEXT_KEEP_GIT_DIR"
 // caller closes it.
 func (b *buildSession) contextOpener(req *buildRequest) (*contextOpener, error) {
 	o := &contextOpener{
-		e: b.e, store: b.env.Store, cache: b.env.Cache, sink: b.env.Sink,
+		e: b.e, store: b.env.Store, cache: b.env.Cache, trees: b.trees, sink: b.env.Sink,
 		agents:     &agentSockets{agents: req.opts.SSH},
 		commitTime: req.opts.Args["SOURCE_DATE_EPOCH"] != "",
 		ignoreFile: req.flags.ignoreFile,

@@ -14,6 +14,7 @@ import (
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/linter"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/buildkit/util/suggest"
 )
 
@@ -27,7 +28,7 @@ func Check(ctx context.Context, env Env, opts Options) ([]progress.Finding, erro
 	if err != nil {
 		return nil, err
 	}
-	p.all = opts.Target == ""
+	p.look, p.all = true, opts.Target == ""
 	err = p.make(ctx, env)
 	return Findings(p.file), err
 }
@@ -138,20 +139,38 @@ func (p *plan) checkStagePlatform(site dockerfile.Site, def instructions.Stage, 
 	}
 }
 
-// checkBasePlatforms checks that base images are for the platforms that were
-// asked for.
+// checkBasePlatforms checks that base images, and those that files are copied
+// or mounted from, are for the platforms that were asked for.
 func (p *plan) checkBasePlatforms() error {
 	for _, st := range p.wanted() {
-		have, want := st.img.Config.Platform, st.platform
-		if st.base != nil || st.ref == (image.Ref{}) || len(st.img.Config.RootFS.DiffIDs) == 0 {
-			continue
+		if !st.implicit {
+			p.checkBasePlatform(st, st.def.Location)
 		}
-		if have.OS != want.OS || have.Architecture != want.Architecture {
-			rule := &linter.RuleInvalidBaseImagePlatform
-			p.checks.At(st.def.Location, nil).Report(rule, rule.Format(st.def.BaseName, shownPlatform(want), shownPlatform(have)))
+		for _, cmd := range st.commands {
+			for _, src := range cmd.sources {
+				if src == nil || !src.implicit {
+					continue
+				}
+				at := commandLocation(st, cmd)
+				if _, isRun := cmd.Command.(*instructions.RunCommand); isRun {
+					at = nil // as in BuildKit
+				}
+				p.checkBasePlatform(src, at)
+			}
 		}
 	}
 	return nil
+}
+
+func (p *plan) checkBasePlatform(st *stage, location []parser.Range) {
+	have, want := st.img.Config.Platform, st.platform
+	if st.base != nil || st.ref == (image.Ref{}) || len(st.img.Config.RootFS.DiffIDs) == 0 {
+		return
+	}
+	if have.OS != want.OS || have.Architecture != want.Architecture {
+		rule := &linter.RuleInvalidBaseImagePlatform
+		p.checks.At(location, nil).Report(rule, rule.Format(st.def.BaseName, shownPlatform(want), shownPlatform(have)))
+	}
 }
 
 // shownPlatform is a platform without the variants that go without saying.

@@ -46,6 +46,7 @@ func NewOutline(ctx context.Context, env Env, opts Options) (*Outline, error) {
 	if err != nil {
 		return nil, err
 	}
+	p.look = true
 	if err := p.make(ctx, env); err != nil {
 		return nil, err
 	}

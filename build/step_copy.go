@@ -97,6 +97,9 @@ func (p *plan) addCopy(st *stage, cmd command, op *copyOp, line string, params i
 		line += " --chown=" + op.chown
 	}
 	if mode := op.parts[0].req.Mode; mode != "" {
+		if err := buildcontext.CheckMode(mode); err != nil {
+			return err
+		}
 		line += " --chmod=" + mode
 	}
 	for _, src := range params.SourcePaths {

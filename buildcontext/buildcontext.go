@@ -238,6 +238,12 @@ type Request struct {
 	Unpack bool
 }
 
+// CheckMode tells what is wrong with a [Request]'s Mode.
+func CheckMode(mode string) error {
+	_, err := copytree.ParseMode(mode)
+	return err
+}
+
 // Selection is what a [Request] selected. Its methods must not be called
 // concurrently.
 type Selection struct {

@@ -27,7 +27,7 @@ func TestParsePlatform(t *testing.T) {
 			t.Errorf("ParsePlatform(%q) = %s, %v, want %s", in, FormatPlatform(got), err, want)
 		}
 	}
-	for _, in := range []string{"", "/", "linux/", "a/b/c/d", "linux/amd 64", "linux/amd64,linux/arm64", "lin\nux"} {
+	for _, in := range []string{"", "/", "linux/", "a/b/c/d", "linux/amd 64", "linux/amd64,linux/arm64", "lin\nux", "1", "given", "arm46"} {
 		if got, err := ParsePlatform(in); err == nil {
 			t.Errorf("ParsePlatform(%q) = %v", in, got)
 		}

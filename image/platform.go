@@ -20,6 +20,9 @@ func HostPlatform() Platform {
 	return normalise(Platform{OS: "linux", Architecture: runtime.GOARCH})
 }
 
+// architectures are those that Go has or has names for (runtime.GOARCH).
+const architectures = " 386 amd64 arm arm64 armbe arm64be loong64 mips mipsle mips64 mips64le mips64p32 mips64p32le ppc ppc64 ppc64le riscv riscv64 s390 s390x sparc sparc64 wasm "
+
 // ParsePlatform parses OS[/ARCH[/VARIANT]], or an architecture alone, with the
 // usual aliases (x86_64, aarch64, armhf, …). What is left out is the host's.
 func ParsePlatform(s string) (Platform, error) {
@@ -38,7 +41,11 @@ func ParsePlatform(s string) (Platform, error) {
 		if parts[0] == "linux" || parts[0] == "windows" || parts[0] == "darwin" || parts[0] == "freebsd" {
 			return normalise(Platform{OS: parts[0], Architecture: host.Architecture, Variant: host.Variant}), nil
 		}
-		return normalise(Platform{OS: "linux", Architecture: parts[0]}), nil
+		p := normalise(Platform{OS: "linux", Architecture: parts[0]})
+		if !strings.Contains(architectures, " "+p.Architecture+" ") {
+			return Platform{}, fmt.Errorf("invalid platform %q: no operating system or architecture is called so", s)
+		}
+		return p, nil
 	case 2:
 		return normalise(Platform{OS: parts[0], Architecture: parts[1]}), nil
 	case 3:

@@ -103,6 +103,7 @@ func (p *plan) make(ctx context.Context, env Env) error {
 		p.findTarget,
 		p.bindCommands,
 		p.checkCycles,
+		p.checkBases,
 		func() error { return p.resolve(ctx, env) },
 		p.checkBasePlatforms,
 		p.dispatch,
@@ -369,6 +370,20 @@ func (p *plan) checkCycles() error {
 	for _, st := range p.stages {
 		if err := visit(st); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// checkBases finds base images whose names can't be any image's, also of stages
+// that nothing needs, as BuildKit does.
+func (p *plan) checkBases() error {
+	for _, st := range p.stages {
+		if st.base != nil || st.def.BaseName == "scratch" {
+			continue
+		}
+		if _, err := image.ParseRef(st.def.BaseName); err != nil {
+			return p.file.At(st.def.Location, err)
 		}
 	}
 	return nil

@@ -4,6 +4,7 @@ package progress
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -39,8 +40,10 @@ func (f Finding) String() string {
 }
 
 // summary is what is shown of findings at the end of a build: the first few in
-// full, of each other one a line. It is "" where there are none.
+// full, of each other one a line, and what is there twice once. It is "" where
+// there are none.
 func summary(findings []Finding, color bool) string {
+	findings = unique(findings)
 	if len(findings) == 0 {
 		return ""
 	}
@@ -67,4 +70,17 @@ func summary(findings []Finding, color bool) string {
 		b.WriteString("\n builder build --check shows all of them in full\n")
 	}
 	return b.String()
+}
+
+func unique(findings []Finding) []Finding {
+	var out []Finding
+	for _, f := range findings {
+		same := func(g Finding) bool {
+			return f.Rule == g.Rule && f.Message == g.Message && f.File == g.File && f.Start == g.Start && f.End == g.End
+		}
+		if !slices.ContainsFunc(out, same) {
+			out = append(out, f)
+		}
+	}
+	return out
 }

@@ -50,9 +50,10 @@ func TestFindings(t *testing.T) {
 func TestManyFindings(t *testing.T) {
 	var all []Finding
 	for n := range 7 {
-		all = append(all, finding(n))
+		all = append(all, finding(n), finding(n))
 	}
-	all[6].Message, all[6].File = "ends\x1b[2J here\nand not here", "a\nb"
+	all = all[:13]
+	all[12].Message, all[12].File = "ends\x1b[2J here\nand not here", "a\nb"
 	got := summary(all, true)
 	for want, times := range map[string]int{
 		"\x1b[33m7 warnings found:\x1b[0m": 1, "WARNING: ": explained, "--------": 4 * explained, " - Rule: message 5 (Dockerfile:2)\n": 1,

@@ -24,14 +24,16 @@ const checksCorpus = "../../testdata/checks"
 // ownErrors are the errors of which our words or lines are not BuildKit's, each
 // with its lines.
 var ownErrors = map[string]string{
-	"error-cycle":        "1-1 circular dependency detected on stage: a",
-	"error-missing-base": "1-1 base image registry.test/nosuch:latest: look at registry.test/nosuch:latest: not found at registry.test",
-	"error-no-from":      " it has no FROM instruction, so there is nothing to build",
-	"error-platform":     `1-1 invalid platform "nonsense": no operating system or architecture is called so`,
-	"error-parse":        "3-3 COPY requires at least two arguments, but only one was provided. Destination could not be determined",
-	"error-unknown":      "2-2 unknown instruction: RUM (did you mean RUN?)",
-	"onbuild-stage":      `4-4 ONBUILD trigger "NONSENSE x": unknown instruction: NONSENSE`,
-	"stage-name-casing":  `3-3 invalid image reference "Upper": repository names are lower case`,
+	"error-cycle":              "1-1 circular dependency detected on stage: a",
+	"error-missing-base":       "1-1 base image registry.test/nosuch:latest: look at registry.test/nosuch:latest: not found at registry.test",
+	"error-no-from":            " it has no FROM instruction, so there is nothing to build",
+	"error-platform":           `1-1 invalid platform "nonsense": no operating system or architecture is called so`,
+	"error-parse":              "3-3 COPY requires at least two arguments, but only one was provided. Destination could not be determined",
+	"error-unreachable-base":   `1-1 invalid image reference "Not/Valid": repository names are lower case`,
+	"outline-unreachable-base": `1-1 invalid image reference "Not/Valid": repository names are lower case`,
+	"error-unknown":            "2-2 unknown instruction: RUM (did you mean RUN?)",
+	"onbuild-stage":            `4-4 ONBUILD trigger "NONSENSE x": unknown instruction: NONSENSE`,
+	"stage-name-casing":        `3-3 invalid image reference "Upper": repository names are lower case`,
 }
 
 // callBench runs calls in this process: a state directory, a working directory,

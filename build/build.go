@@ -23,7 +23,6 @@ import (
 	"builder/container"
 	"builder/dockerfile"
 	"builder/image"
-	"builder/layer"
 	"builder/progress"
 	"builder/rootfs"
 	"builder/snapshot"
@@ -86,11 +85,6 @@ type Edits struct {
 	Timestamp *time.Time
 }
 
-// ImageOptions are a form in which an image is written.
-type ImageOptions struct {
-	Layer layer.Options
-}
-
 // Env is what a build works with.
 type Env struct {
 	Store    *store.Store
@@ -143,9 +137,10 @@ type Result struct {
 // ImageResult is an image in one of the forms asked for.
 type ImageResult struct {
 	// Desc is the manifest or, where several platforms were asked for, the
-	// index.
+	// index, with the annotations for what names it.
 	Desc      ocispec.Descriptor
 	Platforms []PlatformImage // in the order asked for
+	Epoch     *time.Time      // SOURCE_DATE_EPOCH; nil for none
 }
 
 // PlatformImage is the image for one platform.
@@ -158,11 +153,17 @@ type PlatformImage struct {
 type PlatformFiles struct {
 	Platform image.Platform
 	Snapshot snapshot.ID // "" for an empty one
+	Epoch    *time.Time  // the build's SOURCE_DATE_EPOCH; nil for none
 }
 
 // Build builds for every platform side by side. The error, where it is about
 // the Dockerfile or a step of it, is a [*dockerfile.Error] or a [*StepError].
 func Build(ctx context.Context, env Env, opts Options) (*Result, error) {
+	for _, form := range opts.Images {
+		if err := form.Check(opts); err != nil {
+			return nil, err
+		}
+	}
 	runners, err := planAll(ctx, env, opts)
 	if err != nil {
 		return nil, err
@@ -182,15 +183,22 @@ func Build(ctx context.Context, env Env, opts Options) (*Result, error) {
 	return finish(ctx, runners)
 }
 
+func (o Options) platforms() []image.Platform {
+	if len(o.Platforms) == 0 {
+		return []image.Platform{image.HostPlatform()}
+	}
+	return o.Platforms
+}
+
+// Multi reports whether an index is made.
+func (o Options) Multi() bool { return o.Index || len(o.Platforms) > 1 }
+
 // planAll plans the build for each platform.
 func planAll(ctx context.Context, env Env, opts Options) ([]*runner, error) {
 	if opts.Parallel <= 0 {
 		opts.Parallel = max(8, 2*runtime.NumCPU())
 	}
-	platforms := opts.Platforms
-	if len(platforms) == 0 {
-		platforms = []image.Platform{image.HostPlatform()}
-	}
+	platforms := opts.platforms()
 	shared := newSlots(opts.Parallel)
 	runners := make([]*runner, len(platforms))
 	g, gctx := errgroup.WithContext(ctx)

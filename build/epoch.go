@@ -61,7 +61,14 @@ func (p *plan) resolveEpoch(ctx context.Context, env Env) error {
 	}
 	p.opts.Images = slices.Clone(p.opts.Images)
 	for i := range p.opts.Images {
-		p.opts.Images[i].Layer.Epoch, p.opts.Images[i].Layer.Time = p.opts.Epoch, p.opts.Edits.Timestamp
+		form := &p.opts.Images[i]
+		if form.Epoch == nil {
+			form.Epoch = &Epoch{p.opts.Epoch}
+		}
+		form.Layer.Epoch, form.Layer.Time = form.Epoch.Time, p.opts.Edits.Timestamp
+		if form.KeepTimes {
+			form.Layer.Epoch, form.Layer.Time = nil, nil
+		}
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"builder/cache"
 	"builder/image"
+	"builder/layer"
 	"builder/progress"
 	"builder/snapshot"
 
@@ -36,7 +37,7 @@ func finish(ctx context.Context, runners []*runner) (*Result, error) {
 			if err != nil {
 				return nil, err
 			}
-			res.Files = append(res.Files, PlatformFiles{r.plan.platform, id})
+			res.Files = append(res.Files, PlatformFiles{r.plan.platform, id, r.opts.Epoch})
 		}
 		res.Stats.add(r.stats)
 	}
@@ -63,6 +64,7 @@ func export(ctx context.Context, runners []*runner, number int, form ImageOption
 	defer func() {
 		r.event(vertex, progress.Event{Done: &progress.Done{Err: err, Result: res.Desc.Digest}})
 	}()
+	res.Epoch = form.Epoch.Time
 	for _, r := range runners {
 		img, err := r.assemble(ctx, form)
 		if err != nil {
@@ -70,17 +72,21 @@ func export(ctx context.Context, runners []*runner, number int, form ImageOption
 		}
 		res.Platforms = append(res.Platforms, img)
 	}
-	if len(runners) == 1 && !r.opts.Index {
+	if !r.opts.Multi() {
 		res.Desc = res.Platforms[0].Desc
 		return res, nil
 	}
-	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
+	index := ocispec.Index{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: form.mediaType(ocispec.MediaTypeImageIndex),
+		Annotations: form.annotations(OnIndex, nil),
+	}
 	for _, img := range res.Platforms {
 		index.Manifests = append(index.Manifests, img.Desc)
 	}
-	if res.Desc, err = r.put(ocispec.MediaTypeImageIndex, index); err != nil {
+	if res.Desc, err = r.put(index.MediaType, index); err != nil {
 		return res, fmt.Errorf("write image index: %w", err)
 	}
+	res.Desc.Annotations = form.annotations(OnIndexDescriptor, nil)
 	return res, nil
 }
 
@@ -88,52 +94,34 @@ func export(ctx context.Context, runners []*runner, number int, form ImageOption
 func (r *runner) assemble(ctx context.Context, form ImageOptions) (PlatformImage, error) {
 	st := r.plan.target
 	img := PlatformImage{}
-	manifest := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Layers: []ocispec.Descriptor{}}
 	config := st.state.config
+	layers, err := r.layersOf(ctx, st, form)
+	if err != nil {
+		return img, err
+	}
+	manifest := ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: form.mediaType(ocispec.MediaTypeImageManifest),
+		Layers: []ocispec.Descriptor{}, Annotations: form.annotations(OnManifest, &r.plan.platform),
+	}
 	config.RootFS = ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{}}
-
-	results, base := r.chain(st)
-	if r.opts.Edits.Squash && len(results) > 1 {
-		squashed, err := r.squash(ctx, base, results)
-		if err != nil {
-			return img, err
-		}
-		results = []stepResult{squashed}
-	}
-	for i, desc := range base.img.Manifest.Layers {
-		desc.MediaType = ociLayerType(desc.MediaType)
-		desc.Annotations = nil
-		manifest.Layers = append(manifest.Layers, desc)
-		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, base.img.Config.RootFS.DiffIDs[i])
-	}
-	for _, s := range results {
-		l, err := r.env.RootFS.Commit(ctx, s.snap, form.Layer)
-		if err != nil {
-			return img, err
-		}
-		manifest.Layers = append(manifest.Layers, l.Blob)
+	for _, l := range layers {
+		manifest.Layers = append(manifest.Layers, form.layer(l.Blob))
 		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, l.DiffID)
-		if form.Layer.Epoch != nil || form.Layer.Time != nil {
-			continue // the layer is not quite the snapshot: its times are others
-		}
-		if err := r.env.RootFS.Link(chainID(config.RootFS.DiffIDs), s.snap); err != nil {
-			return img, err
-		}
 	}
-	config.History = r.history(st)
-	config.Created = r.created(config.History)
+	config.History = r.history(st, form.Epoch.Time)
+	config.Created = created(config.History, form.Epoch.Time)
 	if r.opts.Edits.OmitHistory {
 		config.History = nil
 	}
-	var err error
-	if manifest.Config, err = r.put(ocispec.MediaTypeImageConfig, config); err != nil {
+	if manifest.Config, err = r.put(form.mediaType(ocispec.MediaTypeImageConfig), config); err != nil {
 		return img, fmt.Errorf("write image config: %w", err)
 	}
-	if img.Desc, err = r.put(ocispec.MediaTypeImageManifest, manifest); err != nil {
+	if img.Desc, err = r.put(manifest.MediaType, manifest); err != nil {
 		return img, fmt.Errorf("write image manifest: %w", err)
 	}
 	img.Platform = config.Platform
 	img.Desc.Platform = &img.Platform
+	img.Desc.Annotations = form.annotations(OnManifestDescriptor, &r.plan.platform)
 	img.Config = manifest.Config
 	return img, nil
 }
@@ -169,6 +157,49 @@ func (r *runner) baseSnapshot(ctx context.Context, st *stage) (snapshot.ID, erro
 	return r.unpackOnce(st)(ctx)
 }
 
+// layersOf returns the layers of a stage's image, the base image's first, and
+// remembers which snapshot each of them ends in.
+func (r *runner) layersOf(ctx context.Context, st *stage, form ImageOptions) ([]layer.Layer, error) {
+	results, base := r.chain(st)
+	if r.opts.Edits.Squash && len(results) > 1 {
+		squashed, err := r.squash(ctx, base, results)
+		if err != nil {
+			return nil, err
+		}
+		results = []stepResult{squashed}
+	}
+	var layers []layer.Layer
+	var diffIDs []digest.Digest
+	// An eStargz layer has one file more than the snapshot, and one with an
+	// epoch other times.
+	same := form.Layer.Compression != layer.EStargz && form.Layer.Epoch == nil && form.Layer.Time == nil
+	for i, desc := range base.img.Manifest.Layers {
+		l := layer.Layer{DiffID: base.img.Config.RootFS.DiffIDs[i], Blob: desc}
+		if form.ForceCompression {
+			var err error
+			if l, err = r.env.RootFS.Convert(ctx, desc, l.DiffID, form.Layer); err != nil {
+				return nil, err
+			}
+		}
+		same = same && l.DiffID == base.img.Config.RootFS.DiffIDs[i]
+		layers, diffIDs = append(layers, l), append(diffIDs, l.DiffID)
+	}
+	for _, s := range results {
+		l, err := r.env.RootFS.Commit(ctx, s.snap, form.Layer)
+		if err != nil {
+			return nil, err
+		}
+		layers, diffIDs = append(layers, l), append(diffIDs, l.DiffID)
+		if !same {
+			continue
+		}
+		if err := r.env.RootFS.Link(chainID(diffIDs), s.snap); err != nil {
+			return nil, err
+		}
+	}
+	return layers, nil
+}
+
 func (r *runner) put(mediaType string, v any) (ocispec.Descriptor, error) {
 	data, err := json.Marshal(v)
 	if err != nil {
@@ -191,7 +222,8 @@ func (r *runner) chain(st *stage) (results []stepResult, base *stage) {
 // history is the image's history. A step's line has the time at which the step
 // ran, cached or not, and a line of the config alone that of the layer before
 // or, at the start, after it: so a build from the cache gives the same bytes.
-func (r *runner) history(st *stage) []ocispec.History {
+// With an epoch all of them have that, and the base image's keep theirs.
+func (r *runner) history(st *stage, epoch *time.Time) []ocispec.History {
 	created := map[*step]time.Time{}
 	for s := st; s != nil; s = s.base {
 		for i, res := range r.stages[s].steps {
@@ -202,8 +234,8 @@ func (r *runner) history(st *stage) []ocispec.History {
 	for i, h := range st.state.history {
 		lines[i] = h.History
 		switch t, ok := created[h.step]; {
-		case !h.base && r.opts.Epoch != nil:
-			lines[i].Created = r.opts.Epoch
+		case !h.base && epoch != nil:
+			lines[i].Created = epoch
 		case ok && h.step != nil:
 			lines[i].Created = &t
 		}
@@ -259,9 +291,9 @@ func fillTimes(lines []ocispec.History) {
 // SOURCE_DATE_EPOCH. A build that made no layer and has no dated base has none
 // and gets the epoch's beginning rather than a clock's reading, so that the
 // same build gives the same image.
-func (r *runner) created(lines []ocispec.History) *time.Time {
-	if r.opts.Epoch != nil {
-		return r.opts.Epoch
+func created(lines []ocispec.History, epoch *time.Time) *time.Time {
+	if epoch != nil {
+		return epoch
 	}
 	for _, h := range slices.Backward(lines) {
 		if h.Created != nil {
@@ -276,17 +308,4 @@ func chainID(diffIDs []digest.Digest) digest.Digest {
 	img.Config.RootFS.DiffIDs = diffIDs
 	ids := img.ChainIDs()
 	return ids[len(ids)-1]
-}
-
-// ociLayerType is the OCI media type of a layer that may have docker's.
-func ociLayerType(mediaType string) string {
-	types := map[string]string{
-		image.MediaTypeDockerLayer:           ocispec.MediaTypeImageLayer,
-		image.MediaTypeDockerLayerGzip:       ocispec.MediaTypeImageLayerGzip,
-		image.MediaTypeDockerLayer + ".zstd": ocispec.MediaTypeImageLayerZstd,
-	}
-	if t, ok := types[mediaType]; ok {
-		return t
-	}
-	return mediaType
 }

@@ -102,6 +102,7 @@ func (r *runner) run(ctx context.Context) error {
 	for _, st := range r.plan.reachable() {
 		r.stages[st] = &stageRun{done: make(chan struct{})}
 	}
+	r.convertLayers()
 	for _, st := range r.plan.reachable() {
 		run := r.stages[st]
 		g.Go(func() error {
@@ -255,10 +256,12 @@ func (r *runner) runStep(ctx context.Context, s *step, parent *stageRun) (stepRe
 // each form that is wanted. A cached step's layer mostly exists: then this is
 // the reading of a file.
 func (r *runner) writeLayer(s *step, id snapshot.ID) {
+	begun := map[string]bool{}
 	for _, form := range r.opts.Images {
-		if r.env.RootFS.Has(id, form.Layer) {
+		if begun[form.Layer.Key()] || r.env.RootFS.Has(id, form.Layer) {
 			continue
 		}
+		begun[form.Layer.Key()] = true
 		r.layers.Go(func() error {
 			r.slots.layers <- struct{}{}
 			defer func() { <-r.slots.layers }()
@@ -270,6 +273,26 @@ func (r *runner) writeLayer(s *step, id snapshot.ID) {
 			}
 			return nil
 		})
+	}
+}
+
+// convertLayers begins to convert the base image's layers beside the steps,
+// in the forms that want it.
+func (r *runner) convertLayers() {
+	_, base := r.chain(r.plan.target)
+	for _, form := range r.opts.Images {
+		if !form.ForceCompression {
+			continue
+		}
+		for i, desc := range base.img.Manifest.Layers {
+			diffID := base.img.Config.RootFS.DiffIDs[i]
+			r.layers.Go(func() error {
+				r.slots.layers <- struct{}{}
+				defer func() { <-r.slots.layers }()
+				_, err := r.env.RootFS.Convert(r.layerCtx, desc, diffID, form.Layer)
+				return err
+			})
+		}
 	}
 }
 

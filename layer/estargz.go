@@ -72,6 +72,21 @@ func EStargzSize(blob io.ReaderAt, size int64) int64 {
 	return toc
 }
 
+// EStargzAnnotations are those of an eStargz blob's annotations that whoever
+// fetches files of it needs; nil if it has none.
+func EStargzAnnotations(all map[string]string) map[string]string {
+	var out map[string]string
+	for _, key := range []string{estargz.TOCJSONDigestAnnotation, estargz.StoreUncompressedSizeAnnotation} {
+		if v, ok := all[key]; ok {
+			if out == nil {
+				out = map[string]string{}
+			}
+			out[key] = v
+		}
+	}
+	return out
+}
+
 // estargzCompressor compresses the members with a faster gzip than the
 // library's own, and counts the plain bytes.
 type estargzCompressor struct {

@@ -124,6 +124,12 @@ func (c Compression) mediaType() string {
 	}
 }
 
+// Check tells what can't be done.
+func (o Options) Check() error {
+	_, err := o.withDefaults()
+	return err
+}
+
 // withDefaults fills what was left zero and refuses what can't be done.
 func (o Options) withDefaults() (Options, error) {
 	if o.Compression == "" {

@@ -203,25 +203,9 @@ func (b *bakery) report(built []string) error {
 	metadata := map[string]map[string]any{}
 	for _, name := range built {
 		t := b.targets[name]
-		metadata[name] = map[string]any{}
-		if len(t.res.Images) == 0 {
-			continue
-		}
-		img := t.res.Images[0]
-		if b.opts.quiet && !t.Linked {
-			fmt.Fprintln(b.e.stdout, name, imageID(img))
-		}
-		m := metadata[name]
-		m["containerimage.digest"], m["containerimage.descriptor"] = img.Desc.Digest, img.Desc
-		if len(img.Platforms) == 1 {
-			m["containerimage.config.digest"] = img.Platforms[0].Config.Digest
-		}
-		var names []string
-		for _, n := range t.req.names {
-			names = append(names, n.String())
-		}
-		if len(names) > 0 {
-			m["image.name"] = strings.Join(names, ",")
+		metadata[name] = t.req.metadata(t.res)
+		if img := t.req.image(t.res); img != nil && b.opts.quiet && !t.Linked {
+			fmt.Fprintln(b.e.stdout, name, imageID(*img))
 		}
 	}
 	if b.opts.metadataFile == "" {

@@ -76,15 +76,18 @@ type buildRequest struct {
 	path    string // of the context, as given
 	flags   *buildOptions
 	opts    build.Options
-	names   []image.Ref
-	outputs []output
+	names   []imageName
+	outputs []*output
 	call    *call // tell of the Dockerfile instead of building it; or nil
 
 	// contexts are named contexts that no flag gives.
 	contexts map[string]build.NamedContext
 	// nameless says that the image is for other builds of this command alone.
 	nameless bool
+	warnings []string // about the flags
 }
+
+func (req *buildRequest) warn(text string) { req.warnings = append(req.warnings, text) }
 
 func runBuild(ctx context.Context, e *env, args []string) error {
 	fs := flags("build")
@@ -112,8 +115,8 @@ func runBuild(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	if o.quiet && len(res.Images) > 0 {
-		fmt.Fprintln(e.stdout, imageID(res.Images[0]))
+	if img := req.image(res); o.quiet && img != nil {
+		fmt.Fprintln(e.stdout, imageID(*img))
 	}
 	return nil
 }
@@ -121,7 +124,7 @@ func runBuild(ctx context.Context, e *env, args []string) error {
 // imageID is what names an image to a user: the config's digest, or the
 // index's of several platforms.
 func imageID(img build.ImageResult) digest.Digest {
-	if len(img.Platforms) == 1 {
+	if img.Desc.Digest == img.Platforms[0].Desc.Digest {
 		return img.Platforms[0].Config.Digest
 	}
 	return img.Desc.Digest
@@ -286,7 +289,7 @@ func (o *buildOptions) request(e *env, path string) (*buildRequest, error) {
 	if req.call, err = o.callFlags.resolve(); err != nil {
 		return fail("call", err)
 	}
-	return req, o.outputFlags.resolve(req)
+	return req, o.outputFlags.resolve(e, req)
 }
 
 // parsePlatforms reads --platform flags, each a comma-separated list. What is

@@ -62,7 +62,7 @@ RUN rm /gone /etc/group; echo e > /d/e
 	}
 
 	// One layer holds what the three steps made, and nothing of what is gone.
-	w.ok(append(args, "--squash", "-t", "squashed", "-o", "type=oci,dest=squashed.tar", ".")...)
+	w.ok(append(args, "--squash", "-t", "squashed", "-o", "type=oci,dest=squashed.tar", "--load", ".")...)
 	if n := w.layers("squashed"); n != 2 {
 		t.Errorf("%d layers, want the base image's and one", n)
 	}

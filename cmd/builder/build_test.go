@@ -177,7 +177,6 @@ func TestWrongFlags(t *testing.T) {
 		{[]string{"build", "--add-host", "x:y", "."}, []string{"--add-host", `"y"`}},
 		{[]string{"build", "--platform", "a/b/c/d", "."}, []string{"--platform", "a/b/c/d"}},
 		{[]string{"build", "--progress", "loud", "."}, []string{"--progress", "loud"}},
-		{[]string{"build", "-o", "type=oci", "."}, []string{"--output", "needs a dest"}},
 		{[]string{"build", "-o", "type=nope,dest=x", "."}, []string{"--output", `"nope"`}},
 		{[]string{"build", "-o", "type=oci,dest=x,colour=red", "."}, []string{"--output", `"colour"`}},
 		{[]string{"build", "-f", "-", "-"}, []string{"standard input"}},
@@ -439,7 +438,7 @@ func TestContexts(t *testing.T) {
 func TestOutputs(t *testing.T) {
 	w := newBench(t)
 	w.write("Dockerfile", "FROM test/base AS base\nRUN mkdir /d && echo x > /d/f && ln /d/f /d/g && chmod 4755 /d/f\nFROM scratch\nCOPY --from=base /d /d\nCMD [\"/d/f\"]\n")
-	w.ok("build", "-t", "out:1", "-o", "type=oci,dest=oci.tar", "-o", "type=docker,dest=docker.tar", "-o", "type=tar,dest=fs.tar", "-o", "local", ".")
+	w.ok("build", "-t", "out:1", "-o", "type=oci,dest=oci.tar", "-o", "type=docker,dest=docker.tar", "-o", "type=tar,dest=fs.tar", "-o", "local", "--load", ".")
 	for _, name := range []string{"local/d/f", "local/d/g"} {
 		if w.read(name) != "x\n" {
 			t.Errorf("%s is %q", name, w.read(name))

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"errors"
@@ -426,4 +427,18 @@ func (m *missingDockerfile) Hint() string {
 		return "name another file of the context with -f"
 	}
 	return "name another file with -f, relative to the current directory"
+}
+
+// isArchive reports whether data begins a tar archive, plain or compressed.
+func isArchive(data []byte) bool {
+	for _, magic := range []string{"\x1f\x8b", "BZh", "\xfd7zXZ\x00", "\x28\xb5\x2f\xfd"} {
+		if bytes.HasPrefix(data, []byte(magic)) {
+			return true
+		}
+	}
+	if len(data) > 262 && string(data[257:262]) == "ustar" {
+		return true
+	}
+	_, err := tar.NewReader(bytes.NewReader(data)).Next()
+	return err == nil // the old format has only its checksum
 }

@@ -3,320 +3,188 @@
 package main
 
 import (
-	"archive/tar"
-	"bytes"
-	"context"
-	"encoding/csv"
 	"errors"
 	"fmt"
-	"io"
-	"os"
-	"path/filepath"
+	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 
-	"builder/archive"
 	"builder/build"
 	"builder/image"
-	"builder/internal/atomicfile"
-	"builder/layer"
-	"builder/progress"
 
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
 )
 
 // outputFlags say what becomes of the result.
 type outputFlags struct {
-	tags    []string
-	outputs []string
-	iidfile string
+	tags        []string
+	outputs     []string
+	annotations []string
+	iidfile     string
+	metadata    string
+	load        bool
+	push        bool
 }
 
 func (f *outputFlags) addFlags(fs *pflag.FlagSet) {
 	fs.StringArrayVarP(&f.tags, "tag", "t", nil, "name the image `NAME[:TAG]`; may be repeated")
-	fs.StringArrayVarP(&f.outputs, "output", "o", nil, "where the result goes, `type=oci|docker|tar|local,dest=PATH` (default the image store)")
+	fs.StringArrayVarP(&f.outputs, "output", "o", nil, "where the result goes, `type=image|registry|oci|docker|local|tar|cacheonly[,dest=PATH,...]`; may be repeated (default type=image, the image store)")
+	fs.StringArrayVar(&f.annotations, "annotation", nil, "annotation of the image, `[TYPE[PLATFORM]:]KEY=VALUE`; TYPE is manifest, index, manifest-descriptor or index-descriptor")
 	fs.StringVar(&f.iidfile, "iidfile", "", "write the image's ID to a `FILE`")
+	fs.StringVar(&f.metadata, "metadata-file", "", "write what was made, as JSON, to a `FILE`")
+	fs.BoolVar(&f.load, "load", false, "put the image in the image store, beside other outputs")
+	fs.BoolVar(&f.push, "push", false, "push the image to its registry")
 }
 
 // resolve reads the flags into a request.
-func (f *outputFlags) resolve(req *buildRequest) (err error) {
-	if req.outputs, err = parseOutputs(f.outputs); err != nil {
-		return err
+func (f *outputFlags) resolve(e *env, req *buildRequest) error {
+	fail := func(flag string, err error) error {
+		hint := "builder build --help"
+		if flag == "output" {
+			hint = "such as -o type=oci,dest=image.tar, -o type=local,dest=DIR, -o type=tar,dest=-"
+		}
+		return &usageError{msg: fmt.Sprintf("build: --%s: %v", flag, err), hint: hint}
 	}
 	for _, t := range f.tags {
-		ref, err := image.ParseRef(t)
-		if err == nil && ref.Digest != "" {
+		name, err := parseName(t)
+		if err == nil && name.ref.Digest != "" {
 			err = fmt.Errorf("%q has a digest, which an image gets from its content", t)
 		}
 		if err != nil {
-			return &usageError{msg: fmt.Sprintf("build: --tag: %v", err), hint: "builder build --help"}
+			return fail("tag", err)
 		}
-		req.names = append(req.names, ref)
+		req.names = append(req.names, name)
 	}
-	form := build.ImageOptions{}
-	for _, out := range req.outputs {
-		req.opts.Files = req.opts.Files || out.files()
-		form.Layer = out.layerOptions(form.Layer)
-	}
-	if len(req.names) > 0 || len(req.outputs) == 0 || anyArchive(req.outputs) {
-		req.opts.Images = []build.ImageOptions{form}
-	}
-	return nil
-}
-
-// deliver names the image and writes the outputs.
-func (b *buildSession) deliver(ctx context.Context, req *buildRequest, res *build.Result) error {
-	if len(req.names) > 0 || len(req.outputs) == 0 && !req.nameless {
-		refs := make([]string, len(req.names))
-		for i, n := range req.names {
-			refs[i] = n.String()
+	for _, w := range f.outputs {
+		if w == "" {
+			continue
 		}
-		if err := b.tag(res.Images[0].Desc, refs); err != nil {
-			return fmt.Errorf("name image: %w", err)
-		}
-	}
-	for _, out := range req.outputs {
-		if err := out.write(ctx, b, res, req.names); err != nil {
-			return fmt.Errorf("output type=%s: %w", out.kind, err)
-		}
-	}
-	if req.flags.iidfile != "" && len(res.Images) > 0 {
-		return atomicfile.Write(req.flags.iidfile, []byte(imageID(res.Images[0])), 0o644)
-	}
-	return nil
-}
-
-// tag names the image, as a vertex for each name.
-func (b *buildSession) tag(desc ocispec.Descriptor, refs []string) error {
-	for _, ref := range refs {
-		b.env.Sink.Event(progress.Event{Vertex: "name " + ref, Start: &progress.Start{Name: "naming to " + ref}})
-	}
-	err := b.env.Store.Tag(desc, refs...)
-	for _, ref := range refs {
-		b.env.Sink.Event(progress.Event{Vertex: "name " + ref, Done: &progress.Done{Err: err}})
-	}
-	return err
-}
-
-// output is one -o: where the result of a build goes.
-type output struct {
-	kind string // image, oci, docker, tar, local
-	dest string // a path, or "-" for standard output
-
-	compression layer.Compression
-	level       int
-}
-
-// parseOutputs reads the -o flags: comma-separated NAME=VALUE fields, or a
-// path alone, which is type=local, or "-", which is type=tar on standard
-// output.
-func parseOutputs(words []string) ([]output, error) {
-	var outs []output
-	for _, w := range words {
-		o, err := parseOutput(w)
+		out, err := parseOutput(w)
 		if err != nil {
-			return nil, &usageError{msg: fmt.Sprintf("build: --output %q: %v", w, err),
-				hint: "such as -o type=oci,dest=image.tar, -o type=local,dest=DIR, -o type=tar,dest=-"}
+			return fail("output", fmt.Errorf("%q: %w", w, err))
 		}
-		outs = append(outs, o)
+		req.outputs = append(req.outputs, out)
 	}
-	return outs, nil
-}
-
-func parseOutput(w string) (output, error) {
-	if w == "-" {
-		return output{kind: "tar", dest: "-"}, nil
+	f.addOutputs(req)
+	if err := f.annotate(req); err != nil {
+		return fail("annotation", err)
 	}
-	fields, err := csv.NewReader(strings.NewReader(w)).Read()
-	if err != nil {
-		return output{}, err
-	}
-	if len(fields) == 1 && !strings.Contains(w, "=") {
-		return output{kind: "local", dest: w}, nil
-	}
-	var o output
-	for _, f := range fields {
-		k, v, ok := strings.Cut(f, "=")
-		if !ok {
-			return o, fmt.Errorf("%q: want NAME=VALUE", f)
-		}
-		switch strings.ToLower(k) {
-		case "type":
-			o.kind = v
-		case "dest":
-			o.dest = v
-		case "compression":
-			o.compression = layer.Compression(v)
-		case "compression-level":
-			if o.level, err = strconv.Atoi(v); err != nil {
-				return o, fmt.Errorf("compression-level %q is no number", v)
-			}
-		default:
-			return o, fmt.Errorf("option %q is not supported", k)
+	for _, out := range req.outputs {
+		if err := out.check(req); err != nil {
+			return fail("output", err)
 		}
 	}
-	return o, o.check()
-}
-
-func (o output) check() error {
-	switch o.kind {
-	case "image":
-		if o.dest != "" {
-			return errors.New("type=image takes no dest: the image goes to the image store")
-		}
-	case "oci", "docker", "tar":
-		if o.dest == "" {
-			return fmt.Errorf("type=%s needs a dest", o.kind)
-		}
-	case "local":
-		if o.dest == "" || o.dest == "-" {
-			return errors.New("type=local needs a directory as dest")
-		}
-	case "":
-		return errors.New("it has no type")
-	default:
-		return fmt.Errorf("type %q is not supported: want image, oci, docker, tar or local", o.kind)
+	if err := f.checkAll(e, req); err != nil {
+		return fail("output", err)
 	}
-	switch o.compression {
-	case "", layer.Gzip, layer.Zstd, layer.Uncompressed:
-	default:
-		return fmt.Errorf("compression %q is not supported: want gzip, zstd or uncompressed", o.compression)
-	}
-	if o.compression != "" && (o.kind == "tar" || o.kind == "local") {
-		return fmt.Errorf("type=%s is never compressed", o.kind)
-	}
+	req.group()
 	return nil
 }
 
-// files reports whether the output is the target's files rather than its
-// image.
-func (o output) files() bool { return o.kind == "tar" || o.kind == "local" }
-
-func anyArchive(outs []output) bool {
-	return slices.ContainsFunc(outs, func(o output) bool { return !o.files() })
-}
-
-// layerOptions are the options for writing layers that the output asks for.
-func (o output) layerOptions(opts layer.Options) layer.Options {
-	if o.compression != "" {
-		opts.Compression, opts.Level = o.compression, o.level
-	}
-	return opts
-}
-
-// write delivers the result of a build.
-func (o output) write(ctx context.Context, b *buildSession, res *build.Result, names []image.Ref) error {
-	switch o.kind {
-	case "image":
-		if len(names) == 0 {
-			return b.env.Store.Tag(res.Images[0].Desc)
+// addOutputs adds those that other flags, or no flags, ask for, and gives the
+// names of --tag to the images.
+func (f *outputFlags) addOutputs(req *buildRequest) {
+	if f.push {
+		pushed := false
+		for _, out := range req.outputs {
+			if out.kind == "image" {
+				out.push, pushed = true, true
+			}
 		}
-		return nil
-	case "local":
-		return o.writeLocal(ctx, b.env, res)
+		if !pushed {
+			req.outputs = append(req.outputs, &output{kind: "image", push: true})
+		}
 	}
-	w, done, err := b.e.create(o.dest)
-	if err != nil {
-		return err
+	stored := slices.ContainsFunc(req.outputs, (*output).stores)
+	if f.load && !stored || len(req.outputs) == 0 {
+		req.outputs = append(req.outputs, &output{kind: "image"})
 	}
-	return done(o.writeTo(ctx, w, b.env, res, names))
+	for _, out := range req.outputs {
+		out.multi = req.opts.Multi()
+		if len(req.names) > 0 && out.isImage() {
+			out.names = req.names
+		}
+	}
 }
 
-func (o output) writeTo(ctx context.Context, w io.Writer, benv build.Env, res *build.Result, names []image.Ref) error {
-	if o.kind == "tar" {
-		root, err := benv.RootFS.Snapshots().View(ctx, res.Files[0].Snapshot)
+// annotate gives --annotation to every image.
+func (f *outputFlags) annotate(req *buildRequest) error {
+	for _, w := range f.annotations {
+		list, err := parseAnnotation(w)
 		if err != nil {
 			return err
 		}
-		defer root.Close()
-		_, err = layer.WriteTree(ctx, w, root, layer.Options{Compression: layer.Uncompressed})
-		return err
+		for _, out := range req.outputs {
+			if out.isImage() {
+				out.form.Annotations = append(out.form.Annotations, list...)
+			}
+		}
 	}
-	refs := make([]string, len(names))
-	for i, n := range names {
-		refs[i] = n.String()
+	if len(f.annotations) > 0 && !slices.ContainsFunc(req.outputs, (*output).isImage) {
+		return errors.New("no output is an image")
 	}
-	images := []archive.Image{{Desc: res.Images[0].Desc, Names: refs}}
-	if o.kind == "docker" {
-		return archive.SaveDocker(ctx, benv.Store, w, images)
+	if len(req.names) > 0 && !slices.ContainsFunc(req.outputs, (*output).isImage) {
+		req.warn("--tag names nothing: no output is an image")
 	}
-	return archive.SaveOCI(ctx, benv.Store, w, images)
+	return nil
 }
 
-// writeLocal copies the target's files into a directory.
-func (o output) writeLocal(ctx context.Context, benv build.Env, res *build.Result) error {
-	root, err := benv.RootFS.Snapshots().View(ctx, res.Files[0].Snapshot)
-	if err != nil {
-		return err
+// checkAll looks for what doesn't go together.
+func (f *outputFlags) checkAll(e *env, req *buildRequest) error {
+	seen := map[string]bool{}
+	images := 0
+	for _, out := range req.outputs {
+		if out.isImage() {
+			images++
+		}
+		if out.dest == "" {
+			continue
+		}
+		if out.dest == "-" && seen["-"] {
+			return errors.New("only one output can go to standard output")
+		}
+		if seen[out.dest] {
+			return fmt.Errorf("two outputs have the same dest %q", out.dest)
+		}
+		seen[out.dest] = true
 	}
-	defer root.Close()
-	if err := os.MkdirAll(o.dest, 0o755); err != nil {
-		return err
+	if f.iidfile != "" && images < len(req.outputs) {
+		return errors.New("--iidfile needs outputs that are images, which type=local, tar and cacheonly are not")
 	}
-	dir, err := os.Open(o.dest)
-	if err != nil {
-		return err
+	if seen["-"] && req.flags.quiet {
+		return errors.New("--quiet prints the image's ID to standard output, where the output goes")
 	}
-	defer dir.Close()
-	r, w := io.Pipe()
-	go func() {
-		_, err := layer.WriteTree(ctx, w, root, layer.Options{Compression: layer.Uncompressed})
-		w.CloseWithError(err)
-	}()
-	_, err = layer.Apply(ctx, dir, r, layer.ApplyOptions{Plain: true})
-	r.CloseWithError(err)
-	return err
+	if seen["-"] && term.IsTerminal(int(e.stdout.Fd())) {
+		return errors.New("refusing to write an archive to a terminal: redirect it, or name a file")
+	}
+	return nil
 }
 
-// create opens a result file: a temporary one that takes its name when done is
-// called without an error, or standard output unless that is a terminal.
-func (e *env) create(name string) (w io.Writer, done func(error) error, err error) {
-	if name == "-" {
-		if term.IsTerminal(int(e.stdout.Fd())) {
-			return nil, nil, errors.New("refusing to write an archive to a terminal: redirect it, or name a file")
+// group finds the distinct forms in which images are wanted: each is assembled
+// once.
+func (req *buildRequest) group() {
+	for _, out := range req.outputs {
+		req.opts.Files = req.opts.Files || out.isFiles()
+		if !out.isImage() {
+			continue
 		}
-		return e.stdout, func(err error) error { return err }, nil
+		out.number = slices.IndexFunc(req.opts.Images, func(f build.ImageOptions) bool { return reflect.DeepEqual(f, out.form) })
+		if out.number < 0 {
+			out.number = len(req.opts.Images)
+			req.opts.Images = append(req.opts.Images, out.form)
+		}
 	}
-	if fi, err := os.Stat(name); err == nil && !fi.Mode().IsRegular() && !fi.IsDir() {
-		f, err := os.OpenFile(name, os.O_WRONLY, 0) // a device or a pipe
-		if err != nil {
-			return nil, nil, err
-		}
-		return f, func(err error) error { return errors.Join(err, f.Close()) }, nil
-	}
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
-	if err != nil {
-		return nil, nil, err
-	}
-	done = func(err error) error {
-		if err == nil {
-			err = f.Chmod(0o644)
-		}
-		err = errors.Join(err, f.Close())
-		if err == nil {
-			err = os.Rename(f.Name(), name)
-		}
-		if err != nil {
-			os.Remove(f.Name())
-		}
-		return err
-	}
-	return f, done, nil
 }
 
-// isArchive reports whether data begins a tar archive, plain or compressed.
-func isArchive(data []byte) bool {
-	for _, magic := range []string{"\x1f\x8b", "BZh", "\xfd7zXZ\x00", "\x28\xb5\x2f\xfd"} {
-		if bytes.HasPrefix(data, []byte(magic)) {
-			return true
-		}
-	}
-	if len(data) > 262 && string(data[257:262]) == "ustar" {
-		return true
-	}
-	_, err := tar.NewReader(bytes.NewReader(data)).Next()
-	return err == nil // the old format has only its checksum
+// imageName is a name for the image, as it was given.
+type imageName struct {
+	ref    image.Ref
+	tagged bool // the tag was given too
+}
+
+func parseName(s string) (imageName, error) {
+	ref, err := image.ParseRef(s)
+	last := s[strings.LastIndexByte(s, '/')+1:]
+	return imageName{ref, strings.Contains(last, ":")}, err
 }

@@ -76,11 +76,14 @@ func (i *imageSource) local(ref image.Ref, platform image.Platform) (image.Image
 }
 
 // registry makes the client for registries, with the mirrors and insecure hosts
-// that docker is set up with.
-func (e *env) registry() (*registry.Client, error) {
+// that docker is set up with, and what set changes.
+func (e *env) registry(set ...func(*registry.Options)) (*registry.Client, error) {
 	opts := registry.Options{UserAgent: "builder/" + version().Version, Log: e.logger(), Attempts: e.attempts, Delay: e.delay}
 	if err := opts.LoadDaemonConfig("/etc/docker/daemon.json"); err != nil {
 		return nil, err
+	}
+	for _, f := range set {
+		f(&opts)
 	}
 	return registry.New(opts), nil
 }

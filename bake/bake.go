@@ -236,6 +236,9 @@ func (c *Config) target(name string) *Target {
 
 // unique drops repetitions and keeps the order.
 func unique(words []string) []string {
+	if len(words) == 0 {
+		return words // nil stays nil
+	}
 	seen := make(map[string]bool, len(words))
 	var out []string
 	for _, w := range words {

@@ -29,6 +29,8 @@ type service struct {
 	secrets []string
 	env     map[string]*string
 	envFile []envFile
+
+	dropped, buildDropped []string // fields that take back what is below
 }
 
 type envFile struct {
@@ -76,7 +78,7 @@ func (c *Config) addCompose(files []File, opts *Options) error {
 			services[i] = services[i].merge(s.service)
 		}
 	}
-	group := &Group{Name: "default", Targets: []string{}}
+	group := &Group{Name: "default"}
 	for _, s := range services {
 		if s.build == nil {
 			continue
@@ -216,10 +218,11 @@ func (r *composer) readSecrets(y *yamlFile, n *yaml.Node, dir string) error {
 func (r *composer) service(y *yamlFile, p pair, dir string) (declared, error) {
 	d := declared{service: &service{name: p.key, place: y.place(p.node)}, node: p.node, file: y}
 	what := "service " + p.key
-	fields, err := y.mapping(p.value, what)
+	fields, dropped, err := y.fields(p.value, what)
 	if err != nil {
 		return d, err
 	}
+	d.dropped = dropped
 	for _, f := range fields {
 		var err error
 		name := what + ": " + f.key
@@ -374,13 +377,50 @@ func (r *composer) extend(d declared, f File, among []declared, way []string) (d
 
 // merge lays over over s, as compose merges files: lists grow.
 func (s *service) merge(over *service) *service {
+	s = s.without(over)
 	out := *s
+	out.dropped, out.buildDropped = slices.Concat(s.dropped, over.dropped), slices.Concat(s.buildDropped, over.buildDropped)
 	out.image = cmp.Or(over.image, s.image)
 	out.env = mergeMaps(s.env, over.env)
 	out.envFile = slices.Concat(s.envFile, over.envFile)
 	out.ulimits = mergeMaps(s.ulimits, over.ulimits)
 	out.secrets = unique(slices.Concat(s.secrets, over.secrets))
 	out.build, out.bake = mergeBuilds(s.build, over.build), mergeBuilds(s.bake, over.bake)
+	return &out
+}
+
+// without is s less what over takes back.
+func (s *service) without(over *service) *service {
+	out := *s
+	for _, field := range over.dropped {
+		switch field {
+		case "image":
+			out.image = ""
+		case "build":
+			out.build, out.bake, out.ulimits, out.secrets = nil, nil, nil, nil
+		case "environment":
+			out.env = nil
+		case "env_file":
+			out.envFile = nil
+		}
+	}
+	if out.build == nil || len(over.buildDropped) == 0 {
+		return &out
+	}
+	t := *out.build
+	out.build = &t
+	for _, field := range over.buildDropped {
+		switch field {
+		case "secrets":
+			out.secrets = nil
+		case "ulimits":
+			out.ulimits = nil
+		case "x-bake":
+			out.bake = nil
+		default:
+			t.drop(bakeName(field))
+		}
+	}
 	return &out
 }
 

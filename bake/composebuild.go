@@ -23,10 +23,11 @@ func (r *composer) build(y *yamlFile, n *yaml.Node, s *service, dir string) erro
 		}
 		return err
 	}
-	fields, err := y.mapping(n, what)
+	fields, dropped, err := y.fields(n, what)
 	if err != nil {
 		return err
 	}
+	s.buildDropped = dropped
 	for _, f := range fields {
 		if err := r.buildField(y, f, s, dir); err != nil {
 			return y.at(f.value, err)

@@ -156,9 +156,21 @@ func (e *evaluator) gatherBlock(b *hcl.Block) error {
 	if b.Type == "target" {
 		schema.Attributes = append(schema.Attributes, hcl.AttributeSchema{Name: "matrix"}, hcl.AttributeSchema{Name: "name"})
 	}
-	content, diags := b.Body.Content(schema)
+	content, rest, diags := b.Body.PartialContent(schema)
 	if err := e.fault(diags); err != nil {
 		return err
+	}
+	unknown, diags := rest.JustAttributes()
+	for _, name := range slices.Sorted(maps.Keys(unknown)) {
+		var known []string
+		for _, a := range schema.Attributes {
+			known = append(known, a.Name)
+		}
+		return e.at(unknown[name].NameRange, fmt.Errorf("%s %s: unknown attribute %q%s", b.Type, b.Labels[0], name, DidYouMean(name, known)))
+	}
+	if diags.HasErrors() { // a block; the library tells how to write it as an attribute
+		_, diags = b.Body.Content(schema)
+		return e.fault(diags)
 	}
 	decl := &block{kind: b.Type, label: b.Labels[0], labelRange: b.LabelRanges[0], attrs: content.Attributes}
 	if err := checkTargetName(decl.label); err != nil {
@@ -301,7 +313,7 @@ func (e *evaluator) defineGroup(b *block, values map[string]cty.Value, c *Config
 	if err != nil {
 		return e.at(b.attrs["targets"].Expr.Range(), fmt.Errorf("group %s: targets: %w", b.label, err))
 	}
-	g := &Group{Name: b.label, Targets: append([]string{}, unique(targets)...)}
+	g := &Group{Name: b.label, Targets: unique(targets)}
 	if d := values["description"]; !d.IsNull() {
 		g.Description = d.AsString()
 	}

@@ -149,7 +149,7 @@ func (r *resolver) expand(name string, within []string) ([]string, error) {
 	if r.def.Groups[name] != nil {
 		return nil, nil // expanded before: its targets are known
 	}
-	r.def.Groups[name] = &Group{Name: g.Name, Description: g.Description, Targets: append([]string{}, unique(g.Targets)...)}
+	r.def.Groups[name] = &Group{Name: g.Name, Description: g.Description, Targets: slices.Clone(unique(g.Targets))}
 	var out []string
 	for _, member := range g.Targets {
 		targets, err := r.expand(member, append(within, name))
@@ -175,7 +175,7 @@ func (r *resolver) nameDefault(roots []string) {
 		g.Targets = append(g.Targets, name)
 	}
 	if g := r.def.Groups["default"]; g != nil {
-		g.Targets = append([]string{}, unique(g.Targets)...)
+		g.Targets = unique(g.Targets)
 		slices.Sort(g.Targets)
 	}
 }

@@ -179,6 +179,52 @@ func (t *Target) merge(over *Target) {
 	t.places, t.ours = mergeMaps(t.places, over.places), mergeMaps(t.ours, over.ours)
 }
 
+// drop takes an attribute back.
+func (t *Target) drop(attribute string) {
+	switch attribute {
+	case "args":
+		t.Args = nil
+	case "attest":
+		t.Attest = nil
+	case "cache-from":
+		t.CacheFrom = nil
+	case "cache-to":
+		t.CacheTo = nil
+	case "context":
+		t.Context = nil
+	case "contexts":
+		t.Contexts = nil
+	case "dockerfile":
+		t.Dockerfile = nil
+	case "dockerfile-inline":
+		t.DockerfileInline = nil
+	case "entitlements":
+		t.Entitlements = nil
+	case "extra-hosts":
+		t.ExtraHosts = nil
+	case "labels":
+		t.Labels = nil
+	case "network":
+		t.Network = nil
+	case "no-cache":
+		t.NoCache = nil
+	case "no-cache-filter":
+		t.NoCacheFilter = nil
+	case "platforms":
+		t.Platforms = nil
+	case "pull":
+		t.Pull = nil
+	case "shm-size":
+		t.ShmSize = nil
+	case "ssh":
+		t.SSH = nil
+	case "tags":
+		t.Tags = nil
+	case "target":
+		t.Target = nil
+	}
+}
+
 // mergeValues is mergeMaps, but null leaves what was there.
 func mergeValues(to, from map[string]*string) map[string]*string {
 	set := maps.Clone(from)

@@ -48,6 +48,7 @@ func (f *yamlFile) syntax(err error) error {
 	text := strings.TrimPrefix(err.Error(), "yaml: ")
 	if m := regexp.MustCompile(`^line (\d+): `).FindStringSubmatch(text); m != nil {
 		if line, convErr := strconv.Atoi(m[1]); convErr == nil {
+			line = f.line(line)
 			return &Error{File: f.File, Start: line, End: line, Err: fmt.Errorf("parse YAML: %s", text[len(m[0]):])}
 		}
 	}
@@ -59,27 +60,64 @@ func (f *yamlFile) at(n *yaml.Node, err error) error {
 	if err == nil || errors.As(err, &placed) {
 		return err
 	}
-	return &Error{File: f.File, Start: n.Line, End: n.Line, Err: err}
+	line := f.line(n.Line)
+	return &Error{File: f.File, Start: line, End: line, Err: err}
 }
+
+// line is one of the library's, for which carriage returns end lines too, as
+// far as there are such lines.
+func (f *yamlFile) line(n int) int { return min(n, 1+bytes.Count(f.Data, []byte("\n"))) }
 
 func (f *yamlFile) errorf(n *yaml.Node, format string, args ...any) error {
 	return f.at(n, fmt.Errorf(format, args...))
 }
 
-func (f *yamlFile) place(n *yaml.Node) Place { return Place{File: f.File, Line: n.Line} }
+func (f *yamlFile) place(n *yaml.Node) Place { return Place{File: f.File, Line: f.line(n.Line)} }
 
-// follow gives what an alias stands for.
+// Tags by which a file takes back, or replaces, what earlier files say.
+const (
+	tagReset    = "!reset"
+	tagOverride = "!override"
+)
+
+// follow gives what an alias stands for. Tags that are about earlier files are
+// an error: those who know what to do about them look before.
 func (f *yamlFile) follow(n *yaml.Node) (*yaml.Node, error) {
+	n, err := f.alias(n)
+	if err == nil && (n.Tag == tagReset || n.Tag == tagOverride) {
+		return nil, f.errorf(n, "the tag %s is not supported here, only for fields of a service and of its build", n.Tag)
+	}
+	return n, err
+}
+
+func (f *yamlFile) alias(n *yaml.Node) (*yaml.Node, error) {
 	if *f.budget--; *f.budget < 0 {
 		return nil, f.errorf(n, "aliases make the file too large")
 	}
 	for n.Kind == yaml.AliasNode && n.Alias != nil {
 		n = n.Alias
 	}
-	if n.Tag == "!reset" || n.Tag == "!override" {
-		return nil, f.errorf(n, "the tag %s is not supported: leave it out, or give files that need none", n.Tag)
-	}
 	return n, nil
+}
+
+// fields gives the fields of a mapping that say something, and the names of
+// those before which what earlier files say is dropped.
+func (f *yamlFile) fields(n *yaml.Node, what string) (out []pair, dropped []string, err error) {
+	all, err := f.mapping(n, what)
+	for _, p := range all {
+		switch p.value.Tag {
+		case tagReset:
+			dropped = append(dropped, p.key)
+			continue
+		case tagOverride:
+			dropped = append(dropped, p.key)
+			plain := *p.value
+			plain.Tag = ""
+			p.value = &plain
+		}
+		out = append(out, p)
+	}
+	return out, dropped, err
 }
 
 func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" }
@@ -119,7 +157,7 @@ func (f *yamlFile) merged(n *yaml.Node, what string, depth int) ([]pair, error) 
 		if k.Kind != yaml.ScalarNode {
 			return nil, f.errorf(k, "%s: a key must be a word", what)
 		}
-		value, err := f.follow(v)
+		value, err := f.alias(v)
 		if err != nil {
 			return nil, err
 		}

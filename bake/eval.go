@@ -161,7 +161,8 @@ func (e *evaluator) gatherBlock(b *hcl.Block) error {
 		return err
 	}
 	unknown, diags := rest.JustAttributes()
-	for _, name := range slices.Sorted(maps.Keys(unknown)) {
+	if len(unknown) > 0 {
+		name := slices.Min(slices.Collect(maps.Keys(unknown)))
 		var known []string
 		for _, a := range schema.Attributes {
 			known = append(known, a.Name)

@@ -56,7 +56,7 @@ type Options struct {
 	NoCacheStages []string // stages whose steps are run again
 	Pull          bool     // ask the registry even where an image is here
 	Run           RunOptions
-	Env           []string          // --env: NAME=VALUE, set where a stage begins
+	Env           []string          // --env: NAME=VALUE, set where a stage on an image begins
 	Secrets       map[string][]byte // --secret, by id
 	SSH           map[string]Agent  // --ssh, by id
 	Allow         Allow             // --allow

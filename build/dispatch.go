@@ -18,9 +18,11 @@ import (
 func (p *plan) dispatch() error {
 	for _, st := range p.wanted() {
 		st.state = newState(st)
-		for _, e := range p.opts.Env {
-			name, value, _ := strings.Cut(e, "=")
-			st.state.setEnv(name, value)
+		if st.base == nil {
+			for _, e := range p.opts.Env {
+				name, value, _ := strings.Cut(e, "=")
+				st.state.setEnv(name, value)
+			}
 		}
 		if st.base != nil {
 			st.platform = st.base.platform

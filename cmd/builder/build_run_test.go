@@ -174,6 +174,11 @@ func TestRunFlags(t *testing.T) {
 			}
 		})
 	}
+	w.write("ctx/Dockerfile", "FROM test/base AS a\nENV A=over\nFROM a\nRUN echo $A $B > /out\n")
+	w.ok("build", "--env", "A=1", "--env", "B=2", "-o", "type=tar,dest=out.tar", "ctx")
+	if got := w.fromTar("out.tar", "out"); got != "over 2\n" {
+		t.Errorf("a stage on another has %q: ENV must hold", got)
+	}
 	if got, _ := os.ReadDir(vol); len(got) != 2 {
 		t.Errorf("the volume has %v, want file and new", got)
 	}

@@ -4,7 +4,6 @@ package progress
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 )
 
@@ -73,12 +72,16 @@ func summary(findings []Finding, color bool) string {
 }
 
 func unique(findings []Finding) []Finding {
+	type key struct {
+		rule, message, file string
+		start, end          int
+	}
+	seen := map[key]bool{}
 	var out []Finding
 	for _, f := range findings {
-		same := func(g Finding) bool {
-			return f.Rule == g.Rule && f.Message == g.Message && f.File == g.File && f.Start == g.Start && f.End == g.End
-		}
-		if !slices.ContainsFunc(out, same) {
+		k := key{f.Rule, f.Message, f.File, f.Start, f.End}
+		if !seen[k] {
+			seen[k] = true
 			out = append(out, f)
 		}
 	}

@@ -173,6 +173,9 @@ func pipe(text string) (*os.File, error) {
 // linked is the result of another target as a context: it is waited for.
 func (b *bakery) linked(session buildSession, t, other *bakeTarget) build.NamedContext {
 	return func(ctx context.Context, platform image.Platform) (build.ContextSource, error) {
+		if other.req.call != nil && !other.Linked {
+			return build.ContextSource{}, t.Fault("contexts", fmt.Errorf("target %s is not built: it is only to %s", other.Name, other.req.call.name))
+		}
 		select {
 		case <-other.done:
 		case <-ctx.Done():

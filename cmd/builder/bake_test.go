@@ -393,6 +393,27 @@ func TestBakeWrong(t *testing.T) {
 		{"var", `target "a" {}`, 2, []string{"--var", "want NAME=VALUE"}, []string{"--var", "X"}},
 		{"elsewhere", `target "a" {}`, 2, []string{"not supported yet", "hint: fetch it"}, []string{"https://example.test/x.git"}},
 		{"no such file", `target "a" {}`, 1, []string{"read build definition", "gone.hcl"}, []string{"-f", "gone.hcl"}},
+		{"linked platform", `
+target "lib" {
+  platforms = ["linux/amd64", "linux/s390x"]
+  dockerfile-inline = "FROM scratch\nENV A=1\n"
+}
+target "a" {
+  platforms = ["linux/arm64"]
+  dockerfile-inline = "FROM lib\n"
+  contexts = { lib = "target:lib" }
+}
+`, 1, []string{"docker-bake.hcl:9: target a: contexts: target lib is not built for linux/arm64"}, []string{"a"}},
+		{"linked call", `
+target "lib" {
+  call = "check"
+  dockerfile-inline = "FROM test/base\n"
+}
+target "a" {
+  dockerfile-inline = "FROM lib\n"
+  contexts = { lib = "target:lib" }
+}
+`, 1, []string{"docker-bake.hcl:8: target a: contexts: target lib is not built: it is only to check"}, []string{"a", "lib"}},
 		{"sbom", `target "a" {}`, 2, []string{"--sbom", "not supported"}, []string{"a", "--sbom=true"}},
 		{"agent", `target "a" { ssh = ["default"] }`, 2, []string{"--allow=ssh"}, []string{"a"}},
 		{"pull", `target "a" {}`, 1, []string{"pull", "sometimes"}, []string{"a", "--pull=sometimes"}},

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 
+	"builder/dockerfile"
 	"builder/image"
 	"builder/internal/sys"
 
@@ -282,6 +283,7 @@ func (p *plan) addStep(st *stage, cmd command, op op) *step {
 	}
 	s := &step{stage: st, op: op, onBuild: cmd.onBuild, code: code, location: commandLocation(st, cmd)}
 	s.shown = upperFirstWord(p.expand.Display(code, st.state.env))
+	s.crossing = crossing(st.platform, st.state.env)
 	st.steps = append(st.steps, s)
 	return s
 }
@@ -293,41 +295,68 @@ func (p *plan) nameSteps(st *stage) {
 		first = 1
 	}
 	total := len(st.steps) + first
-	prefix := p.prefix(st)
 	switch {
 	case st.implicit && st.onImage():
-		st.fromName = p.scopeOf(st) + "FROM " + st.shown()
+		st.fromName = p.scopeOf(st, "") + "FROM " + st.shown()
 	case st.onImage():
-		st.fromName = fmt.Sprintf("[%s1/%d] FROM %s", prefix, total, st.shown())
+		st.fromName = fmt.Sprintf("[%s1/%d] FROM %s", p.prefix(st, ""), total, st.shown())
 	}
 	for i, s := range st.steps {
 		onBuild := ""
 		if s.onBuild {
 			onBuild = "ONBUILD "
 		}
-		s.name = fmt.Sprintf("[%s%*d/%d] %s%s", prefix, len(fmt.Sprint(total)), i+1+first, total, onBuild, s.shown)
+		s.name = fmt.Sprintf("[%s%*d/%d] %s%s", p.prefix(st, s.crossing), len(fmt.Sprint(total)), i+1+first, total, onBuild, s.shown)
 	}
 }
 
 // prefix is what stands before the number of a stage's step: the build's name,
 // the platform and the stage's, where there are several of each.
-func (p *plan) prefix(st *stage) string {
-	prefix := p.scopeOf(st)
+func (p *plan) prefix(st *stage, crossing string) string {
+	prefix := p.scopeOf(st, crossing)
 	if st.name != "" {
 		prefix += st.name + " "
 	}
 	return prefix
 }
 
-func (p *plan) scopeOf(st *stage) string {
+func (p *plan) scopeOf(st *stage, crossing string) string {
 	scope := ""
 	if p.opts.Name != "" {
 		scope = p.opts.Name + " "
 	}
 	if len(p.opts.Platforms) > 1 {
-		scope += image.FormatPlatform(st.platform) + " "
+		scope += image.FormatPlatform(st.platform) + crossing + " "
 	}
 	return scope
+}
+
+// crossing says which other platform a step is for, as far as its stage has
+// declared that it wants to know: "->arm64".
+func crossing(on image.Platform, env *dockerfile.Env) string {
+	to := on
+	if name, ok := env.Get("TARGETPLATFORM"); ok {
+		p, err := image.ParsePlatform(name)
+		if err != nil {
+			return ""
+		}
+		to = p
+	} else {
+		if os, ok := env.Get("TARGETOS"); ok {
+			to.OS = os
+		}
+		if arch, ok := env.Get("TARGETARCH"); ok {
+			to.Architecture = arch
+			to.Variant, _ = env.Get("TARGETVARIANT")
+		}
+	}
+	switch {
+	case to.OS != on.OS:
+		return "->" + image.FormatPlatform(to)
+	case to.Architecture != on.Architecture:
+		return "->" + strings.TrimPrefix(image.FormatPlatform(to), to.OS+"/")
+	}
+	return ""
 }
 
 func upperFirstWord(s string) string {

@@ -48,6 +48,51 @@ func planOf(t *testing.T, source string, opts Options) (*plan, error) {
 	return newPlan(t.Context(), Env{Images: images{"base:latest": base(), "trigger:latest": trigger}}, opts, image.HostPlatform())
 }
 
+func TestStepsSayWhatTheyCrossTo(t *testing.T) {
+	source := `FROM --platform=linux/amd64 base AS plain
+RUN a
+FROM --platform=linux/amd64 base AS all
+RUN b
+ARG TARGETPLATFORM
+RUN c
+FROM --platform=linux/amd64 base AS arch
+ARG TARGETARCH
+ARG TARGETVARIANT
+RUN d
+FROM base
+COPY --from=plain / /
+COPY --from=all / /
+COPY --from=arch / /
+`
+	f, err := dockerfile.Parse("Dockerfile", []byte(source))
+	if err != nil {
+		t.Fatal(err)
+	}
+	amd64, arm := image.Platform{OS: "linux", Architecture: "amd64"}, image.Platform{OS: "linux", Architecture: "arm", Variant: "v7"}
+	opts := Options{Dockerfile: f, Platforms: []image.Platform{amd64, arm}}
+	for _, tc := range []struct {
+		platform image.Platform
+		want     []string
+	}{
+		{amd64, []string{
+			"[linux/amd64 plain 2/2] RUN a", "[linux/amd64 all 2/3] RUN b", "[linux/amd64 all 3/3] RUN c", "[linux/amd64 arch 2/2] RUN d",
+			"[linux/amd64 stage-3 2/4] COPY --from=plain / /", "[linux/amd64 stage-3 3/4] COPY --from=all / /", "[linux/amd64 stage-3 4/4] COPY --from=arch / /",
+		}},
+		{arm, []string{
+			"[linux/amd64 plain 2/2] RUN a", "[linux/amd64 all 2/3] RUN b", "[linux/amd64->arm/v7 all 3/3] RUN c", "[linux/amd64->arm/v7 arch 2/2] RUN d",
+			"[linux/arm/v7 stage-3 2/4] COPY --from=plain / /", "[linux/arm/v7 stage-3 3/4] COPY --from=all / /", "[linux/arm/v7 stage-3 4/4] COPY --from=arch / /",
+		}},
+	} {
+		p, err := newPlan(t.Context(), Env{Images: images{"base:latest": base()}}, opts, tc.platform)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(tc.want, steps(p)); diff != "" {
+			t.Errorf("for %s (-want +got):\n%s", image.FormatPlatform(tc.platform), diff)
+		}
+	}
+}
+
 // steps shows the steps of every stage that the target needs.
 func steps(p *plan) []string {
 	var out []string

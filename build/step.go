@@ -25,6 +25,7 @@ type step struct {
 	onBuild  bool
 	code     string // the instruction as written
 	shown    string // with its variables expanded
+	crossing string // "->arm64", see the function
 	name     string // "[build 3/7] RUN make"
 	location []parser.Range
 }

@@ -27,6 +27,7 @@ func parseAllow(words []string) (build.Allow, error) {
 			a.NetworkHost = true
 		case "secret.leak":
 			a.SecretLeak = true
+		case allowLocalDelete: // the outputs ask for it
 		case "device":
 			if value == "" {
 				a.AllDevices = true
@@ -36,7 +37,7 @@ func parseAllow(words []string) (build.Allow, error) {
 				return a, err
 			}
 		default:
-			return a, fmt.Errorf("unknown entitlement %s: want security.insecure, network.host, device[=NAME] or secret.leak", w)
+			return a, fmt.Errorf("unknown entitlement %s: want security.insecure, network.host, device[=NAME], secret.leak or %s", w, allowLocalDelete)
 		}
 	}
 	return a, nil

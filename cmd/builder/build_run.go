@@ -33,7 +33,7 @@ type runFlags struct {
 
 func (f *runFlags) addFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&f.network, "network", "default", "network of RUN: default, host or none")
-	fs.StringArrayVar(&f.allow, "allow", nil, "let the Dockerfile have `security.insecure|network.host|device[=NAME]|secret.leak`")
+	fs.StringArrayVar(&f.allow, "allow", nil, "let the Dockerfile have `security.insecure|network.host|device[=NAME]|secret.leak|buildx.local.delete`")
 	fs.StringArrayVar(&f.addHosts, "add-host", nil, "further line of /etc/hosts, `NAME:IP`")
 	fs.StringArrayVar(&f.dns, "dns", nil, "`IP` of a name server for RUN, in the place of this machine's")
 	fs.StringArrayVar(&f.dnsSearch, "dns-search", nil, "`DOMAIN` in which RUN looks names up, . for none")

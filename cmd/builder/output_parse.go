@@ -308,7 +308,7 @@ func (o *output) check(req *buildRequest) error {
 	case err != nil:
 	case o.isImage():
 		err = o.checkImage(req)
-	case o.delete:
+	case o.delete && !slices.Contains(req.flags.allow, allowLocalDelete):
 		err = checkDelete(o.dest)
 	case o.kind == "tar" && o.split != nil && *o.split != o.multi:
 		err = errors.New("platform-split: a tar has a directory for each of several platforms, and none for one")
@@ -374,8 +374,12 @@ func (o *output) checkDest() error {
 	return nil
 }
 
-// checkDelete lets what is in a directory be deleted only below the working
-// directory: a slip of the hand must not cost a home directory.
+// allowLocalDelete is the entitlement to delete what is in any directory.
+const allowLocalDelete = "buildx.local.delete"
+
+// checkDelete lets what is in a directory be deleted, without an entitlement,
+// only below the working directory: a slip of the hand must not cost a home
+// directory.
 func checkDelete(dest string) error {
 	wd, err := os.Getwd()
 	if err == nil {
@@ -399,7 +403,7 @@ func checkDelete(dest string) error {
 	}
 	rel, err := filepath.Rel(wd, filepath.Join(real, rest))
 	if err != nil || rel == "." || !filepath.IsLocal(rel) {
-		return fmt.Errorf("mode=delete: dest %q is not below the working directory", dest)
+		return fmt.Errorf("mode=delete: dest %q is not below the working directory: that needs --allow %s", dest, allowLocalDelete)
 	}
 	return nil
 }

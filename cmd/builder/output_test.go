@@ -65,6 +65,7 @@ func TestParseOutputs(t *testing.T) {
 		{[]string{"-o", " TYPE=oci,Dest=a.tar"}, []output{{kind: "oci", dest: "a.tar"}}},
 		{[]string{"-o", `type=local,"dest=a,b"`}, []output{{kind: "local", dest: "a,b"}}},
 		{[]string{"-o", "type=local,dest=x,mode=Delete,platform-split=true"}, []output{{kind: "local", dest: "x", delete: true, split: &yes}}},
+		{[]string{"-o", "type=local,dest=..,mode=delete", "--allow", "buildx.local.delete"}, []output{{kind: "local", dest: "..", delete: true}}},
 		{[]string{"-o", "type=cacheonly"}, []output{{kind: "cacheonly"}}},
 		{[]string{"-o", "type=docker"}, []output{{kind: "docker"}}},
 		{[]string{"-o", "type=docker", "--load"}, []output{{kind: "docker"}}},

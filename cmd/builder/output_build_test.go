@@ -253,6 +253,20 @@ COPY --from=files /d /
 	}
 }
 
+// TestOutputThroughLink: a symbolic link as dest stays one.
+func TestOutputThroughLink(t *testing.T) {
+	w := newBench(t)
+	w.write("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")
+	w.write("sub/real.tar", "old")
+	if err := os.Symlink("sub/real.tar", filepath.Join(w.dir, "link.tar")); err != nil {
+		t.Fatal(err)
+	}
+	w.ok("build", "-o", "type=tar,dest=link.tar", ".")
+	if link, err := os.Readlink(filepath.Join(w.dir, "link.tar")); err != nil || link != "sub/real.tar" || w.read("sub/real.tar") == "old" {
+		t.Errorf("link to %q (%v), the file is of %d bytes", link, err, len(w.read("sub/real.tar")))
+	}
+}
+
 func TestOutputPlatforms(t *testing.T) {
 	w := newBench(t)
 	w.write("Dockerfile", "FROM scratch\nARG TARGETARCH\nCOPY $TARGETARCH /arch\nCOPY both /\n")

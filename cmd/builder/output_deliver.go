@@ -287,13 +287,17 @@ func (e *env) writeFile(name string, f func(io.Writer) error) error {
 }
 
 // create opens a result file: a temporary one that takes its name when done is
-// called without an error, or standard output unless that is a terminal.
+// called without an error, or standard output unless that is a terminal. Where
+// the name is a symbolic link's, the file behind it is meant.
 func (e *env) create(name string) (w io.Writer, done func(error) error, err error) {
 	if name == "-" {
 		if term.IsTerminal(int(e.stdout.Fd())) {
 			return nil, nil, errors.New("refusing to write an archive to a terminal: redirect it, or name a file")
 		}
 		return e.stdout, func(err error) error { return err }, nil
+	}
+	if real, err := filepath.EvalSymlinks(name); err == nil {
+		name = real
 	}
 	if fi, err := os.Stat(name); err == nil && !fi.Mode().IsRegular() && !fi.IsDir() {
 		f, err := os.OpenFile(name, os.O_WRONLY, 0) // a device or a pipe

@@ -135,6 +135,7 @@ func (r *runner) squash(ctx context.Context, base *stage, results []stepResult) 
 		h.Add("snapshot", string(s.snap))
 	}
 	last := results[len(results)-1]
+	last.whole = false
 	if res, ok := r.cached(ctx, h.Sum()); ok {
 		return res, nil
 	}
@@ -185,7 +186,7 @@ func (r *runner) layersOf(ctx context.Context, st *stage, form ImageOptions) ([]
 		layers, diffIDs = append(layers, l), append(diffIDs, l.DiffID)
 	}
 	for _, s := range results {
-		l, err := r.env.RootFS.Commit(ctx, s.snap, form.Layer)
+		l, err := r.env.RootFS.Commit(ctx, s.snap, s.layerOptions(form.Layer))
 		if err != nil {
 			return nil, err
 		}

@@ -15,6 +15,7 @@ import (
 	"builder/cache"
 	"builder/image"
 	"builder/internal/secrets"
+	"builder/layer"
 	"builder/progress"
 	"builder/snapshot"
 
@@ -82,6 +83,13 @@ type stepResult struct {
 	key     cache.Key
 	snap    snapshot.ID
 	created time.Time
+	whole   bool // the layer has what is as below, too: that of COPY --link
+}
+
+// layerOptions are those for the result's layer.
+func (res stepResult) layerOptions(opts layer.Options) layer.Options {
+	opts.Whole = res.whole
+	return opts
 }
 
 func newRunner(env Env, p *plan, shared *slots) *runner {
@@ -237,6 +245,7 @@ func (r *runner) runStep(ctx context.Context, s *step, parent *stageRun) (stepRe
 	start, end := linesOf(s)
 	r.event(s.name, progress.Event{Start: &progress.Start{Name: s.name, Stage: s.stage.name, Location: r.place(s.location)}})
 	res, cached, err := r.result(ctx, s, parent)
+	res.whole = linked(s)
 	if err != nil {
 		err = r.stepError(s, start, end, err)
 		r.event(s.name, progress.Event{Done: &progress.Done{Err: err}})
@@ -247,7 +256,7 @@ func (r *runner) runStep(ctx context.Context, s *step, parent *stageRun) (stepRe
 	}
 	r.event(s.name, progress.Event{Done: &progress.Done{Cached: cached}})
 	if r.export[s.stage] {
-		r.writeLayer(s, res.snap)
+		r.writeLayer(s, res)
 	}
 	return res, nil
 }
@@ -255,18 +264,19 @@ func (r *runner) runStep(ctx context.Context, s *step, parent *stageRun) (stepRe
 // writeLayer begins to write a step's layer beside the steps that follow, in
 // each form that is wanted. A cached step's layer mostly exists: then this is
 // the reading of a file.
-func (r *runner) writeLayer(s *step, id snapshot.ID) {
+func (r *runner) writeLayer(s *step, res stepResult) {
 	begun := map[string]bool{}
 	for _, form := range r.opts.Images {
-		if begun[form.Layer.Key()] || r.env.RootFS.Has(id, form.Layer) {
+		opts := res.layerOptions(form.Layer)
+		if begun[opts.Key()] || r.env.RootFS.Has(res.snap, opts) {
 			continue
 		}
-		begun[form.Layer.Key()] = true
+		begun[opts.Key()] = true
 		r.layers.Go(func() error {
 			r.slots.layers <- struct{}{}
 			defer func() { <-r.slots.layers }()
 			atomic.AddInt64(&r.stats.LayersWritten, 1)
-			_, err := r.env.RootFS.Commit(r.layerCtx, id, form.Layer)
+			_, err := r.env.RootFS.Commit(r.layerCtx, res.snap, opts)
 			if err != nil {
 				start, end := linesOf(s)
 				return r.stepError(s, start, end, err)
@@ -360,6 +370,12 @@ func (r *runner) cached(ctx context.Context, key cache.Key) (stepResult, bool) {
 	return stepResult{key: key, snap: info.ID, created: rec.Created}, true
 }
 
+// linked reports whether a step is a COPY --link.
+func linked(s *step) bool {
+	c, ok := s.op.(*copyOp)
+	return ok && c.link
+}
+
 // execute runs a step on a fresh snapshot and seals it.
 func (r *runner) execute(ctx context.Context, s *step, parent *stageRun) (stepResult, error) {
 	below, err := parent.snap(ctx)
@@ -367,7 +383,7 @@ func (r *runner) execute(ctx context.Context, s *step, parent *stageRun) (stepRe
 		return stepResult{}, err
 	}
 	under := below
-	if c, ok := s.op.(*copyOp); ok && c.link {
+	if linked(s) {
 		under = ""
 	}
 	active, err := r.env.RootFS.Prepare(ctx, under)
@@ -380,7 +396,7 @@ func (r *runner) execute(ctx context.Context, s *step, parent *stageRun) (stepRe
 	if err := r.checkLeak(ctx, active); err != nil {
 		return stepResult{}, errors.Join(err, discard(active))
 	}
-	if c, ok := s.op.(*copyOp); ok && c.link {
+	if linked(s) {
 		// Copied beside what is below, and only now put on top of it.
 		if active, err = r.env.RootFS.Restack(active, below); err != nil {
 			return stepResult{}, err

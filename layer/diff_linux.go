@@ -46,6 +46,9 @@ func Diff(ctx context.Context, w io.Writer, upper Upper, opts Options) (Layer, e
 	}
 	defer root.Close()
 	tree := &walker{root: int(root.Fd()), prefix: overlayPrefix(upper.UserXattr)}
+	if opts.Whole {
+		upper.Lower = nil
+	}
 	for _, dir := range upper.Lower {
 		f, err := os.OpenFile(dir, flags, 0)
 		if err != nil {

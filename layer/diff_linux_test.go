@@ -371,6 +371,26 @@ func TestDiffSockets(t *testing.T) {
 	}
 }
 
+func TestDiffWhole(t *testing.T) {
+	lower, upper := newTree(t), newTree(t)
+	lower.mkdir("d", 0o755).mkdir("d/e", 0o755)
+	upper.mkdir("d", 0o755).mkdir("d/e", 0o755)
+	for whole, want := range map[bool][]string{false: nil, true: {"5 d/", "5 d/e/"}} {
+		opts := plainTar
+		opts.Whole = whole
+		var buf bytes.Buffer
+		if _, err := Diff(t.Context(), &buf, Upper{Dir: upper.dir, Lower: []string{lower.dir}}, opts); err != nil {
+			t.Fatal(err)
+		}
+		if got := entries(t, buf.Bytes()); !slices.Equal(got, want) {
+			t.Errorf("whole %t: entries %q, want %q", whole, got, want)
+		}
+	}
+	if whole := (Options{Whole: true}); whole.Key() == (Options{}).Key() {
+		t.Error("a whole layer has the key of another")
+	}
+}
+
 func TestDiffUserXattr(t *testing.T) {
 	lower, upper := newTree(t), newTree(t)
 	lower.mkdir("d", 0o755).file("d/a", "", 0o644).mkdir("e", 0o755).file("e/a", "", 0o644)

@@ -55,6 +55,9 @@ type Options struct {
 	Epoch *time.Time
 	// Time, if not nil, is the modification time of every entry.
 	Time *time.Time
+	// Whole has [Diff] write everything in the upper directory, directories
+	// that are as below it too.
+	Whole bool
 }
 
 // StoreOnly is the level of Gzip and EStargz that other programs call 0.
@@ -76,6 +79,9 @@ func (o Options) Key() string {
 	}
 	if o.Time != nil {
 		key += fmt.Sprintf("-at-%d", o.Time.Unix())
+	}
+	if o.Whole {
+		key += "-whole"
 	}
 	return key
 }

@@ -1,0 +1,3 @@
+mkdir ../http
+echo f > f
+tar -cf ../http/context.tar f

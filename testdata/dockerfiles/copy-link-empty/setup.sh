@@ -1,0 +1,2 @@
+mkdir -p d empty
+echo f > d/f

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -44,6 +45,21 @@ func etcFiles(spec *Spec, hostname string) ([]etcFile, error) {
 	return files, nil
 }
 
+// setReadOnly makes a mount read-only to which this process has just written.
+// A child that another thread is making has a copy of the descriptor that was
+// written to until it executes; so long the kernel says EBUSY, and it is tried
+// again.
+func setReadOnly(m *os.File) error {
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+	for wait := time.Millisecond; ; wait *= 2 {
+		err := unix.MountSetattr(int(m.Fd()), "", unix.AT_EMPTY_PATH, &attr)
+		if !errors.Is(err, unix.EBUSY) || wait > 2*time.Second {
+			return os.NewSyscallError("mount_setattr", err)
+		}
+		time.Sleep(wait)
+	}
+}
+
 // openEtc makes a small file system that holds the files.
 func openEtc(files []etcFile, readOnly bool) (*os.File, error) {
 	m, err := mount.FS{
@@ -61,10 +77,9 @@ func openEtc(files []etcFile, readOnly bool) (*os.File, error) {
 		}
 	}
 	if readOnly {
-		attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
-		if err := unix.MountSetattr(int(m.Fd()), "", unix.AT_EMPTY_PATH, &attr); err != nil {
+		if err := setReadOnly(m); err != nil {
 			m.Close()
-			return nil, os.NewSyscallError("mount_setattr", err)
+			return nil, err
 		}
 	}
 	return m, nil

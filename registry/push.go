@@ -46,6 +46,9 @@ const uploads = 3
 func (c *Client) Push(ctx context.Context, s *store.Store, ref image.Ref, desc ocispec.Descriptor, sink progress.Sink, vertex string) error {
 	p := &push{client: c, store: s, ref: ref, report: reporter{sink, vertex}}
 	err := p.collect(desc)
+	if err == nil && len(p.blobs) == 0 {
+		err = fmt.Errorf("%w: index %s names no image", image.ErrInvalid, desc.Digest)
+	}
 	if err == nil {
 		err = p.findSources()
 	}
@@ -67,7 +70,7 @@ type push struct {
 	ref    image.Ref
 	report reporter
 
-	blobs     []ocispec.Descriptor       // configs and layers, each once
+	blobs     []ocispec.Descriptor       // configs and layers, each once; at least one
 	manifests []document                 // those that others name first, the image's own last
 	sources   map[digest.Digest][]string // repositories of the registry that may have a blob
 }
@@ -147,17 +150,22 @@ func (p *push) findSources() error {
 	return nil
 }
 
-// to pushes to one endpoint.
+// to pushes to one endpoint. The first blob goes alone: where nobody answers,
+// or lets us in, that is found out once.
 func (p *push) to(ctx context.Context, s *session) error {
+	send := func(ctx context.Context, b ocispec.Descriptor) error {
+		if err := p.blob(ctx, s, b); err != nil {
+			return fmt.Errorf("blob %s: %w", b.Digest, err)
+		}
+		return nil
+	}
+	if err := send(ctx, p.blobs[0]); err != nil {
+		return err
+	}
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(p.client.opts.Parallel)
-	for _, b := range p.blobs {
-		group.Go(func() error {
-			if err := p.blob(gctx, s, b); err != nil {
-				return fmt.Errorf("blob %s: %w", b.Digest, err)
-			}
-			return nil
-		})
+	for _, b := range p.blobs[1:] {
+		group.Go(func() error { return send(gctx, b) })
 	}
 	if err := group.Wait(); err != nil {
 		return err
@@ -186,13 +194,13 @@ func (p *push) blob(ctx context.Context, s *session, desc ocispec.Descriptor) er
 	d := descriptor.Descriptor{MediaType: desc.MediaType, Digest: desc.Digest, Size: desc.Size}
 	for n := 1; ; n++ {
 		err := p.try(ctx, s, desc, d)
-		var local *localError
+		var final *finalError
 		switch {
 		case err == nil:
 			return nil
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case errors.As(err, &local), errors.Is(err, ErrDenied):
+		case errors.As(err, &final), errors.Is(err, ErrDenied):
 			return err
 		case n == uploads:
 			if bad := p.verify(desc); bad != nil {
@@ -204,6 +212,12 @@ func (p *push) blob(ctx context.Context, s *session, desc ocispec.Descriptor) er
 	}
 }
 
+// finalError is a failure that beginning anew doesn't help against.
+type finalError struct{ err error }
+
+func (e *finalError) Error() string { return e.err.Error() }
+func (e *finalError) Unwrap() error { return e.err }
+
 // try asks for the blob, then for it to be mounted, then sends it.
 func (p *push) try(ctx context.Context, s *session, desc ocispec.Descriptor, d descriptor.Descriptor) error {
 	tctx, t := withTrace(ctx, 0)
@@ -212,7 +226,7 @@ func (p *push) try(ctx context.Context, s *session, desc ocispec.Descriptor, d d
 		return r.Close()
 	}
 	if err := t.failure(); errors.Is(err, ErrUnreachable) || errors.Is(err, ErrDenied) {
-		return err // the same would come of any other question
+		return &finalError{err} // it was asked often enough
 	}
 	for _, repo := range p.sources[desc.Digest] {
 		from := ref.Ref{Scheme: "reg", Registry: p.ref.Registry, Repository: repo}
@@ -224,7 +238,7 @@ func (p *push) try(ctx context.Context, s *session, desc ocispec.Descriptor, d d
 	}
 	f, err := p.store.OpenBlobFile(desc)
 	if err != nil {
-		return &localError{err}
+		return &finalError{err}
 	}
 	defer f.Close()
 	p.report.amount(desc, "pushing", 0, false)

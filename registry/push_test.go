@@ -300,6 +300,9 @@ func TestPushFails(t *testing.T) {
 	if err := c.Push(t.Context(), s, srv.ref(t, "x"), desc, nil, ""); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("missing blob: %v", err)
 	}
+	if err := c.Push(t.Context(), s, srv.ref(t, "x"), makeIndex(t, s), nil, ""); !errors.Is(err, image.ErrInvalid) {
+		t.Errorf("empty index: %v", err)
+	}
 	if tags := tagsOf(t, srv, "x"); len(tags) != 0 {
 		t.Errorf("a failed push left the tags %v", tags)
 	}

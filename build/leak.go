@@ -11,6 +11,7 @@ import (
 	"io"
 	"strings"
 
+	"builder/cache"
 	"builder/internal/secrets"
 	"builder/snapshot"
 )
@@ -75,31 +76,84 @@ func (p *plan) guardSecrets() error {
 	return nil
 }
 
+// tarWriter writes what is looked through, as the tar of a layer.
+type tarWriter func(ctx context.Context, w io.Writer) error
+
 // checkLeak looks for the values of secrets in what a step has written, before
 // that is kept.
 func (r *runner) checkLeak(ctx context.Context, active snapshot.Active) error {
-	if r.plan.guard == nil || r.opts.Allow.SecretLeak {
+	return r.search(ctx, func(ctx context.Context, w io.Writer) error { return r.env.RootFS.Tar(ctx, w, active) })
+}
+
+// checkCached looks for them in a result that an earlier build left, which may
+// not have known of them, if the image is to have it. What was looked through
+// for these values once is not again.
+func (r *runner) checkCached(ctx context.Context, s *step, id snapshot.ID) error {
+	if !r.guarded() || !r.inImage[s.stage] {
 		return nil
 	}
-	err := r.env.RootFS.Tar(ctx, secrets.NewFinder(r.plan.guard), active)
+	key, err := r.searchKey(id)
+	if err != nil || r.env.Cache.Memo(key) != "" {
+		return err
+	}
+	if err := r.search(ctx, func(ctx context.Context, w io.Writer) error { return r.env.RootFS.TarDiff(ctx, w, id) }); err != nil {
+		return err
+	}
+	return r.env.Cache.SetMemo(key, "none found")
+}
+
+// rememberSearch notes that a result was looked through when it was made.
+func (r *runner) rememberSearch(id snapshot.ID) error {
+	if !r.guarded() {
+		return nil
+	}
+	key, err := r.searchKey(id)
+	if err != nil {
+		return err
+	}
+	return r.env.Cache.SetMemo(key, "none found")
+}
+
+// guarded reports whether there are secrets to be looked for.
+func (r *runner) guarded() bool { return r.plan.guard != nil && !r.opts.Allow.SecretLeak }
+
+// searchKey names a result and the values that were looked for in it, of which
+// it tells nothing.
+func (r *runner) searchKey(id snapshot.ID) (cache.Key, error) {
+	values, err := r.fingerprint()
+	if err != nil {
+		return "", err
+	}
+	h := cache.NewHash("looked through for secrets")
+	h.Add("snapshot", string(id))
+	h.Add("values", values)
+	return h.Sum(), nil
+}
+
+// search looks through a tar.
+func (r *runner) search(ctx context.Context, write tarWriter) error {
+	if !r.guarded() {
+		return nil
+	}
+	err := write(ctx, secrets.NewFinder(r.plan.guard))
 	var found *secrets.FoundError
 	if !errors.As(err, &found) {
 		return err
 	}
-	name, err := r.entryAt(ctx, active, found.End-1)
+	name, err := entryAt(ctx, write, found.End-1)
 	if err != nil {
 		return errors.Join(&LeakError{found.ID, "a file"}, err)
 	}
 	return &LeakError{found.ID, "/" + r.plan.guard.Blank(name)}
 }
 
-// entryAt is the name of the file to which a byte of a step's layer belongs.
-func (r *runner) entryAt(ctx context.Context, active snapshot.Active, offset int64) (string, error) {
+// entryAt is the name of the file to which a byte of a tar belongs.
+func entryAt(ctx context.Context, write tarWriter, offset int64) (string, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	pr, pw := io.Pipe()
-	defer func() { _ = pr.Close() }() // ends the writer; it never fails
-	go func() { pw.CloseWithError(r.env.RootFS.Tar(ctx, pw, active)) }()
+	defer pr.Close()
+	go func() { pw.CloseWithError(write(ctx, pw)) }()
 	in := &counter{r: pr}
 	for layer := tar.NewReader(in); ; {
 		hdr, err := layer.Next()

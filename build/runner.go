@@ -45,9 +45,12 @@ type runner struct {
 	plan   *plan
 	stages map[*stage]*stageRun
 	slots  *slots
-	export map[*stage]bool // the target and the stages it is FROM: their layers are wanted
-	stats  Stats
-	temp   closers
+	// inImage are the target and the stages it is FROM; export those of them
+	// whose layers are wanted.
+	inImage, export map[*stage]bool
+	stats           Stats
+	temp            closers
+	fingerprint     func() (string, error) // of the secrets that are looked for
 
 	// Layers are written beside the steps, a few at a time.
 	layers   *errgroup.Group
@@ -93,8 +96,16 @@ func (res stepResult) layerOptions(opts layer.Options) layer.Options {
 }
 
 func newRunner(env Env, p *plan, shared *slots) *runner {
-	r := &runner{env: env, opts: p.opts, plan: p, stages: map[*stage]*stageRun{}, export: map[*stage]bool{}, slots: shared}
+	r := &runner{env: env, opts: p.opts, plan: p, stages: map[*stage]*stageRun{}, inImage: map[*stage]bool{}, export: map[*stage]bool{}, slots: shared}
+	r.fingerprint = sync.OnceValues(func() (string, error) {
+		salt, err := env.Cache.Salt()
+		if err != nil {
+			return "", err
+		}
+		return p.guard.Fingerprint(salt), nil
+	})
 	for st := p.target; st != nil; st = st.base {
+		r.inImage[st] = true
 		r.export[st] = len(p.opts.Images) > 0 && !p.opts.Edits.Squash
 	}
 	return r
@@ -317,7 +328,7 @@ func (r *runner) result(ctx context.Context, s *step, parent *stageRun) (stepRes
 	noCache := s.stage.noCache
 	if !noCache {
 		if res, ok := r.cached(ctx, key); ok {
-			return res, true, nil
+			return res, true, r.checkCached(ctx, s, res.snap)
 		}
 	}
 	lock, err := r.env.Cache.Lock(ctx, key, func() {
@@ -329,7 +340,7 @@ func (r *runner) result(ctx context.Context, s *step, parent *stageRun) (stepRes
 	defer lock.ReleaseAndRemove()
 	if !noCache {
 		if res, ok := r.cached(ctx, key); ok {
-			return res, true, nil
+			return res, true, r.checkCached(ctx, s, res.snap)
 		}
 	}
 	select {
@@ -406,5 +417,5 @@ func (r *runner) execute(ctx context.Context, s *step, parent *stageRun) (stepRe
 	if err != nil {
 		return stepResult{}, errors.Join(err, discard(active))
 	}
-	return stepResult{snap: id, created: r.env.Now().UTC()}, nil
+	return stepResult{snap: id, created: r.env.Now().UTC()}, r.rememberSearch(id)
 }

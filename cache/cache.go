@@ -4,6 +4,7 @@ package cache
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -126,6 +127,22 @@ func (c *Cache) Memo(key Key) string {
 func (c *Cache) SetMemo(key Key, value string) error {
 	sum := sha256.Sum256([]byte(value))
 	return atomicfile.WriteMkdir(c.file("memo", string(key), ""), append(sum[:], value...), 0o600)
+}
+
+// Salt returns random bytes that belong to the state directory.
+func (c *Cache) Salt() ([]byte, error) {
+	const size = 32
+	name := c.s.Path("cache", "salt")
+	salt, err := os.ReadFile(name)
+	if err == nil && len(salt) == size {
+		return salt, nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	salt = make([]byte, size)
+	rand.Read(salt)
+	return salt, atomicfile.WriteMkdir(name, salt, 0o600)
 }
 
 // ContextIndex is the file that remembers the content digests of the build

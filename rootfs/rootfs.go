@@ -73,6 +73,16 @@ func (r *RootFS) Tar(ctx context.Context, w io.Writer, a snapshot.Active) error 
 	return err
 }
 
+// TarDiff writes to w what a committed snapshot changes, as the tar of a layer.
+func (r *RootFS) TarDiff(ctx context.Context, w io.Writer, id snapshot.ID) error {
+	upper, lower, err := r.snapshots.Diff(ctx, id)
+	if err != nil {
+		return err
+	}
+	_, err = layer.Diff(ctx, w, layer.Upper{Dir: upper, Lower: lower, UserXattr: r.snapshots.UserXattr()}, layer.Options{Compression: layer.Uncompressed})
+	return err
+}
+
 // Commit returns the layer that a committed snapshot is on top of its parent,
 // its blob in the store. It is made once for each set of options, whatever
 // process asks first; later calls read two small files.

@@ -43,18 +43,13 @@ func (r *RootFS) Squash(ctx context.Context, base snapshot.ID, ids []snapshot.ID
 
 // applyDiff repeats a snapshot's changes below root.
 func (r *RootFS) applyDiff(ctx context.Context, root *os.File, id snapshot.ID) error {
-	upper, lower, err := r.snapshots.Diff(ctx, id)
-	if err != nil {
-		return err
-	}
 	pr, pw := io.Pipe()
 	written := make(chan struct{})
 	go func() {
 		defer close(written)
-		_, err := layer.Diff(ctx, pw, layer.Upper{Dir: upper, Lower: lower, UserXattr: r.snapshots.UserXattr()}, layer.Options{Compression: layer.Uncompressed})
-		pw.CloseWithError(err)
+		pw.CloseWithError(r.TarDiff(ctx, pw, id))
 	}()
-	_, err = layer.Apply(ctx, root, pr, layer.ApplyOptions{Plain: true})
+	_, err := layer.Apply(ctx, root, pr, layer.ApplyOptions{Plain: true})
 	pr.CloseWithError(err)
 	<-written
 	return err

@@ -256,6 +256,42 @@ func TestLeaksFail(t *testing.T) {
 	}
 }
 
+// TestLeakFromCache holds that a result which was made before the secret was
+// known is looked through, once, before an image has it.
+func TestLeakFromCache(t *testing.T) {
+	w := newBench(t)
+	const value = "value-of-the-token"
+	w.write("tok", value)
+	w.write("other", "another-token")
+	w.write("ctx/file", value)
+	w.write("ctx/Dockerfile", "FROM test/base AS files\nCOPY file /in-stage\nFROM test/base\nCOPY file /copied\nRUN --mount=type=secret,id=tok true\n")
+	w.ok("build", "ctx") // without the secret it is but a file
+	for range 2 {
+		w.fails(1, []string{"Dockerfile:4", "/copied holds", `secret "tok"`}, "build", "--secret", "id=tok,src=tok", "ctx")
+	}
+	w.ok("build", "--secret", "id=tok,src=tok", "--allow", "secret.leak", "ctx")
+	// Another value is looked for anew, and then known not to be there.
+	memos := func() int {
+		names, err := filepath.Glob(filepath.Join(w.root, "cache/memo/*/*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(names)
+	}
+	before := memos()
+	for range 2 {
+		if s := w.stats("--secret", "id=tok,src=other", "ctx"); s["cached"] != s["steps"] {
+			t.Errorf("%d of %d steps cached", s["cached"], s["steps"])
+		}
+		if n := memos() - before; n != 2 {
+			t.Errorf("%d results are known to be clean, want the two of the image", n)
+		}
+	}
+	if found := traces(t, w.root, "another-token"); len(found) > 0 {
+		t.Errorf("the value is in %v", found)
+	}
+}
+
 // TestSecretKeys holds that a step is not run again for another value, and is
 // for another place.
 func TestSecretKeys(t *testing.T) {

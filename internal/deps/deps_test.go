@@ -69,6 +69,7 @@ var fences = map[string]string{
 	"github.com/moby/patternmatcher": "buildcontext",
 	"github.com/klauspost/compress":  "layer",
 	"golang.org/x/crypto/ssh":        "internal/sshagent",
+	"golang.org/x/crypto/argon2":     "internal/secrets",
 
 	"tags.cncf.io/container-device-interface": "cdi",
 

@@ -22,6 +22,8 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"golang.org/x/crypto/argon2"
 )
 
 // MinLength is the length in bytes, without white space around it, from which
@@ -80,6 +82,18 @@ func New(values map[string][]byte) (set *Set, short []string) {
 		return nil, short
 	}
 	return set, short
+}
+
+// Fingerprint names the set without telling anything of its values: it takes
+// too much time and memory to be tried for guesses, and depends on a salt, which
+// is to be kept as secret as what the values are guarded from.
+func (s *Set) Fingerprint(salt []byte) string {
+	var all []byte
+	for _, f := range s.forms {
+		all = binary.AppendUvarint(all, uint64(len(f.bytes)))
+		all = append(all, f.bytes...)
+	}
+	return hex.EncodeToString(argon2.IDKey(all, salt, 1, 16<<10, 1, 32))
 }
 
 func plainForms(value []byte) []string {

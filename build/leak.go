@@ -152,7 +152,7 @@ func entryAt(ctx context.Context, write tarWriter, offset int64) (string, error)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	pr, pw := io.Pipe()
-	defer pr.Close()
+	defer func() { _ = pr.Close() }() // has no error
 	go func() { pw.CloseWithError(write(ctx, pw)) }()
 	in := &counter{r: pr}
 	for layer := tar.NewReader(in); ; {

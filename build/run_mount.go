@@ -171,7 +171,9 @@ func (m *runMount) resolve(ctx context.Context, r *runner) (mountSpec, error) {
 		spec.Cache, spec.Sharing = name, m.sharing()
 		spec.Source = path.Join("/", m.Source)
 		if m.from != nil || m.ownRoot() {
-			spec.Source = "/"
+			if spec.Source, err = m.cacheSource(ctx, r); err != nil {
+				return spec, err
+			}
 			spec.fill = func(dir *os.File) error { return m.fillCache(ctx, r, dir) }
 		}
 	case instructions.MountTypeBind:
@@ -189,18 +191,36 @@ func (m *runMount) fillCache(ctx context.Context, r *runner, dir *os.File) error
 	if m.ownRoot() {
 		return errors.Join(dir.Chown(number(m.UID), number(m.GID)), dir.Chmod(m.rootMode()))
 	}
-	tree, err := r.tree(ctx, m.from)
+	sel, err := m.seed(ctx, r)
 	if err != nil {
 		return err
 	}
-	sel, err := tree.Select(ctx, buildcontext.Request{Sources: []string{path.Join("/", m.Source)}, Dest: "/"})
-	if err != nil {
-		return err
-	}
-	if _, err = sel.Copy(ctx, dir, buildcontext.CopyOptions{}); err != nil {
+	if _, err = sel.Copy(ctx, dir, buildcontext.CopyOptions{}); err != nil || sel.File() != "" {
 		return err
 	}
 	return m.dress(ctx, r, dir)
+}
+
+// seed selects the first content of a cache mount.
+func (m *runMount) seed(ctx context.Context, r *runner) (*buildcontext.Selection, error) {
+	tree, err := r.tree(ctx, m.from)
+	if err != nil {
+		return nil, err
+	}
+	return tree.Select(ctx, buildcontext.Request{Sources: []string{path.Join("/", m.Source)}, Dest: "/"})
+}
+
+// cacheSource is what is mounted of a cache that has a first content: all, or
+// the file that it is.
+func (m *runMount) cacheSource(ctx context.Context, r *runner) (string, error) {
+	if m.ownRoot() {
+		return "/", nil
+	}
+	sel, err := m.seed(ctx, r)
+	if err != nil {
+		return "", err
+	}
+	return "/" + sel.File(), nil
 }
 
 // dress gives a directory the owner and mode of the mount's source.

@@ -294,6 +294,15 @@ func (s *Selection) Copy(ctx context.Context, root *os.File, opts CopyOptions) (
 	return res, err
 }
 
+// File is the base name of the file that alone is selected, "" if it is a
+// directory, several things or nothing.
+func (s *Selection) File() string {
+	if len(s.plan.Sources) != 1 || s.plan.Sources[0].IsDir() {
+		return ""
+	}
+	return s.plan.Sources[0].Name
+}
+
 // ErrChanged is matched by the error for a source that was removed or replaced
 // after it was selected. Selecting again, after [Tree.Forget], may do.
 var ErrChanged = copytree.ErrChanged

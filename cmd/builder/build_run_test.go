@@ -250,6 +250,7 @@ func TestWhichCacheIsMounted(t *testing.T) {
 		{"only permissions of a mode", []string{"id=c,target=/c,mode=6755|stat -c %a /c"}, "755\n"},
 		{"read-only", []string{"id=d,target=/c,ro|touch /c/x 2>&1 | grep -o Read-only"}, "Read-only\n"},
 		{"from a stage", []string{"id=e,from=base,source=/etc,target=/c|ls /c | head -1; touch /c/x", "id=e,from=base,source=/etc,target=/c|ls /c", "id=e,target=/c|ls /c"}, "group\ngroup\npasswd\nx\n"},
+		{"a file of a stage", []string{"id=k,from=base,source=/etc/group,target=/f|head -n 1 /f; echo more >> /f", "id=k,from=base,source=/etc/group,target=/f|tail -n 1 /f"}, "root:x:0:\nmore\n"},
 		{"owner hides the stage's files", []string{"id=f,from=base,mode=0711,uid=3,target=/c|ls /c; stat -c '%a %u' /c"}, "711 3\n"},
 		{"a part", []string{"id=g,target=/c|mkdir /c/sub && touch /c/sub/y", "id=g,source=sub,target=/c|ls /c"}, "y\n"},
 		{"twice in a step", []string{"id=h,sharing=locked,target=/c --mount=type=cache,id=h,sharing=locked,target=/d|touch /c/x; ls /d"}, "x\n"},

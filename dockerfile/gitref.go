@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // GitRef names a tree in a Git repository, as ADD and build contexts do.
@@ -40,8 +41,10 @@ type GitRef struct {
 }
 
 var (
-	hasScheme = regexp.MustCompile(`^[a-zA-Z0-9]+://`)
-	scpStyle  = regexp.MustCompile(`^([a-zA-Z0-9-_]+@[a-zA-Z0-9-.]+:.*?)(?:\?(.*?))?(?:#(.*))?$`)
+	hasScheme = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9]+://`) })
+	scpStyle  = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^([a-zA-Z0-9-_]+@[a-zA-Z0-9-.]+:.*?)(?:\?(.*?))?(?:#(.*))?$`)
+	})
 )
 
 // ParseGitRef reads a reference to a Git repository in any of BuildKit's
@@ -53,10 +56,10 @@ func ParseGitRef(s string) (*GitRef, error) {
 	g := &GitRef{}
 	var query url.Values
 	var fragment string
-	switch m := scpStyle.FindStringSubmatch(s); {
+	switch m := scpStyle().FindStringSubmatch(s); {
 	case strings.HasPrefix(s, "./"), strings.HasPrefix(s, "../"):
 		return nil, nil
-	case strings.HasPrefix(s, "github.com/"), hasScheme.MatchString(s):
+	case strings.HasPrefix(s, "github.com/"), hasScheme().MatchString(s):
 		g.LooksLocal = strings.HasPrefix(s, "github.com/")
 		u := gitURL(s, g.LooksLocal)
 		if u == nil {

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"builder/dockerfile"
@@ -29,9 +30,9 @@ type gitObject struct {
 }
 
 var (
-	hexDigits  = regexp.MustCompile(`^[0-9a-fA-F]+$`)
-	wholeID    = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
-	headBranch = regexp.MustCompile(`^ref: refs/heads/(\S+)\tHEAD$`)
+	hexDigits  = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[0-9a-fA-F]+$`) })
+	wholeID    = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`) })
+	headBranch = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^ref: refs/heads/(\S+)\tHEAD$`) })
 )
 
 // ResolveGit returns what identifies the content of a reference: its commit,
@@ -67,11 +68,11 @@ func keepsGitDir(ref dockerfile.GitRef) bool {
 func submodules(ref dockerfile.GitRef) bool { return ref.Submodules == nil || *ref.Submodules }
 
 func (c *Client) resolveGit(ctx context.Context, ref dockerfile.GitRef, tell teller) (*gitObject, error) {
-	if ref.Checksum != "" && !hexDigits.MatchString(ref.Checksum) {
+	if ref.Checksum != "" && !hexDigits().MatchString(ref.Checksum) {
 		return nil, fmt.Errorf("invalid checksum %q for a Git repository: want a commit ID in hexadecimal digits", ref.Checksum)
 	}
-	if ref.FetchByCommit && !wholeID.MatchString(ref.Ref) {
-		if !wholeID.MatchString(ref.Checksum) {
+	if ref.FetchByCommit && !wholeID().MatchString(ref.Ref) {
+		if !wholeID().MatchString(ref.Checksum) {
 			return nil, fmt.Errorf("fetch-by-commit needs a whole commit ID as checksum or ref, not %q", ref.Checksum)
 		}
 		o := &gitObject{ref: ref.Ref, id: ref.Checksum}
@@ -84,7 +85,7 @@ func (c *Client) resolveGit(ctx context.Context, ref dockerfile.GitRef, tell tel
 		return o, nil
 	}
 	o := &gitObject{ref: ref.Ref, id: ref.Ref}
-	if !wholeID.MatchString(ref.Ref) {
+	if !wholeID().MatchString(ref.Ref) {
 		var err error
 		o, err = once(ctx, c, "git "+ref.Remote+"#"+ref.Ref, func() (*gitObject, error) { return c.listRemote(ctx, ref, tell) })
 		if err != nil {
@@ -120,11 +121,11 @@ func (c *Client) listRemote(ctx context.Context, ref dockerfile.GitRef, tell tel
 	head := ""
 	for line := range strings.Lines(out) {
 		line = strings.TrimSuffix(line, "\n")
-		if m := headBranch.FindStringSubmatch(line); m != nil {
+		if m := headBranch().FindStringSubmatch(line); m != nil {
 			head = "refs/heads/" + m[1]
 			continue
 		}
-		if id, name, _ := strings.Cut(line, "\t"); wholeID.MatchString(id) {
+		if id, name, _ := strings.Cut(line, "\t"); wholeID().MatchString(id) {
 			ids[name] = id
 		}
 	}
@@ -290,7 +291,7 @@ func (r *gitRepository) fetch(ctx context.Context) error {
 	if r.has(ctx, id) {
 		return nil
 	}
-	byName := !wholeID.MatchString(r.object.ref) && !r.ref.FetchByCommit
+	byName := !wholeID().MatchString(r.object.ref) && !r.ref.FetchByCommit
 	if byName {
 		// The name under which it is kept tells the server next time what
 		// is here already.
@@ -376,7 +377,7 @@ func (r *gitRepository) clone(ctx context.Context, at gitArgs) error {
 		init = append(init, "--object-format=sha256")
 	}
 	spec := fetched
-	if !wholeID.MatchString(r.object.ref) {
+	if !wholeID().MatchString(r.object.ref) {
 		spec += ":" + r.object.ref
 	}
 	local := at

@@ -17,6 +17,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -431,7 +432,7 @@ func (r *watchedReader) Read(p []byte) (int, error) {
 func redact(s string) string {
 	u, err := url.Parse(s)
 	if err != nil {
-		return userinfo.ReplaceAllString(s, "//")
+		return userinfo().ReplaceAllString(s, "//")
 	}
 	if u.User == nil {
 		return s
@@ -439,7 +440,7 @@ func redact(s string) string {
 	return u.Redacted()
 }
 
-var userinfo = regexp.MustCompile(`//[^/]*@`)
+var userinfo = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`//[^/]*@`) })
 
 // hintError is an error and what to do about it.
 type hintError struct {

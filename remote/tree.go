@@ -26,7 +26,7 @@ func (c *Client) OpenGit(ctx context.Context, ref dockerfile.GitRef, tell func(p
 		return "", err
 	}
 	name := ref.Ref
-	if wholeID.MatchString(name) {
+	if wholeID().MatchString(name) {
 		name = "a commit"
 	}
 	slot := fmt.Sprintf("%s#%s:%s %t %t %t", ref.Remote, name, ref.Subdir, keepsGitDir(ref), submodules(ref), ref.CommitTime)

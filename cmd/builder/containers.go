@@ -15,6 +15,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"builder/internal/atomicfile"
@@ -57,12 +58,12 @@ func (c containerStore) dir(id string) string { return c.s.Path("containers", id
 // errNoContainer says that no container has the name or ID.
 var errNoContainer = errors.New("no such container")
 
-var nameRE = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)
+var nameRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`) })
 
 // create makes a container's directory under a new ID, with its lock held.
 // The name must be free.
 func (c containerStore) create(r *record) (*filelock.Lock, error) {
-	if r.Name != "" && !nameRE.MatchString(r.Name) {
+	if r.Name != "" && !nameRE().MatchString(r.Name) {
 		return nil, fmt.Errorf("invalid container name %q: want two or more letters, digits, _, . and -, beginning with a letter or digit", r.Name)
 	}
 	names, err := filelock.Acquire(context.Background(), c.s.Path("locks", "containers"), filelock.Exclusive, nil)

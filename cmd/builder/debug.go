@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -22,7 +23,7 @@ import (
 )
 
 // debugID is what may be the ID of a failed step, or the beginning of one.
-var debugID = regexp.MustCompile(`^[0-9a-f]{4,12}$`)
+var debugID = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[0-9a-f]{4,12}$`) })
 
 // runDebug runs a process in what a failed step left, or lists or removes
 // failed steps.
@@ -77,7 +78,7 @@ func withoutFlag(args []string, flag string, set bool) ([]string, bool) {
 
 // debugArgs tells an ID from a command: it is one if a failed step has it.
 func debugArgs(failed build.FailedSteps, args []string) (id string, command []string, err error) {
-	if len(args) == 0 || !debugID.MatchString(args[0]) {
+	if len(args) == 0 || !debugID().MatchString(args[0]) {
 		return "", args, nil
 	}
 	_, err = failed.Find(args[0])

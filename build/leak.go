@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 
 	"builder/cache"
 	"builder/internal/secrets"
@@ -32,30 +31,11 @@ func (e *LeakError) Hint() string {
 	return "read the secret where it is mounted and write it nowhere else; if the image is meant to have it, build with --allow secret.leak"
 }
 
-// guardSecrets finds which of the secrets given are used, and checks that
-// neither an instruction nor the image's config holds one's value.
+// guardSecrets makes ready to look for the secrets that were given, whether or
+// not a step uses them, and checks that neither an instruction nor the image's
+// config holds one's value.
 func (p *plan) guardSecrets() error {
-	used := map[string][]byte{}
-	for id, value := range p.opts.Secrets {
-		// What is fetched with these may have them in it.
-		if strings.HasPrefix(id, "GIT_AUTH_") || strings.HasPrefix(id, "HTTP_AUTH_") {
-			used[id] = value
-		}
-	}
-	for _, st := range p.reachable() {
-		for _, s := range st.steps {
-			op, ok := s.op.(*runOp)
-			if !ok {
-				continue
-			}
-			for _, m := range op.secrets {
-				if value, given := p.opts.Secrets[m.id]; given && m.kind == "secret" {
-					used[m.id] = value
-				}
-			}
-		}
-	}
-	p.guard, p.unguarded = secrets.New(used)
+	p.guard, p.unguarded = secrets.New(p.opts.Secrets)
 	if p.opts.Allow.SecretLeak {
 		return nil
 	}

@@ -37,7 +37,7 @@ type plan struct {
 	all      bool // plan every stage, not only what the target needs
 	look     bool // nothing is to be built
 
-	// guard has the values of the secrets that are used, nil for none;
+	// guard has the values of the secrets that were given, nil for none;
 	// unguarded are the IDs of those that are too short to be looked for.
 	guard     *secrets.Set
 	unguarded []string

@@ -228,6 +228,7 @@ func TestLeaksFail(t *testing.T) {
 		{"ENV", "FROM test/base\nENV X=\"" + value + "\"\n" + use + " true\n", nil, []string{"Dockerfile:2", "history holds"}},
 		{"build argument", "FROM test/base\nARG A\n" + use + " true\n", []string{"--build-arg", "A=" + value}, []string{"Dockerfile:2", "history holds"}},
 		{"label flag", "FROM test/base\n" + use + " true\n", []string{"--label", "l=" + value}, []string{"config holds"}},
+		{"no step uses it", "FROM test/base\nCOPY copied /data/\n", nil, []string{"Dockerfile:2", "/data/copied holds"}},
 		{"no image", "FROM test/base\n" + use + " cp /run/secrets/tok /x\n", []string{"-o", "type=local,dest=out"}, []string{"Dockerfile:2", "/x holds"}},
 	}
 	for _, tt := range tests {

@@ -77,7 +77,7 @@ func CanExecute(arch string) error {
 	}
 	dir := "/proc/sys/fs/binfmt_misc"
 	if _, err := os.Stat(dir + "/status"); err != nil {
-		// Not mounted, but the handlers are the kernel's, not the mount's.
+		// Not mounted here. Before Linux 6.7 handlers outlive the mount.
 		fs, err := mount.FS{Type: "binfmt_misc"}.Open()
 		if err != nil {
 			return &EmulationError{arch, "binfmt_misc can't be read: " + err.Error()}

@@ -171,6 +171,26 @@ func (s *Store) Untag(names []string, digests ...digest.Digest) (removed []Entry
 	return removed, err
 }
 
+// Unname takes names away from their images: all of them, or none if the error
+// wraps [ErrNotFound] because one has no row. An image that loses its last name
+// stays, nameless.
+func (s *Store) Unname(names ...string) error {
+	return s.update(func(entries []Entry) ([]Entry, bool, error) {
+		for _, n := range names {
+			i := slices.IndexFunc(entries, func(e Entry) bool { return n != "" && e.Name == n })
+			if i < 0 {
+				return nil, false, fmt.Errorf("image %s: %w", n, ErrNotFound)
+			}
+			old := entries[i].Desc
+			entries = slices.Delete(entries, i, i+1)
+			if !slices.ContainsFunc(entries, func(e Entry) bool { return e.Desc.Digest == old.Digest }) {
+				entries = append(entries, Entry{Desc: old})
+			}
+		}
+		return entries, len(names) > 0, nil
+	})
+}
+
 // Resolve finds the row that a user means by s: a reference, a digest of a
 // manifest, or an image ID or the beginning of one. The error wraps
 // [ErrNotFound], or tells that several images begin so.

@@ -31,6 +31,7 @@ func runHistory(_ context.Context, e *env, args []string) error {
 	format := fs.String("format", "", "`table`, json, or a Go template")
 	human := fs.BoolP("human", "H", true, "show sizes and times as people say them")
 	noTrunc := fs.Bool("no-trunc", false, "don't shorten")
+	platform := fs.String("platform", "", platformUsage)
 	quiet := fs.BoolP("quiet", "q", false, "show only IDs")
 	names, err := e.parse(fs, args, 1, 1)
 	if err != nil {
@@ -40,11 +41,7 @@ func runHistory(_ context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	entry, err := s.Resolve(names[0])
-	if err != nil {
-		return err
-	}
-	img, err := localImage(s, entry.Desc)
+	_, img, err := imageFor(s, names[0], *platform)
 	if err != nil {
 		return err
 	}

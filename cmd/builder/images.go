@@ -149,6 +149,37 @@ func localImage(s *store.Store, desc ocispec.Descriptor) (image.Image, error) {
 	return img, err
 }
 
+// platformUsage is the help of --platform for commands that look at one image.
+const platformUsage = "of an image for several platforms, the one for `OS/ARCH[/VARIANT]`"
+
+// imageFor finds an image of the store by name and platform. Without a platform
+// it is that of [localImage].
+func imageFor(s *store.Store, name, platform string) (store.Entry, image.Image, error) {
+	var want image.Platform
+	var err error
+	if platform != "" {
+		if want, err = image.ParsePlatform(platform); err != nil {
+			return store.Entry{}, image.Image{}, &usageError{msg: "--platform: " + err.Error()}
+		}
+	}
+	entry, err := s.Resolve(name)
+	if err != nil {
+		return entry, image.Image{}, err
+	}
+	if platform == "" {
+		img, err := localImage(s, entry.Desc)
+		return entry, img, err
+	}
+	img, err := s.Image(entry.Desc, want)
+	if errors.Is(err, store.ErrNotFound) {
+		err = fmt.Errorf("image %s for %s is not in the image store: pull it with --platform: %w", name, image.FormatPlatform(want), err)
+	}
+	if err == nil && image.Match([]ocispec.Descriptor{{Platform: &img.Config.Platform}}, want) < 0 {
+		err = fmt.Errorf("image %s is for %s, not for %s", name, image.FormatPlatform(img.Config.Platform), image.FormatPlatform(want))
+	}
+	return entry, img, err
+}
+
 // blobSize is what an image takes in the store: each of its blobs once.
 func blobSize(img image.Image) int64 {
 	size := img.Desc.Size + img.Manifest.Config.Size

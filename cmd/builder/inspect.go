@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
+	"text/template"
 	"time"
 
 	"builder/image"
@@ -51,6 +53,7 @@ type inspectedMetadata struct {
 func runInspect(_ context.Context, e *env, args []string) error {
 	fs := flags("inspect")
 	format := fs.StringP("format", "f", "", "a Go template, or `json`")
+	platform := fs.String("platform", "", platformUsage)
 	kind := fs.String("type", "image", "what to inspect: `image`")
 	fs.BoolP("size", "s", false, "show sizes (they always are)")
 	names, err := e.parse(fs, args, 1, -1)
@@ -67,7 +70,7 @@ func runInspect(_ context.Context, e *env, args []string) error {
 	found := []inspected{}
 	var errs []error
 	for _, name := range names {
-		i, err := inspect(s, name)
+		i, err := inspect(s, name, *platform)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -99,24 +102,46 @@ func (e *env) printInspected(format string, found []inspected) error {
 			return err
 		}
 		for _, i := range found {
-			if err := tmpl.Execute(&buf, i); err != nil {
+			text, err := i.format(tmpl)
+			if err != nil {
 				return &usageError{msg: fmt.Sprintf("inspect: --format: %v", err)}
 			}
-			buf.WriteByte('\n')
+			buf.WriteString(text + "\n")
 		}
 	}
 	_, err := buf.WriteTo(e.stdout)
 	return err
 }
 
-// inspect tells everything about the image that a name, a digest or an ID
-// means.
-func inspect(s *store.Store, name string) (inspected, error) {
-	entry, err := s.Resolve(name)
-	if err != nil {
-		return inspected{}, err
+// format executes a template on the fields or, where it doesn't fit them, on
+// what is printed without a template, as docker does: there ID is Id.
+func (i inspected) format(tmpl *template.Template) (string, error) {
+	var buf strings.Builder
+	first := tmpl.Execute(&buf, i)
+	if first == nil {
+		return buf.String(), nil
 	}
-	img, err := localImage(s, entry.Desc)
+	data, err := json.Marshal(i)
+	if err != nil {
+		return "", err
+	}
+	var raw map[string]any
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.UseNumber() // a size stays the number it is
+	if err := dec.Decode(&raw); err != nil {
+		return "", err
+	}
+	buf.Reset()
+	if tmpl.Option("missingkey=error").Execute(&buf, raw) != nil {
+		return "", first
+	}
+	return buf.String(), nil
+}
+
+// inspect tells everything about the image that a name, a digest or an ID
+// means, of the platform if one is given.
+func inspect(s *store.Store, name, platform string) (inspected, error) {
+	entry, img, err := imageFor(s, name, platform)
 	if err != nil {
 		return inspected{}, err
 	}
@@ -130,6 +155,9 @@ func inspect(s *store.Store, name string) (inspected, error) {
 		Os: img.Config.OS, OsVersion: img.Config.OSVersion, Size: blobSize(img),
 		RootFS:     inspectedRootFS{Type: img.Config.RootFS.Type, Layers: img.Config.RootFS.DiffIDs},
 		Descriptor: entry.Desc, Config: img.Config.Config, History: img.Config.History,
+	}
+	if platform != "" {
+		i.Descriptor = img.Desc
 	}
 	if img.Config.Created != nil {
 		i.Created = img.Config.Created.Format(time.RFC3339Nano)

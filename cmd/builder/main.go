@@ -77,6 +77,7 @@ func commands() []command {
 		{"inspect", "[OPTIONS] IMAGE [IMAGE...]", "show everything known about images", runInspect},
 		{"history", "[OPTIONS] IMAGE", "show how an image came to be", runHistory},
 		{"tag", "SOURCE TARGET [TARGET...]", "give an image more names", runTag},
+		{"untag", "IMAGE [NAME...]", "take names away from an image", runUntag},
 		{"rmi", "[OPTIONS] IMAGE [IMAGE...]", "remove images", runRmi},
 		{"pull", "[OPTIONS] NAME[:TAG|@DIGEST]", "fetch an image from a registry", runPull},
 		{"push", "[OPTIONS] NAME[:TAG]", "send an image to a registry", runPush},

@@ -26,6 +26,7 @@ func runSave(ctx context.Context, e *env, args []string) error {
 	fs := flags("save")
 	output := fs.StringP("output", "o", "", "write a `FILE` instead of standard output")
 	format := fs.String("format", "", "`FORMAT`: oci-archive, docker-archive (as docker before 25), or oci-dir; the default is an archive of both kinds, as docker's since 25")
+	platform := fs.String("platform", "", platformUsage)
 	words, err := e.parse(fs, args, 1, -1)
 	if err != nil {
 		return err
@@ -41,7 +42,7 @@ func runSave(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	images, err := toSave(s, words)
+	images, err := toSave(s, words, *platform)
 	if err != nil {
 		return err
 	}
@@ -60,17 +61,21 @@ func runSave(ctx context.Context, e *env, args []string) error {
 
 // toSave finds the images that words mean, each once, with the names it was
 // given by.
-func toSave(s *store.Store, words []string) ([]archive.Image, error) {
+func toSave(s *store.Store, words []string, platform string) ([]archive.Image, error) {
 	var images []archive.Image
 	for _, w := range words {
-		entry, err := s.Resolve(w)
+		entry, img, err := imageFor(s, w, platform)
 		if err != nil {
 			return nil, err
 		}
-		i := slices.IndexFunc(images, func(img archive.Image) bool { return img.Desc.Digest == entry.Desc.Digest })
+		desc := entry.Desc
+		if platform != "" {
+			desc = img.Desc
+		}
+		i := slices.IndexFunc(images, func(img archive.Image) bool { return img.Desc.Digest == desc.Digest })
 		if i < 0 {
 			i = len(images)
-			images = append(images, archive.Image{Desc: entry.Desc})
+			images = append(images, archive.Image{Desc: desc})
 		}
 		if byName(w, entry) && !slices.Contains(images[i].Names, entry.Name) {
 			images[i].Names = append(images[i].Names, entry.Name)

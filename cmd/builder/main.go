@@ -76,6 +76,8 @@ func commands() []command {
 		{"images", "[OPTIONS] [REPOSITORY[:TAG]]", "list images", runImages},
 		{"inspect", "[OPTIONS] IMAGE [IMAGE...]", "show everything known about images", runInspect},
 		{"history", "[OPTIONS] IMAGE", "show how an image came to be", runHistory},
+		{"tree", "[OPTIONS] IMAGE", "show an image's layers and the images on the way to it", runTree},
+		{"diff", "[OPTIONS] IMAGE [IMAGE]", "show the paths in which an image differs from another, or from itself before its last layer", runDiff},
 		{"tag", "SOURCE TARGET [TARGET...]", "give an image more names", runTag},
 		{"untag", "IMAGE [NAME...]", "take names away from an image", runUntag},
 		{"rmi", "[OPTIONS] IMAGE [IMAGE...]", "remove images", runRmi},

@@ -89,6 +89,7 @@ func libRef(r image.Ref) ref.Ref {
 // don't tell.
 type trace struct {
 	size int64 // that the answer's body must have, 0 if it isn't known
+	most int64 // bytes that all answers' bodies together may have, 0 for any number
 
 	mu     sync.Mutex
 	host   string
@@ -166,6 +167,9 @@ func (c *Client) note(t *trace, req *http.Request, resp *http.Response) (*http.R
 			t.set(host, 0, "", err)
 			resp.Body.Close()
 			return nil, err
+		}
+		if t.most > 0 {
+			resp.Body = &bounded{resp.Body, t, host}
 		}
 		return resp, nil
 	}
@@ -247,6 +251,22 @@ func (b *body) Read(p []byte) (int, error) {
 		return n, cause
 	}
 	return n, io.ErrUnexpectedEOF
+}
+
+// bounded is a response's body that counts against what its trace allows.
+type bounded struct {
+	io.ReadCloser
+	t    *trace
+	host string
+}
+
+func (b *bounded) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if b.t.most -= int64(n); b.t.most <= 0 {
+		err = fmt.Errorf("%w: the answer is too long", ErrWrongBytes)
+		b.t.set(b.host, 0, "", err)
+	}
+	return n, err
 }
 
 // sending is a request's body: as long as the server takes of it, it has not

@@ -328,7 +328,7 @@ var errLinks = errors.New("too many levels of symbolic links")
 
 // contextReader ends with a context.
 type contextReader struct {
-	ctx context.Context
+	ctx context.Context //nolint:containedctx // of the one call that reads
 	r   io.Reader
 }
 

@@ -18,11 +18,15 @@ func runPull(ctx context.Context, e *env, args []string) error {
 	quiet := fs.BoolP("quiet", "q", false, "show only the image's name")
 	platformName := fs.String("platform", "", "fetch the image for `OS/ARCH[/VARIANT]`")
 	mode := fs.String("progress", "auto", "how to show progress: auto, plain, tty or quiet")
+	allTags := fs.BoolP("all-tags", "a", false, "fetch every tag of the repository")
 	words, err := e.parse(fs, args, 1, 1)
 	if err != nil {
 		return err
 	}
 	ref, err := image.ParseRef(words[0])
+	if err == nil && *allTags {
+		ref, err = parseRepository("pull", words[0])
+	}
 	if err != nil {
 		return err
 	}
@@ -35,7 +39,34 @@ func runPull(ctx context.Context, e *env, args []string) error {
 	if *quiet {
 		*mode = "quiet"
 	}
-	return e.pull(ctx, ref, platform, *mode, *quiet)
+	if !*allTags {
+		return e.pull(ctx, ref, platform, *mode, *quiet)
+	}
+	client, err := e.registry()
+	if err != nil {
+		return err
+	}
+	tags, err := client.Tags(ctx, ref)
+	if err == nil && len(tags) == 0 {
+		err = fmt.Errorf("pull %s: the repository has no tags", ref.FamiliarName())
+	}
+	for _, ref.Tag = range tags {
+		if err == nil {
+			err = e.pull(ctx, ref, platform, *mode, *quiet)
+		}
+	}
+	return err
+}
+
+// parseRepository parses the name of a repository, without tag and digest, for
+// a command with --all-tags.
+func parseRepository(command, word string) (image.Ref, error) {
+	// What takes a tag has none yet.
+	ref, err := image.ParseRef(word + ":latest")
+	if err != nil {
+		return ref, &usageError{msg: fmt.Sprintf("%s: --all-tags is for a repository, and %q has a tag or digest", command, word)}
+	}
+	return ref, nil
 }
 
 func (e *env) pull(ctx context.Context, ref image.Ref, platform image.Platform, mode string, quiet bool) error {

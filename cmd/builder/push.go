@@ -8,24 +8,58 @@ import (
 
 	"builder/image"
 	"builder/progress"
+	"builder/store"
 )
 
 func runPush(ctx context.Context, e *env, args []string) error {
 	fs := flags("push")
 	quiet := fs.BoolP("quiet", "q", false, "show only the image's name")
 	mode := fs.String("progress", "auto", "how to show progress: auto, plain, tty or quiet")
+	allTags := fs.BoolP("all-tags", "a", false, "send every tag of the repository that is in the image store")
 	words, err := e.parse(fs, args, 1, 1)
 	if err != nil {
 		return err
 	}
 	ref, err := image.ParseRef(words[0])
+	if err == nil && *allTags {
+		ref, err = parseRepository("push", words[0])
+	}
 	if err != nil {
 		return err
 	}
 	if *quiet {
 		*mode = "quiet"
 	}
-	return e.push(ctx, ref, *mode, *quiet)
+	if !*allTags {
+		return e.push(ctx, ref, *mode, *quiet)
+	}
+	s, err := e.store()
+	if err != nil {
+		return err
+	}
+	refs, err := tagged(s, ref.Name())
+	if err == nil && len(refs) == 0 {
+		err = fmt.Errorf("push %s: no image in the store has a tag of it", ref.FamiliarName())
+	}
+	for _, ref := range refs {
+		if err == nil {
+			err = e.push(ctx, ref, *mode, *quiet)
+		}
+	}
+	return err
+}
+
+// tagged are the names in the store that are tags of a repository.
+func tagged(s *store.Store, repository string) ([]image.Ref, error) {
+	entries, err := s.Entries()
+	var refs []image.Ref
+	for _, e := range entries {
+		ref, err := image.ParseRef(e.Name)
+		if err == nil && ref.Name() == repository && ref.Tag != "" && ref.Digest == "" {
+			refs = append(refs, ref)
+		}
+	}
+	return refs, err
 }
 
 // push sends an image to the registry that its name names. Of an index of

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"builder/internal/testutil"
 )
 
 func TestUntag(t *testing.T) {
@@ -124,5 +126,42 @@ func TestInspectFormat(t *testing.T) {
 	}
 	for _, format := range []string{"{{.Nothing}}", "{{.Id.X}}", "{{nofunc .ID}}", "{{", "{{join .ID}}", "{{index .RepoTags 9}}"} {
 		w.fails(2, []string{"--format"}, "inspect", "-f", format, "a")
+	}
+}
+
+func TestAllTags(t *testing.T) {
+	testutil.Require(t, "docker-registry")
+	host := startRegistry(t)
+	w := newBench(t)
+	for _, name := range []string{"a", "b", "1.0"} {
+		w.ok("tag", "test/base", host+"/team/app:"+name)
+	}
+	w.ok("tag", "test/base", host+"/team/app2:x")
+	if got := w.ok("push", "-q", "--all-tags", host+"/team/app"); got != host+"/team/app:1.0\n"+host+"/team/app:a\n"+host+"/team/app:b\n" {
+		t.Errorf("push prints %q", got)
+	}
+	other := &workbench{t: t, root: t.TempDir(), dir: t.TempDir()}
+	got := lines(other.ok("pull", "-q", "-a", host+"/team/app"))
+	slices.Sort(got)
+	if want := []string{host + "/team/app:1.0", host + "/team/app:a", host + "/team/app:b"}; !slices.Equal(got, want) {
+		t.Errorf("pull prints %q", got)
+	}
+	if got := lines(other.ok("images", "--format", "{{.Repository}}:{{.Tag}}")); len(got) != 3 {
+		t.Errorf("images: %q", got)
+	}
+	for _, tt := range []struct {
+		code int
+		word string
+		args []string
+	}{
+		{2, "has a tag or digest", []string{"pull", "-a", host + "/team/app:a"}},
+		{2, "has a tag or digest", []string{"push", "-a", host + "/team/app:a"}},
+		{2, "has a tag or digest", []string{"pull", "-a", host + "/team/app@sha256:" + strings.Repeat("0", 64)}},
+		{1, "lower case", []string{"pull", "-a", "UPPER"}},
+		{1, "not found at " + host, []string{"pull", "-a", host + "/none"}},
+		{1, "no image in the store has a tag of it", []string{"push", "-a", host + "/none"}},
+		{1, "connection refused", []string{"pull", "-a", "127.0.0.1:1/x"}},
+	} {
+		w.fails(tt.code, []string{tt.word}, tt.args...)
 	}
 }

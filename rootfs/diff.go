@@ -165,7 +165,7 @@ func (l *listing) layer(ctx context.Context, img image.Image, i int) error {
 	defer plain.Close()
 	diffID := digest.SHA256.Digester()
 	stream := io.TeeReader(plain, diffID.Hash())
-	if err := l.read(stream, i+1); err != nil {
+	if err := l.read(ctx, stream, i+1); err != nil {
 		return err
 	}
 	if _, err := io.Copy(io.Discard, stream); err != nil {
@@ -178,7 +178,7 @@ func (l *listing) layer(ctx context.Context, img image.Image, i int) error {
 }
 
 // read puts the entries of a layer's tar in the listing.
-func (l *listing) read(r io.Reader, layer int) error {
+func (l *listing) read(ctx context.Context, r io.Reader, layer int) error {
 	tr := tar.NewReader(r)
 	for {
 		h, err := tr.Next()
@@ -186,7 +186,7 @@ func (l *listing) read(r io.Reader, layer int) error {
 			return nil
 		}
 		if err == nil && h.Typeflag != tar.TypeXGlobalHeader {
-			err = l.entry(h, tr, layer)
+			err = l.entry(h, &contextReader{ctx, tr}, layer)
 		}
 		if err != nil {
 			return err
@@ -200,13 +200,20 @@ const (
 	opaque   = ".wh..wh..opq"
 )
 
-// maxPath is what Linux takes as a path.
-const maxPath = 4096
+// Limits on an entry: what Linux takes as a path, and the size of a file, which
+// need not be in the tar if it is a sparse one.
+const (
+	maxPath = 4096
+	maxFile = 1 << 40
+)
 
 // entry puts one entry of a layer's tar in the listing.
 func (l *listing) entry(h *tar.Header, data io.Reader, layer int) error {
 	if len(h.Name) > maxPath {
 		return fmt.Errorf("%w: the path %.40q… has %d bytes", image.ErrInvalid, h.Name, len(h.Name))
+	}
+	if h.Size > maxFile {
+		return fmt.Errorf("%w: %s has %d bytes", image.ErrInvalid, h.Name, h.Size)
 	}
 	dir, name := path.Split(path.Clean("/" + h.Name))
 	if name == "" {

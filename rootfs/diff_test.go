@@ -177,6 +177,10 @@ func TestDiffRefuses(t *testing.T) {
 	if _, err := Diff(t.Context(), other, empty, img); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("without the blob: %v", err)
 	}
+	huge := &tar.Header{Name: "a", Typeflag: tar.TypeGNUSparse, Size: 1 << 50}
+	if err := (&listing{}).entry(huge, nil, 1); !errors.Is(err, image.ErrInvalid) {
+		t.Errorf("a sparse file of a petabyte: %v", err)
+	}
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := Diff(ended, s, empty, img); !errors.Is(err, context.Canceled) {
@@ -191,14 +195,14 @@ func FuzzListing(f *testing.F) {
 	f.Add(tarOf(f, "l a b", "l b a"), tarOf(f, "f a/x 1", "d .wh.", "f .wh... "))
 	f.Fuzz(func(t *testing.T, a, b []byte) {
 		l := &listing{root: &node{dir: true, children: map[string]*node{}}}
-		if l.read(bytes.NewReader(a), 1) != nil {
+		if l.read(t.Context(), bytes.NewReader(a), 1) != nil {
 			return
 		}
 		before := l.root.clone()
 		if diff := compare(nil, "", before, l.root); len(diff) > 0 {
 			t.Fatalf("a copy differs: %v", diff)
 		}
-		if l.read(bytes.NewReader(b), 2) != nil {
+		if l.read(t.Context(), bytes.NewReader(b), 2) != nil {
 			return
 		}
 		for _, c := range compare(nil, "", before, l.root) {

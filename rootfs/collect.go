@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"builder/image"
@@ -21,35 +22,54 @@ import (
 // keep, nor of an image in the name table, nor below one that is; layers made
 // of them; and blobs that neither an image nor a kept snapshot's layer refers
 // to. It returns how many bytes of blobs that freed. The store must be held
-// with [store.Store.Exclusive].
+// with [store.Store.Exclusive]; the snapshots' trees are left to
+// [snapshot.Overlay.Sweep], which needs no lock and the time.
+//
+// What names a thing goes before the thing, and a snapshot before those that it
+// stands on: wherever it is killed, nothing that is left refers to what is gone.
 func (r *RootFS) Collect(ctx context.Context, keep []snapshot.ID) (freed int64, err error) {
 	live, err := r.live(ctx, keep)
 	if err != nil {
 		return 0, fmt.Errorf("collect snapshots: %w", err)
 	}
-	var gone []snapshot.ID
-	err = r.snapshots.Walk(ctx, func(info snapshot.Info) error {
-		if !live[info.ID] {
-			gone = append(gone, info.ID)
-		}
-		return nil
-	})
-	if err != nil {
-		return 0, fmt.Errorf("collect snapshots: %w", err)
-	}
-	for _, id := range gone {
-		if err := r.snapshots.Remove(ctx, id); err != nil {
-			return 0, err
-		}
-	}
 	blobs, err := r.collectRecords(live)
 	if err != nil {
 		return 0, fmt.Errorf("collect layers: %w", err)
+	}
+	if err := r.collectSnapshots(ctx, live); err != nil {
+		return 0, fmt.Errorf("collect snapshots: %w", err)
 	}
 	if freed, err = r.store.Collect(blobs); err != nil {
 		return freed, err
 	}
 	return freed, r.collectConverted()
+}
+
+func (r *RootFS) collectSnapshots(ctx context.Context, live map[snapshot.ID]bool) error {
+	_, gone, err := r.snapshots.Remains()
+	if err != nil {
+		return err
+	}
+	var unused []snapshot.Info
+	err = r.snapshots.Walk(ctx, func(info snapshot.Info) error {
+		if !live[info.ID] {
+			unused = append(unused, info)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(unused, func(a, b snapshot.Info) int { return len(b.Parents) - len(a.Parents) })
+	for _, info := range unused {
+		gone = append(gone, info.ID)
+	}
+	for _, id := range gone {
+		if err := r.snapshots.Detach(id); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // collectConverted forgets the conversions whose blobs are gone: they keep no
@@ -102,15 +122,66 @@ func (r *RootFS) live(ctx context.Context, keep []snapshot.ID) (map[snapshot.ID]
 		if err != nil {
 			continue // another platform's, or not an image: not unpacked here
 		}
-		for _, chain := range img.ChainIDs() {
-			if id, ok := r.linked(ctx, chain); ok {
-				if err := mark(id); err != nil {
-					return nil, err
-				}
+		for _, id := range r.unpacked(ctx, img) {
+			if err := mark(id); err != nil {
+				return nil, err
 			}
 		}
 	}
 	return live, nil
+}
+
+// unpacked returns the snapshots that the layers of an image make, as far as
+// they are there.
+func (r *RootFS) unpacked(ctx context.Context, img image.Image) []snapshot.ID {
+	var out []snapshot.ID
+	for _, chain := range img.ChainIDs() {
+		if id, ok := r.linked(ctx, chain); ok {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+// ImageSnapshots returns the snapshots of an image: those that its layers make and all below them.
+func (r *RootFS) ImageSnapshots(ctx context.Context, img image.Image) (map[snapshot.ID]bool, error) {
+	out := map[snapshot.ID]bool{}
+	for _, id := range r.unpacked(ctx, img) {
+		info, err := r.snapshots.Stat(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		out[id] = true
+		for _, p := range info.Parents {
+			out[p] = true
+		}
+	}
+	return out, nil
+}
+
+// LayerFile is a file that describes the layer made of a snapshot.
+type LayerFile struct {
+	Path string
+	Blob digest.Digest // "" if the file is damaged
+}
+
+// LayerFiles returns those of all snapshots.
+func (r *RootFS) LayerFiles() (map[snapshot.ID][]LayerFile, error) {
+	names, err := readDir(r.store.Path("layers"))
+	if err != nil {
+		return nil, fmt.Errorf("list layers: %w", err)
+	}
+	out := map[snapshot.ID][]LayerFile{}
+	for _, name := range names {
+		id, _, _ := strings.Cut(name, ".")
+		f := LayerFile{Path: r.store.Path("layers", name)}
+		var l layer.Layer
+		if data, err := os.ReadFile(f.Path); err == nil && json.Unmarshal(data, &l) == nil {
+			f.Blob = l.Blob.Digest
+		}
+		out[snapshot.ID(id)] = append(out[snapshot.ID(id)], f)
+	}
+	return out, nil
 }
 
 // collectRecords removes the files that describe snapshots that are gone and

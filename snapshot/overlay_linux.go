@@ -212,17 +212,70 @@ func (o *Overlay) Walk(ctx context.Context, f func(Info) error) error {
 
 // Remove implements [Snapshotter].
 func (o *Overlay) Remove(_ context.Context, id ID) error {
+	if err := o.Detach(id); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(o.detached(id)); err != nil {
+		return fmt.Errorf("remove snapshot %s: %w", id, err)
+	}
+	return nil
+}
+
+// removedPrefix begins the names of trees of snapshots that are none any more.
+const removedPrefix = ".removed-"
+
+func (o *Overlay) detached(id ID) string { return filepath.Join(o.root, removedPrefix+string(id)) }
+
+// Detach removes a committed snapshot at once, and leaves its tree, which may
+// take its time, to [Overlay.Sweep].
+func (o *Overlay) Detach(id ID) error {
 	if err := validID(id); err != nil {
 		return err
 	}
-	// The name goes first and at once; the tree may take its time.
-	gone := filepath.Join(o.root, ".removed-"+string(id))
-	err := os.Rename(filepath.Join(o.root, string(id)), gone)
+	err := os.Rename(filepath.Join(o.root, string(id)), o.detached(id))
+	if errors.Is(err, fs.ErrExist) {
+		// What a killed process left of a snapshot of the same ID.
+		if err = os.RemoveAll(o.detached(id)); err == nil {
+			err = os.Rename(filepath.Join(o.root, string(id)), o.detached(id))
+		}
+	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove snapshot %s: %w", id, err)
 	}
-	if err := os.RemoveAll(gone); err != nil {
-		return fmt.Errorf("remove snapshot %s: %w", id, err)
+	return nil
+}
+
+// Remains returns the directories that are no snapshots and never will be:
+// detached trees, and, as damaged, what a power cut left, by ID.
+func (o *Overlay) Remains() (detached []string, damaged []ID, err error) {
+	entries, err := os.ReadDir(o.root)
+	if err != nil {
+		return nil, nil, fmt.Errorf("list snapshots: %w", err)
+	}
+	for _, e := range entries {
+		switch {
+		case strings.HasPrefix(e.Name(), removedPrefix):
+			detached = append(detached, filepath.Join(o.root, e.Name()))
+		case !strings.HasPrefix(e.Name(), "."):
+			if _, err := o.meta(ID(e.Name())); errors.Is(err, ErrNotFound) {
+				damaged = append(damaged, ID(e.Name()))
+			}
+		}
+	}
+	return detached, damaged, nil
+}
+
+// Sweep removes the trees of snapshots that were detached. Others may use the
+// snapshots meanwhile.
+func (o *Overlay) Sweep() error {
+	detached, _, err := o.Remains()
+	if err != nil {
+		return err
+	}
+	for _, dir := range detached {
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("remove snapshot: %w", err)
+		}
 	}
 	return nil
 }

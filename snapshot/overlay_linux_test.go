@@ -101,3 +101,53 @@ func TestUncleanRestart(t *testing.T) {
 		t.Errorf("a snapshot with a torn record gives %v, want ErrNotFound", err)
 	}
 }
+
+// TestRemains holds that what is left of snapshots is found and swept, and that
+// nothing that is left is in the way of a new one of the same ID.
+func TestRemains(t *testing.T) {
+	testutil.Require(t, "root")
+	root := t.TempDir()
+	o, err := snapshot.NewOverlay(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	commit := func() {
+		t.Helper()
+		active, err := o.Prepare(t.Context(), "", t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(active.Upper(), "file"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := active.Commit(t.Context(), "x"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 { // the second finds the first's tree, as a killed process leaves it
+		commit()
+		if err := o.Detach("x"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := o.Stat(t.Context(), "x"); !errors.Is(err, snapshot.ErrNotFound) {
+			t.Errorf("a detached snapshot is still one: %v", err)
+		}
+	}
+	commit()
+	if err := os.WriteFile(filepath.Join(root, "x", "meta.json"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	detached, damaged, err := o.Remains()
+	if err != nil || len(detached) != 1 || len(damaged) != 1 || damaged[0] != "x" {
+		t.Errorf("remains: %v and %v (%v), want one tree and x", detached, damaged, err)
+	}
+	if err := o.Detach("x"); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.Sweep(); err != nil {
+		t.Fatal(err)
+	}
+	if detached, damaged, err = o.Remains(); err != nil || len(detached)+len(damaged) != 0 {
+		t.Errorf("after a sweep: %v and %v (%v)", detached, damaged, err)
+	}
+}

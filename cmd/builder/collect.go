@@ -18,36 +18,31 @@ import (
 // another process uses the store it does nothing: the next one that removes
 // something does it then.
 func collectGarbage(ctx context.Context, e *env) error {
+	_, err := collect(ctx, e, func(build.FailedSteps, snapshot.Snapshotter) error { return nil })
+	return err
+}
+
+// collect does first and then removes what no image, cached step or container
+// needs. It does neither, and reports busy, while another process uses the
+// store.
+func collect(ctx context.Context, e *env, first func(build.FailedSteps, snapshot.Snapshotter) error) (busy bool, err error) {
 	s, err := e.store()
 	if err != nil {
-		return err
+		return false, err
+	}
+	rfs, err := rootfs.Open(s)
+	if err != nil {
+		return false, err
 	}
 	err = s.Exclusive(func() error {
-		rfs, err := rootfs.Open(s)
-		if err != nil {
-			return err
-		}
-		c, err := cache.Open(s)
-		if err != nil {
-			return err
-		}
-		keep, err := containerSnapshots(s)
-		if err != nil {
-			return err
-		}
 		failed := build.NewFailedSteps(s)
+		if err := first(failed, rfs.Snapshots()); err != nil {
+			return err
+		}
 		if err := failed.Expire(ctx, rfs.Snapshots(), time.Now()); err != nil {
 			return err
 		}
-		stand, err := failed.Snapshots()
-		if err != nil {
-			return err
-		}
-		keep = append(keep, stand...)
-		err = c.Walk(func(r *cache.Record) error {
-			keep = append(keep, snapshot.ID(r.Snapshot))
-			return nil
-		})
+		keep, err := kept(s, failed)
 		if err != nil {
 			return err
 		}
@@ -55,7 +50,30 @@ func collectGarbage(ctx context.Context, e *env) error {
 		return err
 	})
 	if errors.Is(err, store.ErrBusy) {
-		return nil
+		return true, nil
 	}
-	return err
+	// What was detached is nobody's: others need not wait for the removal.
+	return false, errors.Join(err, rfs.Snapshots().Sweep())
+}
+
+// kept are the snapshots that containers, failed steps and step records need.
+func kept(s *store.Store, failed build.FailedSteps) ([]snapshot.ID, error) {
+	c, err := cache.Open(s)
+	if err != nil {
+		return nil, err
+	}
+	keep, err := containerSnapshots(s)
+	if err != nil {
+		return nil, err
+	}
+	stand, err := failed.Snapshots()
+	if err != nil {
+		return nil, err
+	}
+	keep = append(keep, stand...)
+	err = c.Walk(func(r *cache.Record) error {
+		keep = append(keep, snapshot.ID(r.Snapshot))
+		return nil
+	})
+	return keep, err
 }

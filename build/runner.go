@@ -378,6 +378,7 @@ func (r *runner) cached(ctx context.Context, key cache.Key) (stepResult, bool) {
 	if err != nil {
 		return stepResult{}, false
 	}
+	r.env.Cache.Used(key)
 	return stepResult{key: key, snap: info.ID, created: rec.Created}, true
 }
 

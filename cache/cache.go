@@ -17,6 +17,7 @@ import (
 
 	"builder/internal/atomicfile"
 	"builder/internal/filelock"
+	"builder/internal/sys"
 	"builder/store"
 )
 
@@ -69,6 +70,13 @@ func (c *Cache) Get(key Key) (*Record, error) {
 	}
 	return &r, nil
 }
+
+// Used notes that the result of a key is being used. The time, to the hour, is
+// the modification time of the record's file; see [Cache.File].
+func (c *Cache) Used(key Key) { sys.Touch(c.File(key)) }
+
+// File is where the record of a key is.
+func (c *Cache) File(key Key) string { return c.file("steps", string(key), ".json") }
 
 // Put keeps a record, in place of an earlier one of the same key.
 func (c *Cache) Put(r *Record) error {
@@ -152,5 +160,7 @@ func (c *Cache) ContextIndex(dir string) (string, error) {
 		return "", err
 	}
 	sum := sha256.Sum256([]byte(dir))
-	return c.s.Path("cache", "contexts", hex.EncodeToString(sum[:16])), nil
+	name := c.s.Path("cache", "contexts", hex.EncodeToString(sum[:16]))
+	sys.Touch(name)
+	return name, nil
 }

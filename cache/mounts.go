@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 
 	"builder/internal/filelock"
+	"builder/internal/sys"
 )
 
 // Sharing says who may use a cache mount at the same time (BuildKit's words).
@@ -95,6 +96,8 @@ func (c *Cache) makeMount(name string, lock *filelock.Lock) (*Mount, error) {
 		lock.Release()
 		return nil, err
 	}
+	// Not the directory's own time: that is the mount's users' to see.
+	sys.Touch(c.s.Path("locks", "mount-"+name))
 	err := os.Mkdir(m.Dir, 0o755)
 	m.Fresh = err == nil
 	if err != nil && !errors.Is(err, fs.ErrExist) {

@@ -189,6 +189,7 @@ func (c *Client) fetchGit(ctx context.Context, ref dockerfile.GitRef, o *gitObje
 	if r.temp, err = c.store.TempDir(); err != nil {
 		return err
 	}
+	sys.Touch(r.dir)
 	fresh, err := r.open(ctx)
 	if err != nil {
 		return err

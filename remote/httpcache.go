@@ -13,6 +13,7 @@ import (
 
 	"builder/internal/atomicfile"
 	"builder/internal/filelock"
+	"builder/internal/sys"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -36,9 +37,6 @@ type keptRecord struct {
 func (c *Client) openKept(ctx context.Context, url string, tell teller) (*kept, error) {
 	id := nameOf(url)
 	k := &kept{dir: c.store.Path("cache", "http", id)}
-	if err := os.MkdirAll(k.dir, 0o700); err != nil {
-		return nil, err
-	}
 	var err error
 	k.lock, err = c.store.Lock(ctx, "http-"+id, filelock.Exclusive, func() {
 		tell.log("waiting for another build that fetches it")
@@ -46,6 +44,12 @@ func (c *Client) openKept(ctx context.Context, url string, tell teller) (*kept, 
 	if err != nil {
 		return nil, err
 	}
+	// Under the lock, under which a prune removes it.
+	if err := os.MkdirAll(k.dir, 0o700); err != nil {
+		k.close()
+		return nil, err
+	}
+	sys.Touch(k.dir)
 	return k, nil
 }
 

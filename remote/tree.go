@@ -41,6 +41,7 @@ func (c *Client) OpenGit(ctx context.Context, ref dockerfile.GitRef, tell func(p
 			return "", err
 		}
 		if t.exists() {
+			sys.Touch(t.dir)
 			c.mu.Lock()
 			c.trees = append(c.trees, lock)
 			c.mu.Unlock()

@@ -50,7 +50,7 @@ var graph = map[string]string{
 	"container/internal/startlimit": "",
 	"registry":                      "image store progress internal/filelock internal/sys",
 	"archive":                       "image store layer progress internal/atomicfile",
-	"cache":                         "image store internal/atomicfile internal/filelock",
+	"cache":                         "image store internal/atomicfile internal/filelock internal/sys",
 	"remote":                        "dockerfile progress store internal/atomicfile internal/filelock internal/sys",
 	"rootfs":                        "image layer mount progress snapshot store internal/atomicfile internal/filelock internal/sys",
 	"build": "buildcontext cache cdi container dockerfile image layer mount progress rootfs snapshot store " +

@@ -109,14 +109,25 @@ func (f FailedSteps) Snapshots() ([]snapshot.ID, error) {
 	}
 	var out []snapshot.ID
 	for _, step := range all {
-		out = append(out, step.Snapshot)
-		for _, m := range step.Process.Mounts {
-			if m.Snapshot != "" {
-				out = append(out, m.Snapshot)
-			}
-		}
+		out = append(out, step.Snapshots()...)
 	}
 	return out, nil
+}
+
+// Snapshots are those that a failed step stands on, its own first.
+func (step Failed) Snapshots() []snapshot.ID {
+	out := []snapshot.ID{step.Snapshot}
+	for _, m := range step.Process.Mounts {
+		if m.Snapshot != "" {
+			out = append(out, m.Snapshot)
+		}
+	}
+	return out
+}
+
+// Expired reports whether a failed step is more than a week old.
+func (FailedSteps) Expired(step Failed, now time.Time) bool {
+	return now.Sub(step.Created) >= failedAge
 }
 
 // Remove removes a failed step and its file system, unless somebody looks at
@@ -144,7 +155,7 @@ func (f FailedSteps) Expire(ctx context.Context, snapshots snapshot.Snapshotter,
 		return err
 	}
 	for _, step := range all {
-		if now.Sub(step.Created) < failedAge {
+		if !f.Expired(step, now) {
 			continue
 		}
 		if err := f.Remove(ctx, step, snapshots); err != nil && !errors.Is(err, filelock.ErrLocked) {

@@ -90,6 +90,8 @@ func commands() []command {
 		{"debug", "[OPTIONS] [ID] [COMMAND [ARG...]] | ls | rm ID...", "run a command in what a failed step left", runDebug},
 		{"ps", "[OPTIONS]", "list containers", runPs},
 		{"rm", "CONTAINER [CONTAINER...]", "remove containers", runRm},
+		{"df", "[OPTIONS]", "show what takes how much disk", runDf},
+		{"prune", "[OPTIONS]", "remove what nothing needs", runPrune},
 		{"version", "", "show the version", runVersion},
 	}
 }

@@ -63,10 +63,8 @@ func Open(root string) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{root: root}
-	version, err := os.ReadFile(s.Path("version"))
-	if err == nil {
-		err = checkVersion(version)
-	} else if errors.Is(err, fs.ErrNotExist) {
+	err = s.checkMade()
+	if errors.Is(err, fs.ErrNotExist) {
 		err = s.init()
 	}
 	if err != nil {
@@ -90,12 +88,23 @@ func checkVersion(data []byte) error {
 	return nil
 }
 
+// checkMade checks a directory that is whole.
+func (s *Store) checkMade() error {
+	version, err := os.ReadFile(s.Path("version"))
+	if err != nil {
+		return err
+	}
+	return checkVersion(version)
+}
+
 func (s *Store) init() error {
 	entries, err := os.ReadDir(s.root)
 	if err == nil {
 		for _, e := range entries {
 			switch e.Name() {
 			case "blobs", "locks", "tmp", "oci-layout", "index.json", "lost+found":
+			case "version": // another process has just made it
+				return s.checkMade()
 			default:
 				if !strings.HasPrefix(e.Name(), ".tmp-") {
 					return fmt.Errorf("it is not empty and no state directory of builder (it holds %q): choose another one with --root", e.Name())

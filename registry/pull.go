@@ -36,6 +36,18 @@ func (c *Client) Resolve(ctx context.Context, ref image.Ref) (ocispec.Descriptor
 	return desc, c.opError("resolve", ref, err)
 }
 
+// Document fetches the manifest or index that ref names, verified. Nothing is
+// stored.
+func (c *Client) Document(ctx context.Context, ref image.Ref) (ocispec.Descriptor, []byte, error) {
+	var desc ocispec.Descriptor
+	var data []byte
+	err := c.eachEndpoint(ctx, ref, func(s *session) (err error) {
+		desc, data, err = s.get(ctx, ref)
+		return err
+	})
+	return desc, data, c.opError("look at", ref, err)
+}
+
 // Pull fetches the image that ref names for a platform (the zero value: this
 // machine's) and returns the descriptor to tag: the index, where the registry
 // has one and the platform is this machine's, else the manifest. Of an index

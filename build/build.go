@@ -71,6 +71,10 @@ type Options struct {
 	// assembled and no layer is written.
 	Images []ImageOptions
 	Files  bool // the target's file system is wanted: Result.Files
+	// CacheFrom are asked, in their order, for what isn't in the state
+	// directory; CacheTo are written when all is done.
+	CacheFrom []CacheSource
+	CacheTo   []CacheTarget
 }
 
 // Edits change the image after its last instruction.
@@ -130,6 +134,7 @@ type Executor interface {
 type Result struct {
 	Images []ImageResult   // one for each of Options.Images
 	Files  []PlatformFiles // one for each platform, with Options.Files
+	Caches []CacheResult   // one for each of Options.CacheTo that is not inline
 	// Stats say what the build did.
 	Stats Stats
 }
@@ -164,6 +169,10 @@ func Build(ctx context.Context, env Env, opts Options) (*Result, error) {
 			return nil, err
 		}
 	}
+	return buildWithout(ctx, env, opts, func(opts Options) (*Result, error) { return build(ctx, env, opts) })
+}
+
+func build(ctx context.Context, env Env, opts Options) (*Result, error) {
 	runners, err := planAll(ctx, env, opts)
 	if err != nil {
 		return nil, err
@@ -200,6 +209,7 @@ func planAll(ctx context.Context, env Env, opts Options) ([]*runner, error) {
 	}
 	platforms := opts.platforms()
 	shared := newSlots(opts.Parallel)
+	im := newImports(env, opts.CacheFrom)
 	runners := make([]*runner, len(platforms))
 	g, gctx := errgroup.WithContext(ctx)
 	for i, platform := range platforms {
@@ -209,7 +219,7 @@ func planAll(ctx context.Context, env Env, opts Options) ([]*runner, error) {
 				p.findings(env)
 			}
 			if err == nil {
-				runners[i] = newRunner(env, p, shared)
+				runners[i] = newRunner(env, p, shared, im)
 			}
 			return err
 		})

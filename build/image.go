@@ -41,6 +41,7 @@ func finish(ctx context.Context, runners []*runner) (*Result, error) {
 		}
 		res.Stats.add(r.stats)
 	}
+	res.Caches = caches(ctx, runners)
 	if opts.Context != nil {
 		s := opts.Context.Stats()
 		res.Stats.FilesStatted, res.Stats.FilesHashed, res.Stats.BytesHashed = s.Statted, s.Hashed, s.HashedBytes
@@ -113,7 +114,14 @@ func (r *runner) assemble(ctx context.Context, form ImageOptions) (PlatformImage
 	if r.opts.Edits.OmitHistory {
 		config.History = nil
 	}
-	if manifest.Config, err = r.put(form.mediaType(ocispec.MediaTypeImageConfig), config); err != nil {
+	full := struct {
+		image.Config
+		Cache []byte `json:"moby.buildkit.cache.v0,omitempty"`
+	}{Config: config}
+	if full.Cache, err = r.inline(form, layers, manifest.Layers); err != nil {
+		return img, fmt.Errorf("write inline cache: %w", err)
+	}
+	if manifest.Config, err = r.put(form.mediaType(ocispec.MediaTypeImageConfig), full); err != nil {
 		return img, fmt.Errorf("write image config: %w", err)
 	}
 	if img.Desc, err = r.put(manifest.MediaType, manifest); err != nil {
@@ -127,24 +135,26 @@ func (r *runner) assemble(ctx context.Context, form ImageOptions) (PlatformImage
 }
 
 // squash makes one result of all that stands on the base image, once.
-func (r *runner) squash(ctx context.Context, base *stage, results []stepResult) (stepResult, error) {
+func (r *runner) squash(ctx context.Context, base *stage, results []*stepResult) (*stepResult, error) {
 	h := cache.NewHash("squash")
 	ids := make([]snapshot.ID, len(results))
 	for i, s := range results {
-		ids[i] = s.snap
-		h.Add("snapshot", string(s.snap))
+		var err error
+		if ids[i], err = r.snapshotOf(ctx, s); err != nil {
+			return nil, err
+		}
+		h.Add("snapshot", string(ids[i]))
 	}
-	last := results[len(results)-1]
-	last.whole = false
 	if res, ok := r.cached(ctx, h.Sum()); ok {
 		return res, nil
 	}
 	below, err := r.baseSnapshot(ctx, base)
 	if err != nil {
-		return last, err
+		return nil, err
 	}
+	last := &stepResult{created: results[len(results)-1].created}
 	if last.snap, err = r.env.RootFS.Squash(ctx, below, ids); err != nil {
-		return last, err
+		return nil, err
 	}
 	return last, r.env.Cache.Put(&cache.Record{Key: h.Sum(), Snapshot: string(last.snap), Instruction: "squash", Created: last.created, Fields: h.Fields()})
 }
@@ -167,7 +177,7 @@ func (r *runner) layersOf(ctx context.Context, st *stage, form ImageOptions) ([]
 		if err != nil {
 			return nil, err
 		}
-		results = []stepResult{squashed}
+		results = []*stepResult{squashed}
 	}
 	var layers []layer.Layer
 	var diffIDs []digest.Digest
@@ -185,13 +195,19 @@ func (r *runner) layersOf(ctx context.Context, st *stage, form ImageOptions) ([]
 		same = same && l.DiffID == base.img.Config.RootFS.DiffIDs[i]
 		layers, diffIDs = append(layers, l), append(diffIDs, l.DiffID)
 	}
+	if err := r.fetchLayers(ctx, results, form); err != nil {
+		return nil, err
+	}
 	for _, s := range results {
-		l, err := r.env.RootFS.Commit(ctx, s.snap, s.layerOptions(form.Layer))
+		l, err := r.layerOf(ctx, s, form)
+		if err == nil && s.imported != nil && !form.remade() {
+			err = r.follow(ctx, s.imported, layers, diffIDs, form)
+		}
 		if err != nil {
 			return nil, err
 		}
 		layers, diffIDs = append(layers, l), append(diffIDs, l.DiffID)
-		if !same {
+		if !same || s.snap == "" {
 			continue
 		}
 		if err := r.env.RootFS.Link(chainID(diffIDs), s.snap); err != nil {
@@ -199,6 +215,84 @@ func (r *runner) layersOf(ctx context.Context, st *stage, form ImageOptions) ([]
 		}
 	}
 	return layers, nil
+}
+
+// follow makes the layers below an imported result those that it was made on,
+// where the same steps have left something else here.
+func (r *runner) follow(ctx context.Context, res *imported, layers []layer.Layer, diffIDs []digest.Digest, form ImageOptions) error {
+	for i, diffID := range diffIDs {
+		if diffID == res.layers.DiffIDs[i] {
+			continue
+		}
+		blob := res.layers.Blobs[i]
+		if err := r.fetch(ctx, res, []ocispec.Descriptor{blob}); err != nil {
+			return err
+		}
+		l := layer.Layer{DiffID: res.layers.DiffIDs[i], Blob: blob}
+		if form.ForceCompression {
+			var err error
+			if l, err = r.env.RootFS.Convert(ctx, l.Blob, l.DiffID, form.Layer); err != nil {
+				return err
+			}
+		}
+		layers[i], diffIDs[i] = l, l.DiffID
+	}
+	return nil
+}
+
+// layerOf returns a result's layer in a form, its blob in the store.
+func (r *runner) layerOf(ctx context.Context, res *stepResult, form ImageOptions) (layer.Layer, error) {
+	opts := res.layerOptions(form.Layer)
+	switch {
+	case res.imported == nil || form.remade():
+		id, err := r.snapshotOf(ctx, res)
+		if err != nil {
+			return layer.Layer{}, err
+		}
+		return r.env.RootFS.Commit(ctx, id, opts)
+	case form.ForceCompression:
+		l := res.imported.top()
+		return r.env.RootFS.Convert(ctx, l.Blob, l.DiffID, opts)
+	}
+	return res.imported.top(), nil
+}
+
+// remade says that layers of the form are made of files, never of other layers.
+func (f ImageOptions) remade() bool {
+	return f.Layer.Epoch != nil || f.Layer.Time != nil || f.Layer.Compression == layer.EStargz
+}
+
+// fetchLayers brings the layers of imported results into the store, and keeps
+// records of these results.
+func (r *runner) fetchLayers(ctx context.Context, results []*stepResult, form ImageOptions) error {
+	if form.remade() {
+		return nil
+	}
+	bySource := map[*importSource]*imported{}
+	for _, res := range results {
+		if res.imported == nil || res.imported.source == nil {
+			continue
+		}
+		all := bySource[res.imported.source]
+		if all == nil {
+			all = &imported{source: res.imported.source}
+			bySource[res.imported.source] = all
+		}
+		all.layers.Blobs = append(all.layers.Blobs, res.imported.top().Blob)
+	}
+	for _, all := range bySource {
+		if err := r.fetch(ctx, all, all.layers.Blobs); err != nil {
+			return err
+		}
+	}
+	for _, res := range results {
+		if res.imported != nil {
+			if err := r.keepImported(res); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func (r *runner) put(mediaType string, v any) (ocispec.Descriptor, error) {
@@ -211,10 +305,10 @@ func (r *runner) put(mediaType string, v any) (ocispec.Descriptor, error) {
 
 // chain returns the results of all steps from the base image up, and the stage
 // whose image that is.
-func (r *runner) chain(st *stage) (results []stepResult, base *stage) {
+func (r *runner) chain(st *stage) (results []*stepResult, base *stage) {
 	base = st
 	for ; st != nil; st = st.base {
-		results = append(slices.Clone(r.stages[st].steps), results...)
+		results = append(slices.Clone(r.stages[st].results()), results...)
 		base = st
 	}
 	return results, base

@@ -68,9 +68,13 @@ func (r *runner) checkLeak(ctx context.Context, active snapshot.Active) error {
 // checkCached looks for them in a result that an earlier build left, which may
 // not have known of them, if the image is to have it. What was looked through
 // for these values once is not again.
-func (r *runner) checkCached(ctx context.Context, s *step, id snapshot.ID) error {
+func (r *runner) checkCached(ctx context.Context, s *step, res *stepResult) error {
 	if !r.guarded() || !r.inImage[s.stage] {
 		return nil
+	}
+	id, err := r.snapshotOf(ctx, res)
+	if err != nil {
+		return err
 	}
 	key, err := r.searchKey(id)
 	if err != nil || r.env.Cache.Memo(key) != "" {

@@ -78,7 +78,7 @@ func (m *runMount) origin(ctx context.Context, r *runner) (string, error) {
 	if m.from.tree != nil {
 		return m.content(ctx, r)
 	}
-	return r.stages[m.from].ident, nil
+	return r.stages[m.from].name().here, nil
 }
 
 func (m *runMount) rootMode() os.FileMode {
@@ -154,7 +154,7 @@ func (m *runMount) content(ctx context.Context, r *runner) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return r.memo(run.ident, m.request(), digest)
+	return r.memo(ctx, run.name(), m.request(), digest)
 }
 
 // resolve says what is to be mounted.

@@ -30,27 +30,33 @@ type Stats struct {
 	FilesHashed   int64 // context files whose bytes were read to hash them
 	BytesHashed   int64
 	LayersWritten int64 // layers whose blob had to be made
+	Imported      int64 // cached steps that a cache of another build had
+	LayersFetched int64 // layers fetched from such a cache
+	Deferred      int64 // steps without a result that nothing needed after all, or only later
 }
 
 func (s *Stats) add(other Stats) {
 	s.Steps += other.Steps
 	s.Cached += other.Cached
 	s.LayersWritten += other.LayersWritten
+	s.Imported += other.Imported
+	s.Deferred += other.Deferred
+	s.LayersFetched += other.LayersFetched
 }
 
 // runner runs a plan.
 type runner struct {
-	env    Env
-	opts   Options
-	plan   *plan
-	stages map[*stage]*stageRun
-	slots  *slots
-	// inImage are the target and the stages it is FROM; export those of them
-	// whose layers are wanted.
-	inImage, export map[*stage]bool
-	stats           Stats
-	temp            closers
-	fingerprint     func() (string, error) // of the secrets that are looked for
+	env         Env
+	opts        Options
+	plan        *plan
+	stages      map[*stage]*stageRun
+	slots       *slots
+	inImage     map[*stage]bool // the target and the stages it is FROM
+	imports     *imports
+	exports     *exports
+	stats       Stats
+	temp        closers
+	fingerprint func() (string, error) // of the secrets that are looked for
 
 	// Layers are written beside the steps, a few at a time.
 	layers   *errgroup.Group
@@ -72,31 +78,47 @@ type stageRun struct {
 	done  chan struct{}
 	err   error
 	key   cache.Key
-	ident string                                         // names the file system at the end: an image or a snapshot
+	files filesName                                      // names the file system at the end
 	snap  func(ctx context.Context) (snapshot.ID, error) // after the last step
-	steps []stepResult
+	steps []*stepResult
+	later *deferred // what it is if its steps have not run; nil if they have
 
 	mu   sync.Mutex // guards tree and root, made when first copied from
 	tree *buildcontext.Tree
 	root *os.File
 }
 
+// filesName names a file system.
+type filesName struct {
+	here       string // in this state directory: by a snapshot, an image
+	everywhere string // in every cache: by an image, or the key of a step
+	// told says that what other builds remember under that name is about
+	// these very files: they are an image's, or another build made them.
+	told bool
+}
+
 // stepResult is what a step left.
 type stepResult struct {
 	key     cache.Key
-	snap    snapshot.ID
+	code    string        // the instruction
+	fields  []cache.Field // of the key
 	created time.Time
 	whole   bool // the layer has what is as below, too: that of COPY --link
+
+	imported *imported // the layers, if another build has made them
+
+	mu   sync.Mutex
+	snap snapshot.ID // "" while only layers are known: see snapshotOf
 }
 
 // layerOptions are those for the result's layer.
-func (res stepResult) layerOptions(opts layer.Options) layer.Options {
+func (res *stepResult) layerOptions(opts layer.Options) layer.Options {
 	opts.Whole = res.whole
 	return opts
 }
 
-func newRunner(env Env, p *plan, shared *slots) *runner {
-	r := &runner{env: env, opts: p.opts, plan: p, stages: map[*stage]*stageRun{}, inImage: map[*stage]bool{}, export: map[*stage]bool{}, slots: shared}
+func newRunner(env Env, p *plan, shared *slots, im *imports) *runner {
+	r := &runner{env: env, opts: p.opts, plan: p, stages: map[*stage]*stageRun{}, inImage: map[*stage]bool{}, slots: shared, imports: im, exports: &exports{}}
 	r.fingerprint = sync.OnceValues(func() (string, error) {
 		salt, err := env.Cache.Salt()
 		if err != nil {
@@ -106,7 +128,6 @@ func newRunner(env Env, p *plan, shared *slots) *runner {
 	})
 	for st := p.target; st != nil; st = st.base {
 		r.inImage[st] = true
-		r.export[st] = len(p.opts.Images) > 0 && !p.opts.Edits.Squash
 	}
 	return r
 }
@@ -185,16 +206,38 @@ func (r *runner) runStage(ctx context.Context, st *stage, run *stageRun) error {
 	if err := r.startStage(ctx, st, run); err != nil {
 		return err
 	}
-	for _, s := range st.steps {
+	first, err := r.deferStage(ctx, st, run)
+	if err != nil || run.later != nil {
+		return err
+	}
+	return r.runSteps(ctx, st.steps[first:], run)
+}
+
+// runSteps runs the next steps of a stage.
+func (r *runner) runSteps(ctx context.Context, steps []*step, run *stageRun) error {
+	for _, s := range steps {
 		res, err := r.runStep(ctx, s, run)
 		if err != nil {
 			return err
 		}
-		run.key, run.ident = res.key, "snapshot "+string(res.snap)
-		run.snap = func(context.Context) (snapshot.ID, error) { return res.snap, nil }
-		run.steps = append(run.steps, res)
+		r.advance(run, res)
 	}
 	return nil
+}
+
+// advance puts a result on top of a stage.
+func (r *runner) advance(run *stageRun, res *stepResult) {
+	run.key, run.files = res.key, r.filesOf(res)
+	run.snap = func(ctx context.Context) (snapshot.ID, error) { return r.snapshotOf(ctx, res) }
+	run.steps = append(run.steps, res)
+}
+
+func (r *runner) filesOf(res *stepResult) filesName {
+	name := filesName{here: "snapshot " + string(res.snap), everywhere: "step " + string(res.key)}
+	if res.imported != nil {
+		name.here, name.told = "layers "+chainID(res.imported.layers.DiffIDs).String(), true
+	}
+	return name
 }
 
 // startStage finds what a stage stands on: the end of another stage, nothing,
@@ -205,18 +248,19 @@ func (r *runner) startStage(ctx context.Context, st *stage, run *stageRun) error
 		if err != nil {
 			return err
 		}
-		run.key, run.ident, run.snap = base.key, base.ident, base.snap
+		run.key, run.files, run.snap = base.key, base.name(), base.snap
 		return nil
 	}
 	h := cache.NewHash("base")
 	if !st.onImage() {
 		h.Add("scratch", "")
-		run.key, run.ident = h.Sum(), "scratch"
+		run.key, run.files = h.Sum(), filesName{"scratch", "scratch", true}
 		run.snap = func(context.Context) (snapshot.ID, error) { return "", nil }
 		return nil
 	}
 	h.Add("config", st.img.ID().String())
-	run.key, run.ident = h.Sum(), "image "+st.img.ID().String()
+	name := "image " + st.img.ID().String()
+	run.key, run.files = h.Sum(), filesName{name, name, true}
 	run.snap = r.unpackOnce(st)
 	r.event(st.fromName, progress.Event{Start: &progress.Start{Name: st.fromName, Stage: st.name, Location: r.place(st.def.Location)}})
 	r.event(st.fromName, progress.Event{Done: &progress.Done{Cached: true, Result: st.img.Desc.Digest}})
@@ -245,40 +289,75 @@ func (r *runner) unpackOnce(st *stage) func(context.Context) (snapshot.ID, error
 }
 
 // runStep finds a step's result in the cache or runs it.
-func (r *runner) runStep(ctx context.Context, s *step, parent *stageRun) (stepResult, error) {
+func (r *runner) runStep(ctx context.Context, s *step, parent *stageRun) (*stepResult, error) {
 	atomic.AddInt64(&r.stats.Steps, 1)
-	// What it copies from must be there before its key can be known.
-	for _, src := range s.op.sources() {
-		if _, err := r.wait(ctx, src); err != nil {
-			return stepResult{}, err
-		}
+	if err := r.waitForSources(ctx, s); err != nil {
+		return nil, err
 	}
 	start, end := linesOf(s)
-	r.event(s.name, progress.Event{Start: &progress.Start{Name: s.name, Stage: s.stage.name, Location: r.place(s.location)}})
+	r.begin(s)
 	res, cached, err := r.result(ctx, s, parent)
-	res.whole = linked(s)
 	if err != nil {
 		err = r.stepError(s, start, end, err)
 		r.event(s.name, progress.Event{Done: &progress.Done{Err: err}})
-		return res, err
+		return nil, err
 	}
+	res.whole = linked(s)
+	r.finish(s, res, cached)
+	return res, nil
+}
+
+// waitForSources waits for the stages that a step takes files from: before they
+// are done its key can't be known.
+func (r *runner) waitForSources(ctx context.Context, s *step) error {
+	for _, src := range s.op.sources() {
+		if _, err := r.wait(ctx, src); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *runner) begin(s *step) {
+	r.event(s.name, progress.Event{Start: &progress.Start{Name: s.name, Stage: s.stage.name, Location: r.place(s.location)}})
+}
+
+// finish ends a step that has a result.
+func (r *runner) finish(s *step, res *stepResult, cached bool) {
 	if cached {
 		atomic.AddInt64(&r.stats.Cached, 1)
+		if res.imported != nil && res.imported.source != nil {
+			atomic.AddInt64(&r.stats.Imported, 1)
+		}
 	}
 	r.event(s.name, progress.Event{Done: &progress.Done{Cached: cached}})
-	if r.export[s.stage] {
+	if res.imported == nil {
 		r.writeLayer(s, res)
 	}
-	return res, nil
+}
+
+// forms are the ways in which a stage's layers are to be written.
+func (r *runner) forms(st *stage) (forms []layer.Options) {
+	if r.inImage[st] && !r.opts.Edits.Squash {
+		for _, form := range r.opts.Images {
+			forms = append(forms, form.Layer)
+		}
+	}
+	for _, to := range r.opts.CacheTo {
+		if !to.Inline && (to.Max || r.inImage[st]) {
+			forms = append(forms, to.Layer)
+		}
+	}
+	return forms
 }
 
 // writeLayer begins to write a step's layer beside the steps that follow, in
 // each form that is wanted. A cached step's layer mostly exists: then this is
 // the reading of a file.
-func (r *runner) writeLayer(s *step, res stepResult) {
+func (r *runner) writeLayer(s *step, res *stepResult) {
 	begun := map[string]bool{}
-	for _, form := range r.opts.Images {
-		opts := res.layerOptions(form.Layer)
+	for _, form := range r.forms(s.stage) {
+		opts := res.layerOptions(form)
 		if begun[opts.Key()] || r.env.RootFS.Has(res.snap, opts) {
 			continue
 		}
@@ -317,69 +396,114 @@ func (r *runner) convertLayers() {
 	}
 }
 
-// result returns a step's result and whether the cache had it.
-func (r *runner) result(ctx context.Context, s *step, parent *stageRun) (stepResult, bool, error) {
-	h := cache.NewHash(s.op.kind())
-	h.Add("parent", string(parent.key))
-	if err := s.op.key(ctx, r, s, h); err != nil {
-		return stepResult{}, false, err
+// result returns a step's result and whether a cache had it.
+func (r *runner) result(ctx context.Context, s *step, parent *stageRun) (*stepResult, bool, error) {
+	settled := r.settled(s)
+	key, fields, err := r.stepKey(ctx, s, parent.key)
+	if err != nil {
+		return nil, false, err
 	}
-	key := h.Sum()
-	noCache := s.stage.noCache
-	if !noCache {
-		if res, ok := r.cached(ctx, key); ok {
-			return res, true, r.checkCached(ctx, s, res.snap)
+	if res, ok := r.find(ctx, s, key, fields); ok {
+		return res, true, r.checkCached(ctx, s, res)
+	}
+	if !settled {
+		// The key was made of what a cache said of a stage's files. It must
+		// be made of the files as the step will see them.
+		if err := r.settle(ctx, s); err != nil {
+			return nil, false, err
 		}
+		return r.result(ctx, s, parent)
 	}
 	lock, err := r.env.Cache.Lock(ctx, key, func() {
 		r.event(s.name, progress.Event{Status: &progress.Status{ID: "lock", Action: "waiting for another build that runs this step"}})
 	})
 	if err != nil {
-		return stepResult{}, false, err
+		return nil, false, err
 	}
 	defer lock.ReleaseAndRemove()
-	if !noCache {
+	if !s.stage.noCache {
 		if res, ok := r.cached(ctx, key); ok {
-			return res, true, r.checkCached(ctx, s, res.snap)
+			return res, true, r.checkCached(ctx, s, res)
 		}
 	}
 	select {
 	case r.slots.steps <- struct{}{}:
 		defer func() { <-r.slots.steps }()
 	case <-ctx.Done():
-		return stepResult{}, false, context.Cause(ctx)
+		return nil, false, context.Cause(ctx)
 	}
 	res, err := r.execute(ctx, s, parent)
 	if err != nil {
-		return res, false, err
+		return nil, false, err
 	}
 	if c, ok := s.op.(*copyOp); ok && c.changed() {
-		h = cache.NewHash(s.op.kind())
-		h.Add("parent", string(parent.key))
-		if err := s.op.key(ctx, r, s, h); err != nil {
-			return res, false, err
+		if key, fields, err = r.stepKey(ctx, s, parent.key); err != nil {
+			return nil, false, err
 		}
-		key = h.Sum()
 	}
-	res.key = key
+	res.key, res.code, res.fields = key, s.code, fields
 	return res, false, r.env.Cache.Put(&cache.Record{
-		Key: key, Snapshot: string(res.snap), Instruction: s.code, Created: res.created, Fields: h.Fields(),
+		Key: key, Snapshot: string(res.snap), Instruction: s.code, Created: res.created, Fields: fields,
 	})
 }
 
-// cached looks for a usable result of a key.
-func (r *runner) cached(ctx context.Context, key cache.Key) (stepResult, bool) {
+// stepKey computes a step's key.
+func (r *runner) stepKey(ctx context.Context, s *step, parent cache.Key) (cache.Key, []cache.Field, error) {
+	h := cache.NewHash(s.op.kind())
+	h.Add("parent", string(parent))
+	err := s.op.key(ctx, r, s, h)
+	return h.Sum(), h.Fields(), err
+}
+
+// find looks for a step's result in the state directory and then in the caches
+// of other builds.
+func (r *runner) find(ctx context.Context, s *step, key cache.Key, fields []cache.Field) (*stepResult, bool) {
+	if s.stage.noCache {
+		return nil, false
+	}
+	if res, ok := r.cached(ctx, key); ok {
+		return res, true
+	}
+	res, ok := r.importResult(ctx, s, key)
+	if ok {
+		res.code, res.fields = s.code, fields
+	}
+	return res, ok
+}
+
+// cached looks for a usable result of a key in the state directory.
+func (r *runner) cached(ctx context.Context, key cache.Key) (*stepResult, bool) {
 	rec, err := r.env.Cache.Get(key)
 	if err != nil {
 		r.env.Log.Debug("no usable step record", "key", string(key), "why", err.Error())
-		return stepResult{}, false
+		return nil, false
 	}
-	info, err := r.env.RootFS.Snapshots().Stat(ctx, snapshot.ID(rec.Snapshot))
-	if err != nil {
-		return stepResult{}, false
+	res := &stepResult{key: key, created: rec.Created}
+	if _, err := r.env.RootFS.Snapshots().Stat(ctx, snapshot.ID(rec.Snapshot)); err == nil && rec.Snapshot != "" {
+		res.snap = snapshot.ID(rec.Snapshot)
+	}
+	if len(rec.Layers) > 0 && r.present(rec.Layers) {
+		res.imported = &imported{}
+		for _, l := range rec.Layers {
+			res.imported.layers.Blobs = append(res.imported.layers.Blobs, l.Blob)
+			res.imported.layers.DiffIDs = append(res.imported.layers.DiffIDs, l.DiffID)
+		}
+	}
+	if res.snap == "" && res.imported == nil {
+		return nil, false
 	}
 	r.env.Cache.Used(key)
-	return stepResult{key: key, snap: info.ID, created: rec.Created}, true
+	return res, true
+}
+
+// present reports whether the blobs of layers are in the store.
+func (r *runner) present(layers []cache.Layer) bool {
+	for _, l := range layers {
+		if !r.env.Store.Has(l.Blob) {
+			return false
+		}
+	}
+	return true
 }
 
 // linked reports whether a step is a COPY --link.
@@ -389,10 +513,10 @@ func linked(s *step) bool {
 }
 
 // execute runs a step on a fresh snapshot and seals it.
-func (r *runner) execute(ctx context.Context, s *step, parent *stageRun) (stepResult, error) {
+func (r *runner) execute(ctx context.Context, s *step, parent *stageRun) (*stepResult, error) {
 	below, err := parent.snap(ctx)
 	if err != nil {
-		return stepResult{}, err
+		return nil, err
 	}
 	under := below
 	if linked(s) {
@@ -400,23 +524,23 @@ func (r *runner) execute(ctx context.Context, s *step, parent *stageRun) (stepRe
 	}
 	active, err := r.env.RootFS.Prepare(ctx, under)
 	if err != nil {
-		return stepResult{}, err
+		return nil, err
 	}
 	if err := s.op.run(ctx, r, s, active); err != nil {
-		return stepResult{}, r.keep(ctx, s, active, err)
+		return nil, r.keep(ctx, s, active, err)
 	}
 	if err := r.checkLeak(ctx, active); err != nil {
-		return stepResult{}, errors.Join(err, discard(active))
+		return nil, errors.Join(err, discard(active))
 	}
 	if linked(s) {
 		// Copied beside what is below, and only now put on top of it.
 		if active, err = r.env.RootFS.Restack(active, below); err != nil {
-			return stepResult{}, err
+			return nil, err
 		}
 	}
 	id, err := active.Commit(ctx, "")
 	if err != nil {
-		return stepResult{}, errors.Join(err, discard(active))
+		return nil, errors.Join(err, discard(active))
 	}
-	return stepResult{snap: id, created: r.env.Now().UTC()}, r.rememberSearch(id)
+	return &stepResult{snap: id, created: r.env.Now().UTC()}, r.rememberSearch(id)
 }

@@ -184,13 +184,13 @@ func (p *copyPart) digest(ctx context.Context, r *runner, s *step) (string, erro
 		if err != nil {
 			return "", err
 		}
-		return r.memo(id, p.req, compute)
+		return r.memo(ctx, filesName{id, id, true}, p.req, compute)
 	}
 	run, err := r.wait(ctx, p.from)
 	if err != nil {
 		return "", err
 	}
-	return r.memo(run.ident, p.req, compute)
+	return r.memo(ctx, run.name(), p.req, compute)
 }
 
 func (p *copyPart) selectAndDigest(ctx context.Context, r *runner, s *step) (string, error) {
@@ -324,26 +324,52 @@ func (r *runner) tree(ctx context.Context, st *stage) (*buildcontext.Tree, error
 	return tree, nil
 }
 
-// memo remembers a digest of part of the files that ident names between builds:
-// a stage's end, or what was fetched.
-func (r *runner) memo(ident string, req buildcontext.Request, digest func() (string, error)) (string, error) {
+// memo remembers a digest of part of some files between builds: of a stage's
+// end, or of what was fetched.
+func (r *runner) memo(ctx context.Context, files filesName, req buildcontext.Request, digest func() (string, error)) (d string, err error) {
+	key, shared := memoKey(files.here, req), memoKey(files.everywhere, req)
+	if d = r.env.Cache.Memo(key); d == "" && files.told {
+		d, err = r.importMemo(ctx, files, shared)
+	}
+	if d == "" && err == nil {
+		if d, err = digest(); err == nil {
+			err = r.env.Cache.SetMemo(key, d)
+		}
+	}
+	if err == nil {
+		r.exports.note(files.everywhere, shared, d)
+	}
+	return d, err
+}
+
+// importMemo returns what another build remembered, which then is remembered
+// here too, with that it is known.
+func (r *runner) importMemo(ctx context.Context, files filesName, key cache.Key) (string, error) {
+	if d := r.env.Cache.Memo(key); d != "" {
+		return d, nil
+	}
+	d := r.imports.value(ctx, key)
+	if d == "" {
+		return "", nil
+	}
+	if step, ok := strings.CutPrefix(files.everywhere, "step "); ok {
+		if err := r.env.Cache.SetMemo(endKey(cache.Key(step)), "known"); err != nil {
+			return "", err
+		}
+	}
+	return d, r.env.Cache.SetMemo(key, d)
+}
+
+func memoKey(files string, req buildcontext.Request) cache.Key {
 	h := cache.NewHash("digest of files")
-	h.Add("files", ident)
+	h.Add("files", files)
 	h.AddList("source", req.Sources)
 	h.AddList("exclude", req.Exclude)
 	h.Add("request", fmt.Sprintf("%q %t %t %q %+v", req.Dest, req.Parents, req.Unpack, req.Mode, owner(req)))
 	for _, f := range req.Inline {
 		h.Add(f.Name, string(f.Data))
 	}
-	key := h.Sum()
-	if d := r.env.Cache.Memo(key); d != "" {
-		return d, nil
-	}
-	d, err := digest()
-	if err != nil {
-		return "", err
-	}
-	return d, r.env.Cache.SetMemo(key, d)
+	return h.Sum()
 }
 
 func owner(req buildcontext.Request) string {

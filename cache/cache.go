@@ -19,6 +19,9 @@ import (
 	"builder/internal/filelock"
 	"builder/internal/sys"
 	"builder/store"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // ErrMiss says that a key has no usable record.
@@ -27,10 +30,19 @@ var ErrMiss = errors.New("no cached result")
 // Record is what is known of a step that ran.
 type Record struct {
 	Key         Key       `json:"key"`
-	Snapshot    string    `json:"snapshot"`    // the committed result
+	Snapshot    string    `json:"snapshot"`    // the committed result; "" if only Layers are known
 	Instruction string    `json:"instruction"` // as shown to people
 	Created     time.Time `json:"created"`
 	Fields      []Field   `json:"fields"` // the key's preimage
+	// Layers are the result as layers, from the bottom, if it was not made
+	// here. They count as long as all their blobs are in the store.
+	Layers []Layer `json:"layers,omitempty"`
+}
+
+// Layer is a layer of a result.
+type Layer struct {
+	Blob   ocispec.Descriptor `json:"blob"`
+	DiffID digest.Digest      `json:"diffID"`
 }
 
 // Cache is the cache/ part of a state directory.
@@ -65,7 +77,7 @@ func (c *Cache) Get(key Key) (*Record, error) {
 	if err := json.Unmarshal(data, &r); err != nil {
 		return nil, fmt.Errorf("%w: damaged record: %w", ErrMiss, err)
 	}
-	if r.Key != key || r.Snapshot == "" {
+	if r.Key != key || r.Snapshot == "" && len(r.Layers) == 0 {
 		return nil, fmt.Errorf("%w: damaged record", ErrMiss)
 	}
 	return &r, nil

@@ -55,12 +55,17 @@ func (c *Client) Push(ctx context.Context, s *store.Store, ref image.Ref, desc o
 	if err != nil {
 		return c.opError("push", ref, err)
 	}
-	endpoints, err := c.endpoints(ctx, ref.Registry)
-	if err == nil {
-		origin := endpoints[len(endpoints)-1]
-		err = p.to(ctx, c.open(ctx, ref.Registry, origin))
+	return c.opError("push", ref, p.toOrigin(ctx))
+}
+
+// toOrigin pushes to the registry itself.
+func (p *push) toOrigin(ctx context.Context) error {
+	endpoints, err := p.client.endpoints(ctx, p.ref.Registry)
+	if err != nil {
+		return err
 	}
-	return c.opError("push", ref, err)
+	origin := endpoints[len(endpoints)-1]
+	return p.to(ctx, p.client.open(ctx, p.ref.Registry, origin))
 }
 
 // push is one image on its way to a registry.
@@ -70,9 +75,10 @@ type push struct {
 	ref    image.Ref
 	report reporter
 
-	blobs     []ocispec.Descriptor       // configs and layers, each once; at least one
-	manifests []document                 // those that others name first, the image's own last
-	sources   map[digest.Digest][]string // repositories of the registry that may have a blob
+	blobs     []ocispec.Descriptor                            // configs and layers, each once; at least one
+	manifests []document                                      // those that others name first, the image's own last
+	sources   map[digest.Digest][]string                      // repositories of the registry that may have a blob
+	fetch     func(context.Context, ocispec.Descriptor) error // of a blob that the store lacks; nil: it lacks none
 }
 
 // document is a manifest or index.
@@ -235,6 +241,9 @@ func (p *push) try(ctx context.Context, s *session, desc ocispec.Descriptor, d d
 			p.report.amount(desc, "mounted from "+repo, desc.Size, true)
 			return nil
 		}
+	}
+	if err := p.fetchMissing(ctx, desc); err != nil {
+		return err
 	}
 	f, err := p.store.OpenBlobFile(desc)
 	if err != nil {

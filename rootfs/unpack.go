@@ -68,6 +68,17 @@ func (r *RootFS) Unpack(ctx context.Context, img image.Image, sink progress.Sink
 	return u.run(ctx, base, first)
 }
 
+// Packed returns those layers of an image that [RootFS.Unpack] would unpack.
+func (r *RootFS) Packed(ctx context.Context, img image.Image) []ocispec.Descriptor {
+	chains := img.ChainIDs()
+	for i := len(chains) - 1; i >= 0; i-- {
+		if _, ok := r.linked(ctx, chains[i]); ok {
+			return img.Manifest.Layers[i+1:]
+		}
+	}
+	return img.Manifest.Layers
+}
+
 // unpack is one image's unpacking: layers are applied side by side, each into
 // a directory of its own, and put on top of each other in order.
 type unpack struct {

@@ -32,6 +32,7 @@ type buildOptions struct {
 	runFlags
 	secretFlags
 	outputFlags
+	cacheFlags
 	argFlags
 	editFlags
 	callFlags
@@ -52,6 +53,7 @@ func (o *buildOptions) addFlags(fs *pflag.FlagSet) {
 	o.runFlags.addFlags(fs)
 	o.secretFlags.addFlags(fs)
 	o.outputFlags.addFlags(fs)
+	o.cacheFlags.addFlags(fs)
 	o.argFlags.addFlags(fs)
 	o.editFlags.addFlags(fs)
 	o.callFlags.addFlags(fs)
@@ -78,7 +80,8 @@ type buildRequest struct {
 	opts    build.Options
 	names   []imageName
 	outputs []*output
-	call    *call // tell of the Dockerfile instead of building it; or nil
+	caches  []*cacheTarget // what is written of caches that are not inline
+	call    *call          // tell of the Dockerfile instead of building it; or nil
 
 	// contexts are named contexts that no flag gives.
 	contexts map[string]build.NamedContext
@@ -184,7 +187,8 @@ func (b *buildSession) build(ctx context.Context, req *buildRequest) (res *build
 		return nil, err
 	}
 	b.env.Log.Debug("build done", "steps", res.Stats.Steps, "cached", res.Stats.Cached, "filesHashed", res.Stats.FilesHashed,
-		"bytesHashed", res.Stats.BytesHashed, "filesStatted", res.Stats.FilesStatted, "layersWritten", res.Stats.LayersWritten)
+		"bytesHashed", res.Stats.BytesHashed, "filesStatted", res.Stats.FilesStatted, "layersWritten", res.Stats.LayersWritten,
+		"imported", res.Stats.Imported, "layersFetched", res.Stats.LayersFetched, "deferred", res.Stats.Deferred)
 	return res, nil
 }
 
@@ -208,6 +212,7 @@ func (b *buildSession) withSources(ctx context.Context, req *buildRequest, f fun
 	opts := req.opts
 	maps.Copy(named.byName, req.contexts)
 	opts.Dockerfile, opts.Context, opts.Contexts, opts.ContextURL = source.dockerfile, source.tree, named.byName, source.url
+	opts.CacheFrom = b.cacheSources(req)
 	benv := b.env
 	benv.Remote = opener.remote
 	return f(benv, opts)
@@ -278,6 +283,9 @@ func (o *buildOptions) request(e *env, path string) (*buildRequest, error) {
 		opts.NoCacheStages = append(opts.NoCacheStages, strings.Split(names, ",")...)
 	}
 	if flag, err = o.editFlags.resolve(opts); err != nil {
+		return fail(flag, err)
+	}
+	if flag, err = o.cacheFlags.resolve(e, req); err != nil {
 		return fail(flag, err)
 	}
 	if flag, err = o.runFlags.resolve(e, opts); err != nil {

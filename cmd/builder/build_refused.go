@@ -22,8 +22,6 @@ type refusedFlag struct {
 // refusedFlags name what to use instead, or that something is to come. None is
 // ever accepted and ignored, but for values that change nothing.
 var refusedFlags = []refusedFlag{
-	{name: "cache-from", why: "caches outside of the state directory are not supported yet; the step cache in it is always used"},
-	{name: "cache-to", why: "caches outside of the state directory are not supported yet"},
 	{name: "attest", why: "attestations are not supported yet"},
 	{name: "provenance", why: "attestations are not supported yet", harmless: []string{"false"}},
 	{name: "sbom", why: "attestations are not supported yet", harmless: []string{"false"}},

@@ -52,6 +52,9 @@ func (b *buildSession) deliver(ctx context.Context, req *buildRequest, res *buil
 			return fmt.Errorf("output type=%s: %w", out.kind, err)
 		}
 	}
+	if err := b.writeCaches(ctx, req, res); err != nil {
+		return err
+	}
 	return req.report(res)
 }
 

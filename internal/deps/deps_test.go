@@ -51,9 +51,10 @@ var graph = map[string]string{
 	"registry":                      "image store progress internal/filelock internal/sys",
 	"archive":                       "image store layer progress internal/atomicfile",
 	"cache":                         "image store internal/atomicfile internal/filelock internal/sys",
+	"remotecache":                   "image internal/atomicfile",
 	"remote":                        "dockerfile progress store internal/atomicfile internal/filelock internal/sys",
 	"rootfs":                        "image layer mount progress snapshot store internal/atomicfile internal/filelock internal/sys",
-	"build": "buildcontext cache cdi container dockerfile image layer mount progress rootfs snapshot store " +
+	"build": "buildcontext cache cdi container dockerfile image layer mount progress remotecache rootfs snapshot store " +
 		"internal/atomicfile internal/filelock internal/secrets internal/sys",
 	"cdi":         "container mount",
 	"cmd/builder": "*",

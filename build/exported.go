@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package build
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+
+	"builder/cache"
+	"builder/layer"
+	"builder/remotecache"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// CacheTarget is a cache to be written, for other builds.
+type CacheTarget struct {
+	// Inline keeps it in the image's config instead: [Result.Caches] has
+	// nothing of it.
+	Inline bool
+	// Max has the results of all stages, not only those that the image has
+	// layers of.
+	Max bool
+	// Layer says how layers are written. Those of the base image, and of
+	// results that were imported, are kept as they are, unless
+	// ForceCompression says that they get its compression.
+	Layer            layer.Options
+	ForceCompression bool
+}
+
+// CacheResult is a cache that was asked for.
+type CacheResult struct {
+	Graph *remotecache.Writer // nil if there was an error
+	Err   error               // why there is none: the image is not worse for it
+	// Fetch brings a layer's blob into the store. Layers of results that were
+	// imported and not needed are not in it.
+	Fetch func(ctx context.Context, blob ocispec.Descriptor) error
+}
+
+// exports are what a build finds out that is kept in caches beside results.
+type exports struct {
+	mu     sync.Mutex
+	taken  map[cache.Key]string // digests of parts of files
+	stages map[string]bool      // names of the files
+}
+
+// note remembers the digest of a part of some files.
+func (e *exports) note(files string, key cache.Key, d string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.taken == nil {
+		e.taken, e.stages = map[cache.Key]string{}, map[string]bool{}
+	}
+	e.taken[key], e.stages[files] = d, true
+}
+
+// caches puts together the caches that were asked for.
+func caches(ctx context.Context, runners []*runner) (results []CacheResult) {
+	for _, to := range runners[0].opts.CacheTo {
+		if to.Inline {
+			continue
+		}
+		res := CacheResult{Graph: &remotecache.Writer{}, Fetch: runners[0].fetchBlob(runners)}
+		for _, r := range runners {
+			if res.Err = r.record(ctx, res.Graph, to); res.Err != nil {
+				res.Graph = nil
+				break
+			}
+		}
+		results = append(results, res)
+	}
+	return results
+}
+
+// fetchBlob returns a function that looks for a blob where results came from.
+func (r *runner) fetchBlob(runners []*runner) func(context.Context, ocispec.Descriptor) error {
+	return func(ctx context.Context, blob ocispec.Descriptor) error {
+		for _, r := range runners {
+			for _, st := range r.plan.reachable() {
+				for _, res := range r.stages[st].results() {
+					if res.imported != nil && slices.ContainsFunc(res.imported.layers.Blobs, func(b ocispec.Descriptor) bool { return b.Digest == blob.Digest }) {
+						return r.fetch(ctx, res.imported, []ocispec.Descriptor{blob})
+					}
+				}
+			}
+		}
+		return r.fetch(ctx, &imported{}, []ocispec.Descriptor{blob})
+	}
+}
+
+// record writes a build for one platform to a cache.
+func (r *runner) record(ctx context.Context, w *remotecache.Writer, to CacheTarget) error {
+	done := map[*stage]remotecache.Layers{}
+	for _, st := range r.plan.reachable() {
+		if !to.Max && !r.inImage[st] {
+			continue
+		}
+		below := baseLayers(st)
+		if st.base != nil {
+			below = done[st.base]
+		}
+		for _, res := range r.stages[st].results() {
+			var err error
+			if below, err = r.layersUpTo(ctx, below, res, to); err != nil {
+				return err
+			}
+			w.Add(recordDigest(res.key), nil, &below)
+		}
+		done[st] = below
+	}
+	r.recordTaken(w)
+	return nil
+}
+
+// recordTaken writes what is known of the files that were taken from stages,
+// so that a build can tell that a COPY is the same without having them.
+func (r *runner) recordTaken(w *remotecache.Writer) {
+	e := r.exports
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, key := range slices.Sorted(maps.Keys(e.taken)) {
+		d, err := digest.Parse(e.taken[key])
+		if err != nil {
+			continue
+		}
+		content := w.Add(d, nil, nil)
+		w.Add(recordDigest(key), [][]remotecache.Input{{{Link: content}}}, nil)
+	}
+	for _, st := range r.plan.reachable() {
+		if run := r.stages[st]; e.stages["step "+string(run.key)] {
+			w.Add(recordDigest(endKey(run.key)), nil, nil)
+		}
+	}
+}
+
+// baseLayers are those of the image that a stage stands on.
+func baseLayers(st *stage) (l remotecache.Layers) {
+	l.Blobs, l.DiffIDs = slices.Clone(st.img.Manifest.Layers), slices.Clone(st.img.Config.RootFS.DiffIDs)
+	return l
+}
+
+// layersUpTo are the layers of a result: those below and its own.
+func (r *runner) layersUpTo(ctx context.Context, below remotecache.Layers, res *stepResult, to CacheTarget) (remotecache.Layers, error) {
+	form := ImageOptions{Layer: to.Layer, ForceCompression: to.ForceCompression}
+	var up remotecache.Layers
+	if res.imported != nil {
+		up = res.imported.layers
+		if to.ForceCompression {
+			if err := r.fetch(ctx, res.imported, []ocispec.Descriptor{res.imported.top().Blob}); err != nil {
+				return up, err
+			}
+			up = below
+		}
+	}
+	if res.imported == nil || to.ForceCompression {
+		l, err := r.layerOf(ctx, res, form)
+		if err != nil {
+			return up, err
+		}
+		up.Blobs = append(slices.Clip(below.Blobs), l.Blob)
+		up.DiffIDs = append(slices.Clip(below.DiffIDs), l.DiffID)
+	}
+	up.Created = res.created
+	return up, nil
+}
+
+// inline is the cache that goes into the image's config: the results whose
+// layers are the image's. There is none of layers that say less than the
+// results, or more.
+func (r *runner) inline(form ImageOptions, layers []layer.Layer, manifest []ocispec.Descriptor) ([]byte, error) {
+	wanted := slices.ContainsFunc(r.opts.CacheTo, func(to CacheTarget) bool { return to.Inline })
+	results, base := r.chain(r.plan.target)
+	if !wanted || form.remade() || r.opts.Edits.Squash {
+		return nil, nil
+	}
+	w := &remotecache.Writer{}
+	first := len(base.img.Manifest.Layers)
+	for i, res := range results {
+		up := remotecache.Layers{Created: res.created}
+		for n, l := range layers[:first+i+1] {
+			up.Blobs, up.DiffIDs = append(up.Blobs, manifest[n]), append(up.DiffIDs, l.DiffID)
+		}
+		w.Add(recordDigest(res.key), nil, &up)
+	}
+	r.recordTaken(w)
+	return w.Inline(manifest)
+}

@@ -83,7 +83,7 @@ func commands() []command {
 		{"rmi", "[OPTIONS] IMAGE [IMAGE...]", "remove images", runRmi},
 		{"pull", "[OPTIONS] NAME[:TAG|@DIGEST]", "fetch an image from a registry", runPull},
 		{"push", "[OPTIONS] NAME[:TAG]", "send an image to a registry", runPush},
-		{"manifest", "create [OPTIONS] LIST IMAGE... | inspect NAME | annotate [OPTIONS] LIST IMAGE | push [OPTIONS] LIST [NAME] | rm LIST...", "make images for several platforms out of images", runManifest},
+		{"manifest", "create [OPTIONS] LIST [IMAGE...] | add [OPTIONS] LIST IMAGE... | annotate [OPTIONS] LIST [IMAGE] | remove LIST IMAGE... | inspect [OPTIONS] [LIST] NAME | exists LIST | push [OPTIONS] LIST [NAME] | rm LIST...", "make images for several platforms out of images", runManifest},
 		{"load", "[OPTIONS]", "load images from an OCI or docker archive", runLoad},
 		{"save", "[OPTIONS] IMAGE [IMAGE...]", "write images to an archive", runSave},
 		{"import", "[OPTIONS] FILE|- [REPOSITORY[:TAG]]", "make an image of a root file system's tar", runImport},

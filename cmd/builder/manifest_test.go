@@ -4,16 +4,80 @@ package main
 
 import (
 	"encoding/json"
+	"os"
 	"path/filepath"
 	"regexp"
 	"runtime"
 	"strings"
 	"testing"
 
+	"builder/image"
 	"builder/internal/testutil"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
+
+// An empty list is added to, each entry as the flags say; its entries go one by
+// one.
+func TestManifestAddRemove(t *testing.T) {
+	w := newBench(t)
+	w.importTar("amd", "--platform", "linux/amd64", "--change", "LABEL x=amd")
+	w.importTar("arm", "--platform", "linux/arm64", "--change", "LABEL x=arm")
+	if r := w.run("manifest", "exists", "list"); r.code != 1 || r.stderr != "" {
+		t.Errorf("exists before: %+v", r)
+	}
+	w.ok("manifest", "create", "list")
+	w.ok("manifest", "exists", "list")
+	if r := w.run("manifest", "exists", "amd"); r.code != 1 {
+		t.Errorf("exists of an image: %+v", r)
+	}
+	if got := w.index("list"); len(got.Manifests) != 0 {
+		t.Errorf("an empty list has %+v", got.Manifests)
+	}
+	w.fails(1, []string{"names no image"}, "manifest", "push", "list", "127.0.0.1:1/x")
+	w.ok("manifest", "add", "list", "amd")
+	w.ok("manifest", "add", "--arch", "arm", "--variant", "v6", "--os-features", "f", "--annotation", "k=v", "list", "arm")
+	idx := w.index("list")
+	if got := platformsOf(idx); got != "linux/amd64 linux/arm/v6" || idx.Manifests[1].Annotations["k"] != "v" || strings.Join(idx.Manifests[1].Platform.OSFeatures, " ") != "f" {
+		t.Errorf("added: %s %+v", got, idx)
+	}
+	var detail []manifestDetail
+	if err := json.Unmarshal([]byte(w.ok("manifest", "inspect", "--verbose", "list")), &detail); err != nil || len(detail) != 2 {
+		t.Fatalf("inspect --verbose: %v %+v", err, detail)
+	}
+	one := idx.Manifests[1]
+	if d := detail[1]; d.Ref != "docker.io/library/list:latest@"+one.Digest.String() || d.Descriptor.Digest != one.Digest ||
+		digest.FromBytes(d.Raw) != one.Digest || d.OCIManifest == nil || d.SchemaV2Manifest != nil {
+		t.Errorf("inspect --verbose: %+v", d)
+	}
+	var m ocispec.Manifest
+	if err := json.Unmarshal([]byte(w.ok("manifest", "inspect", "list", "arm")), &m); err != nil || m.Config.Digest.String() != strings.TrimSpace(w.ok("images", "-q", "--no-trunc", "arm")) {
+		t.Errorf("inspect of an image in the list: %v %+v", err, m)
+	}
+
+	w.ok("manifest", "annotate", "--index", "--annotation", "a=b", "--subject", "amd", "list")
+	if idx := w.index("list"); idx.Annotations["a"] != "b" || idx.Subject == nil || idx.Subject.Digest != idx.Manifests[0].Digest {
+		t.Errorf("annotate --index: %+v", idx)
+	}
+	w.ok("manifest", "remove", "list", "amd")
+	if got := platformsOf(w.index("list")); got != "linux/arm/v6" {
+		t.Errorf("after remove by name: %s", got)
+	}
+	after := strings.TrimSpace(w.ok("manifest", "remove", "list", one.Digest.String()))
+	if got := w.index("list"); len(got.Manifests) != 0 || after != w.digestOf("list") {
+		t.Errorf("after remove by digest: %s %+v", after, got)
+	}
+	if got := w.ok("images", "--filter", "dangling=true", "-q"); got != "" {
+		t.Errorf("what the list was is left: %q", got)
+	}
+}
+
+// digestOf is the digest of what a name means in the store.
+func (w *workbench) digestOf(name string) string {
+	w.t.Helper()
+	return strings.TrimSpace(w.ok("images", "--digests", "--format", "{{.Digest}}", name))
+}
 
 // index is a list as manifest inspect shows it.
 func (w *workbench) index(name string) ocispec.Index {
@@ -23,6 +87,13 @@ func (w *workbench) index(name string) ocispec.Index {
 		w.t.Fatal(err)
 	}
 	return idx
+}
+
+// tag gives an image another name, which it returns.
+func (w *workbench) tag(from, to string) string {
+	w.t.Helper()
+	w.ok("tag", from, to)
+	return to
 }
 
 func platformsOf(idx ocispec.Index) string {
@@ -89,14 +160,26 @@ func TestManifest(t *testing.T) {
 	}{
 		{2, "usage: builder manifest", nil},
 		{2, `there is no "x"`, []string{"x"}},
-		{2, "usage: builder manifest", []string{"create", "l"}},
+		{2, "usage: builder manifest", []string{"create"}},
 		{1, "list:1 is there already: --amend", []string{"create", "list:1", "amd"}},
 		{1, "amd is an image, not a manifest list", []string{"create", "--amend", "amd", "arm"}},
 		{1, "lower case", []string{"create", "L", "amd"}},
 		{1, "has a digest", []string{"create", "l@" + arm, "amd"}},
 		{1, "connection refused", []string{"create", "l", "127.0.0.1:1/x"}},
 		{2, "want KEY=VALUE", []string{"create", "--annotation", "x", "l", "amd"}},
-		{2, "unknown flag", []string{"create", "--insecure", "l", "amd"}},
+		{2, "unknown flag", []string{"create", "--x", "l", "amd"}},
+		{2, "usage: builder manifest", []string{"add", "list:1"}},
+		{2, "--os-features", []string{"add", "--features", "f", "list:1", "amd"}},
+		{1, "amd is an image, not a manifest list", []string{"add", "amd", "arm"}},
+		{1, "nothing:latest: not found", []string{"add", "nothing", "arm"}},
+		{1, "list:1 has no image test/base", []string{"remove", "list:1", "test/base"}},
+		{2, "say which image", []string{"annotate", "--os", "linux", "list:1"}},
+		{2, "it needs --index", []string{"annotate", "--subject", "amd", "list:1", "arm"}},
+		{2, "only --annotation and --subject", []string{"annotate", "--index", "--os", "linux", "list:1"}},
+		{1, "it can't refer to itself", []string{"annotate", "--index", "--subject", "list:1", "list:1"}},
+		{1, "nothing:latest: not found", []string{"annotate", "--index", "--subject", "nothing", "list:1"}},
+		{2, "--all=false", []string{"push", "--all=false", "list:1"}},
+		{1, "list:1 has no image test/base", []string{"inspect", "list:1", "test/base"}},
 		{2, "say what to set", []string{"annotate", "list:1", "amd"}},
 		{1, "list:1 has no image test/base", []string{"annotate", "--os", "linux", "list:1", "test/base"}},
 		{1, "nothing:latest: not found", []string{"annotate", "--os", "linux", "list:1", "nothing"}},
@@ -137,6 +220,24 @@ func TestManifestPush(t *testing.T) {
 			t.Errorf("skopeo reads of %s: %q", arch, got)
 		}
 	}
+	// Of docker's manifests the list is docker's.
+	for _, arch := range []string{"amd", "arm"} {
+		w.ok("push", "-q", w.tag(arch, host+"/team/oci:"+arch))
+		w.output("skopeo", "--insecure-policy", "copy", "-q", "--override-arch", arch+"64", "--src-tls-verify=false", "--dest-tls-verify=false", "--format", "v2s2", "docker://"+host+"/team/oci:"+arch, "docker://"+host+"/team/docker:"+arch)
+	}
+	w.ok("manifest", "create", "--insecure", "docker", host+"/team/docker:amd", host+"/team/docker:arm")
+	if idx := w.index("docker"); idx.MediaType != image.MediaTypeDockerManifestList || platformsOf(idx) != "linux/amd64 linux/arm64" {
+		t.Errorf("a list of docker's manifests: %+v", idx)
+	}
+	file := filepath.Join(w.dir, "digest")
+	pushed := strings.TrimSpace(w.ok("manifest", "push", "-q", "--tls-verify=false", "--digestfile", file, "docker", host+"/team/docker:list"))
+	if data, err := os.ReadFile(file); err != nil || string(data) != pushed {
+		t.Errorf("--digestfile: %q %v, want %q", data, err, pushed)
+	}
+	if got := w.output("skopeo", "inspect", "--raw", "--tls-verify=false", "docker://"+host+"/team/docker@"+pushed); !strings.Contains(got, image.MediaTypeDockerManifestList) {
+		t.Errorf("skopeo reads %s", got)
+	}
+
 	// A list of what is in the registry, from a machine that has nothing.
 	other := &workbench{t: t, root: t.TempDir(), dir: t.TempDir()}
 	if got := platformsOf(other.index(host + "/team/list:1")); got != "linux/amd64 linux/arm64" {

@@ -79,7 +79,11 @@ func (r *runner) deferStage(ctx context.Context, st *stage, run *stageRun) (take
 		if i > n {
 			continue // only the key counts
 		}
-		if res, ok := r.find(ctx, s, key, fields); ok {
+		res, err := r.find(ctx, s, key, fields)
+		if err != nil {
+			return n, err
+		}
+		if res != nil {
 			n++
 			atomic.AddInt64(&r.stats.Steps, 1)
 			r.begin(s)

@@ -94,22 +94,30 @@ func (r *runner) fetchBlob(runners []*runner) func(context.Context, ocispec.Desc
 // record writes a build for one platform to a cache.
 func (r *runner) record(ctx context.Context, w *remotecache.Writer, to CacheTarget) error {
 	done := map[*stage]remotecache.Layers{}
+	foreign := map[*stage][]int{}
 	for _, st := range r.plan.reachable() {
-		if !to.Max && !r.inImage[st] {
-			continue
-		}
-		below := baseLayers(st)
+		below, records := baseLayers(st), rootRecord(w, st)
 		if st.base != nil {
-			below = done[st.base]
+			below, records = done[st.base], foreign[st.base]
 		}
-		for _, res := range r.stages[st].results() {
+		results := r.stages[st].results()
+		for i, s := range st.steps {
+			var result *remotecache.Layers
+			if i < len(results) && (to.Max || r.inImage[st]) {
+				var err error
+				if below, err = r.layersUpTo(ctx, below, results[i], to); err != nil {
+					return err
+				}
+				up := below
+				result = &up
+				w.Add(recordDigest(results[i].key), nil, result)
+			}
 			var err error
-			if below, err = r.layersUpTo(ctx, below, res, to); err != nil {
+			if records, err = r.recordForeign(ctx, w, s, records, foreign, result); err != nil {
 				return err
 			}
-			w.Add(recordDigest(res.key), nil, &below)
 		}
-		done[st] = below
+		done[st], foreign[st] = below, records
 	}
 	r.recordTaken(w)
 	return nil
@@ -134,6 +142,15 @@ func (r *runner) recordTaken(w *remotecache.Writer) {
 			w.Add(recordDigest(endKey(run.key)), nil, nil)
 		}
 	}
+}
+
+// rootRecord adds the image that a stage stands on as BuildKit has it.
+func rootRecord(w *remotecache.Writer, st *stage) []int {
+	root := foreignImage(st)
+	if root == "" {
+		return nil
+	}
+	return []int{w.Add(root, nil, nil)}
 }
 
 // baseLayers are those of the image that a stage stands on.

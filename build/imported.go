@@ -226,14 +226,21 @@ func (r *runner) keepImported(res *stepResult) error {
 	return r.env.Cache.Put(rec)
 }
 
-// importResult looks for a step's result in the caches of other builds. One
-// that stands on another base image than the stage's is none.
-func (r *runner) importResult(ctx context.Context, s *step, key cache.Key) (*stepResult, bool) {
+// importResult looks for a step's result in the caches of other builds, by its
+// key and as BuildKit has it. One that stands on another base image than the
+// stage's is none.
+func (r *runner) importResult(ctx context.Context, s *step, key cache.Key) (*stepResult, error) {
 	found := r.imports.find(ctx, key)
-	if found == nil || !r.fits(s, found.layers.DiffIDs) {
-		return nil, false
+	if found == nil {
+		var err error
+		if found, err = r.importForeign(ctx, s); err != nil {
+			return nil, err
+		}
 	}
-	return &stepResult{key: key, created: found.layers.Created, imported: found}, true
+	if found == nil || !r.fits(s, found.layers.DiffIDs) {
+		return nil, nil
+	}
+	return &stepResult{key: key, created: found.layers.Created, imported: found}, nil
 }
 
 // fits reports whether layers can be those of a step: the base image's and one

@@ -17,6 +17,7 @@ import (
 	"builder/internal/secrets"
 	"builder/layer"
 	"builder/progress"
+	"builder/remotecache"
 	"builder/snapshot"
 
 	"golang.org/x/sync/errgroup"
@@ -54,6 +55,7 @@ type runner struct {
 	inImage     map[*stage]bool // the target and the stages it is FROM
 	imports     *imports
 	exports     *exports
+	foreigns    foreigns
 	stats       Stats
 	temp        closers
 	fingerprint func() (string, error) // of the secrets that are looked for
@@ -119,6 +121,7 @@ func (res *stepResult) layerOptions(opts layer.Options) layer.Options {
 
 func newRunner(env Env, p *plan, shared *slots, im *imports) *runner {
 	r := &runner{env: env, opts: p.opts, plan: p, stages: map[*stage]*stageRun{}, inImage: map[*stage]bool{}, slots: shared, imports: im, exports: &exports{}}
+	r.foreigns = foreigns{steps: map[*step]*foreignStep{}, records: map[foreignAt]remotecache.Records{}}
 	r.fingerprint = sync.OnceValues(func() (string, error) {
 		salt, err := env.Cache.Salt()
 		if err != nil {
@@ -403,7 +406,9 @@ func (r *runner) result(ctx context.Context, s *step, parent *stageRun) (*stepRe
 	if err != nil {
 		return nil, false, err
 	}
-	if res, ok := r.find(ctx, s, key, fields); ok {
+	if res, err := r.find(ctx, s, key, fields); err != nil {
+		return nil, false, err
+	} else if res != nil {
 		return res, true, r.checkCached(ctx, s, res)
 	}
 	if !settled {
@@ -456,19 +461,19 @@ func (r *runner) stepKey(ctx context.Context, s *step, parent cache.Key) (cache.
 }
 
 // find looks for a step's result in the state directory and then in the caches
-// of other builds.
-func (r *runner) find(ctx context.Context, s *step, key cache.Key, fields []cache.Field) (*stepResult, bool) {
+// of other builds. It is nil if there is none.
+func (r *runner) find(ctx context.Context, s *step, key cache.Key, fields []cache.Field) (*stepResult, error) {
 	if s.stage.noCache {
-		return nil, false
+		return nil, nil
 	}
 	if res, ok := r.cached(ctx, key); ok {
-		return res, true
+		return res, nil
 	}
-	res, ok := r.importResult(ctx, s, key)
-	if ok {
+	res, err := r.importResult(ctx, s, key)
+	if res != nil {
 		res.code, res.fields = s.code, fields
 	}
-	return res, ok
+	return res, err
 }
 
 // cached looks for a usable result of a key in the state directory.

@@ -139,8 +139,45 @@ func (c *Cache) Linked(d digest.Digest) (digest.Digest, bool) {
 	return "", false
 }
 
+// Records are records of a cache by their index: those that can stand for one
+// thing.
+type Records []int
+
+// Root returns the records of the digest that are done to nothing.
+func (c *Cache) Root(d digest.Digest) Records { return c.roots[d] }
+
+// From are records that a step may be done to, and which part of their result
+// it sees.
+type From struct {
+	Records  Records
+	Selector string
+}
+
+// Step returns the records of the digest that are done to inputs: each of them
+// is any of some records.
+func (c *Cache) Step(d digest.Digest, inputs [][]From) Records {
+	var found Records
+	for n, froms := range inputs {
+		var these Records
+		for _, from := range froms {
+			for _, rec := range from.Records {
+				for _, i := range c.links[link{rec, n, from.Selector, d}] {
+					if !slices.Contains(these, i) && (n == 0 || slices.Contains(found, i)) {
+						these = append(these, i)
+					}
+				}
+			}
+		}
+		found = these
+	}
+	return found
+}
+
+// Result returns the result of one of some records.
+func (c *Cache) Result(records Records) (Layers, bool) { return c.best(records) }
+
 // best returns the last made result of some records.
-func (c *Cache) best(records []int) (best Layers, ok bool) {
+func (c *Cache) best(records Records) (best Layers, ok bool) {
 	for _, i := range records {
 		for _, found := range c.results(c.config.Records[i]) {
 			if !ok || found.Created.After(best.Created) {

@@ -96,7 +96,7 @@ func (r *runner) record(ctx context.Context, w *remotecache.Writer, to CacheTarg
 	done := map[*stage]remotecache.Layers{}
 	foreign := map[*stage][]int{}
 	for _, st := range r.plan.reachable() {
-		below, records := baseLayers(st), rootRecord(w, st)
+		below, records := baseLayers(st), rootRecords(w, st)
 		if st.base != nil {
 			below, records = done[st.base], foreign[st.base]
 		}
@@ -144,13 +144,16 @@ func (r *runner) recordTaken(w *remotecache.Writer) {
 	}
 }
 
-// rootRecord adds the image that a stage stands on as BuildKit has it.
-func rootRecord(w *remotecache.Writer, st *stage) []int {
-	root := foreignImage(st)
-	if root == "" {
+// rootRecords adds the image that a stage stands on as BuildKit has it.
+func rootRecords(w *remotecache.Writer, st *stage) (records []int) {
+	keys, err := remotecache.ImageKeys(st.img, st.platform)
+	if err != nil {
 		return nil
 	}
-	return []int{w.Add(root, nil, nil)}
+	for _, key := range keys {
+		records = append(records, w.Add(key, nil, nil))
+	}
+	return records
 }
 
 // baseLayers are those of the image that a stage stands on.

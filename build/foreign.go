@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 
 	"builder/cache"
@@ -31,6 +32,7 @@ type foreignInput struct {
 	stage    *stage        // or the end of a stage
 	selector string        // what of it is seen
 	content  digest.Digest // or files
+	step     *foreignStep  // or what another step makes, on nothing
 }
 
 // foreign is an op that BuildKit has a digest for. known is false if it can't
@@ -83,7 +85,12 @@ func (r *runner) foreignRecords(ctx context.Context, c *remotecache.Cache, st *s
 		if st.base != nil {
 			return r.foreignRecords(ctx, c, st.base, len(st.base.steps))
 		}
-		return c.Root(foreignImage(st)), nil
+		var records remotecache.Records
+		keys, err := remotecache.ImageKeys(st.img, st.platform)
+		for _, key := range keys {
+			records = append(records, c.Root(key)...)
+		}
+		return records, err
 	}
 	at := foreignAt{c, st, steps}
 	r.foreigns.mu.Lock()
@@ -103,7 +110,6 @@ func (r *runner) foreignRecords(ctx context.Context, c *remotecache.Cache, st *s
 }
 
 func (r *runner) matchForeign(ctx context.Context, c *remotecache.Cache, s *step, number int) (remotecache.Records, error) {
-	var inputs [][]remotecache.From
 	below, err := r.foreignRecords(ctx, c, s.stage, number-1)
 	if err != nil || len(below) == 0 && !bottom(s.stage, number-1) {
 		return nil, err
@@ -112,19 +118,26 @@ func (r *runner) matchForeign(ctx context.Context, c *remotecache.Cache, s *step
 	if f == nil || err != nil {
 		return nil, err
 	}
+	return r.matchInputs(ctx, c, f, below)
+}
+
+func (r *runner) matchInputs(ctx context.Context, c *remotecache.Cache, f *foreignStep, below remotecache.Records) (remotecache.Records, error) {
+	var inputs [][]remotecache.From
 	for _, in := range f.inputs {
-		var from remotecache.From
+		from := remotecache.From{Selector: in.selector}
+		var err error
 		switch {
 		case in.parent:
-			from = remotecache.From{Records: below, Selector: in.selector}
+			from.Records = below
 		case in.stage != nil:
-			records, err := r.foreignRecords(ctx, c, in.stage, len(in.stage.steps))
-			if err != nil {
-				return nil, err
-			}
-			from = remotecache.From{Records: records, Selector: in.selector}
+			from.Records, err = r.foreignRecords(ctx, c, in.stage, len(in.stage.steps))
+		case in.step != nil:
+			from.Records, err = r.matchInputs(ctx, c, in.step, nil)
 		default:
-			from = remotecache.From{Records: c.Root(remotecache.ContentKey(in.content))}
+			from.Records = c.Root(remotecache.ContentKey(in.content))
+		}
+		if err != nil {
+			return nil, err
 		}
 		inputs = append(inputs, []remotecache.From{from})
 	}
@@ -137,15 +150,6 @@ func bottom(st *stage, steps int) bool {
 		steps = len(st.base.steps)
 	}
 	return steps == 0 && !st.onImage()
-}
-
-// foreignImage is the digest of the record for a stage's image.
-func foreignImage(st *stage) digest.Digest {
-	ids := st.img.ChainIDs()
-	if len(ids) == 0 {
-		return ""
-	}
-	return remotecache.ImageKey(ids[len(ids)-1])
 }
 
 // importForeign looks for a step's result in the caches of other builds as
@@ -176,22 +180,31 @@ func (r *runner) recordForeign(ctx context.Context, w *remotecache.Writer, s *st
 	if f == nil || err != nil {
 		return nil, err
 	}
+	return addForeign(w, f, below, done, result), nil
+}
+
+func addForeign(w *remotecache.Writer, f *foreignStep, below []int, done map[*stage][]int, result *remotecache.Layers) []int {
 	var inputs [][]remotecache.Input
 	for _, in := range f.inputs {
 		var links []remotecache.Input
 		switch {
 		case in.parent:
 			links = linksTo(below, in.selector)
+		case in.stage != nil && len(in.stage.steps) == 0 && in.stage.base == nil:
+			links = linksTo(rootRecords(w, in.stage), in.selector)
 		case in.stage != nil:
-			if links = linksTo(done[in.stage], in.selector); len(links) == 0 {
-				return nil, nil
-			}
+			links = linksTo(done[in.stage], in.selector)
+		case in.step != nil:
+			links = linksTo(addForeign(w, in.step, nil, done, nil), "")
 		default:
 			links = linksTo([]int{w.Add(remotecache.ContentKey(in.content), nil, nil)}, "")
 		}
+		if len(links) == 0 {
+			return nil
+		}
 		inputs = append(inputs, links)
 	}
-	return []int{w.Add(f.digest, inputs, result)}, nil
+	return []int{w.Add(f.digest, inputs, result)}
 }
 
 func linksTo(records []int, selector string) (links []remotecache.Input) {
@@ -209,34 +222,98 @@ func onParent(s *step, selector string) []foreignInput {
 	return []foreignInput{{parent: true, selector: selector}}
 }
 
-func (o *runOp) foreign(_ context.Context, r *runner, s *step) (foreignStep, bool, error) {
+func (o *runOp) foreign(ctx context.Context, r *runner, s *step) (f foreignStep, known bool, err error) {
 	run := r.opts.Run
 	run.Network, run.Hosts, run.DNS, run.Resources = "", nil, container.DNS{}, container.Resources{}
-	if !reflect.ValueOf(run).IsZero() || len(o.secrets)+len(o.devices) > 0 || o.script != nil || r.opts.Allow.SecretLeak || o.network == "host" {
-		return foreignStep{}, false, nil
+	if !reflect.ValueOf(run).IsZero() || len(o.devices) > 0 || o.script != nil || r.opts.Allow.SecretLeak || o.network == "host" {
+		return f, false, nil
 	}
 	in := remotecache.Run{
 		Args: o.args, Env: o.env, Dir: o.dir, User: o.user, Hostname: o.hostname,
-		NoNet: o.network == "none", Insecure: o.insecure, Platform: o.platform,
+		NoNet: o.network == "none", Insecure: o.insecure, Platform: o.platform, Secrets: o.foreignSecrets(),
 	}
 	for _, h := range r.opts.Run.Hosts {
 		in.Hosts = append(in.Hosts, h.Name)
 	}
-	for _, m := range o.mounts {
-		if m.ReadOnly || m.from != nil || m.ownRoot() || m.Source != "" && path.Join("/", m.Source) != "/" {
-			return foreignStep{}, false, nil
-		}
-		switch m.Type {
-		case instructions.MountTypeCache:
-			in.Mounts = append(in.Mounts, remotecache.RunMount{Target: m.target, Cache: true, ID: m.namespace + "/" + m.cacheID(), Sharing: string(m.sharing())})
-		case instructions.MountTypeTmpfs:
-			in.Mounts = append(in.Mounts, remotecache.RunMount{Target: m.target, Size: m.SizeLimit})
-		default:
-			return foreignStep{}, false, nil
+	f.inputs = onParent(s, remotecache.Selector("/"))
+	if in.Mounts, known, err = o.foreignMounts(ctx, r, s, &f); err != nil || !known {
+		return f, false, err
+	}
+	f.digest, err = remotecache.RunKey(in)
+	return f, true, err
+}
+
+func (o *runOp) foreignSecrets() (out []remotecache.RunSecret) {
+	for _, kind := range []string{"secret", "ssh"} {
+		for _, m := range o.secrets {
+			if m.kind != kind {
+				continue
+			}
+			secret := remotecache.RunSecret{
+				Agent: kind == "ssh", ID: m.id, Target: m.target, Env: m.env, UID: m.uid, GID: m.gid, Mode: m.mode, Optional: !m.required,
+			}
+			if secret.Agent && m.id == "default" {
+				secret.ID = "" // as if it had not been said
+			}
+			out = append(out, secret)
 		}
 	}
-	key, err := remotecache.RunKey(in)
-	return foreignStep{key, onParent(s, remotecache.PathSelector("/"))}, true, err
+	return out
+}
+
+// foreignMounts are the mounts of a step, whose inputs are added to it.
+func (o *runOp) foreignMounts(ctx context.Context, r *runner, s *step, f *foreignStep) (out []remotecache.RunMount, known bool, err error) {
+	mounts := slices.Clone(o.mounts)
+	slices.SortFunc(mounts, func(a, b *runMount) int { return strings.Compare(a.target, b.target) })
+	var shown []string // of the build context
+	number := map[*stage]int{}
+	paths := map[*stage][]string{}
+	for _, m := range mounts {
+		mount := remotecache.RunMount{Target: m.target, ReadOnly: m.ReadOnly}
+		source := path.Join("/", m.Source)
+		switch {
+		case m.Type == instructions.MountTypeTmpfs:
+			mount.Size = m.SizeLimit
+		case m.Type == instructions.MountTypeCache && m.from == nil && !m.ownRoot() && source == "/":
+			mount.Cache, mount.ID, mount.Sharing = true, m.namespace+"/"+m.cacheID(), string(m.sharing())
+		case m.Type == instructions.MountTypeBind && len(f.inputs) > 0 && (m.from == nil || m.from.tree == nil && m.from != s.stage.base):
+			if number[m.from] == 0 {
+				number[m.from] = len(f.inputs)
+				f.inputs = append(f.inputs, foreignInput{stage: m.from})
+			}
+			mount.Input = number[m.from]
+			paths[m.from] = append(paths[m.from], source)
+			if m.from == nil {
+				shown = append(shown, m.Source)
+			}
+		default:
+			return nil, false, nil
+		}
+		out = append(out, mount)
+	}
+	for st, n := range number {
+		in := &f.inputs[n]
+		if in.selector = remotecache.Selector(paths[st]...); st == nil {
+			if in.content, in.selector, err = r.foreignBind(ctx, shown), "", nil; in.content == "" {
+				return nil, false, nil
+			}
+		}
+	}
+	return out, true, nil
+}
+
+// foreignBind is BuildKit's digest of what is mounted of the build context; ""
+// if it can't be told.
+func (r *runner) foreignBind(ctx context.Context, sources []string) digest.Digest {
+	tree, err := r.tree(ctx, nil)
+	if err != nil || slices.ContainsFunc(sources, func(s string) bool { return strings.ContainsAny(s, `*?[\`) }) {
+		return ""
+	}
+	d, err := tree.BuildKitDigest(ctx, sources)
+	if err != nil {
+		return ""
+	}
+	return d
 }
 
 func (o *workdirOp) foreign(_ context.Context, _ *runner, s *step) (foreignStep, bool, error) {
@@ -252,17 +329,17 @@ func (o *workdirOp) foreign(_ context.Context, _ *runner, s *step) (foreignStep,
 	return foreignStep{key, onParent(s, "")}, true, err
 }
 
-func (o *copyOp) foreign(ctx context.Context, r *runner, s *step) (foreignStep, bool, error) {
-	var f foreignStep
+func (o *copyOp) foreign(ctx context.Context, r *runner, s *step) (f foreignStep, known bool, err error) {
 	owner, ok := foreignOwner(o.chown)
-	if !ok || o.link || len(o.parts) != 1 || o.changed() {
+	if !ok || len(o.parts) != 1 || o.changed() {
 		return f, false, nil
 	}
 	p := o.parts[0]
 	if p.url != nil || p.req.Parents || len(p.req.Exclude)+len(p.req.Inline) > 0 || p.from != nil && p.from.tree != nil {
 		return f, false, nil
 	}
-	in := remotecache.Copy{Dest: p.req.Dest, Owner: owner, Mode: -1, Unpack: p.req.Unpack, Scratch: bottom(s.stage, slices.Index(s.stage.steps, s))}
+	onNothing := bottom(s.stage, slices.Index(s.stage.steps, s))
+	in := remotecache.Copy{Dest: p.req.Dest, Owner: owner, Mode: -1, Unpack: p.req.Unpack, Scratch: onNothing || o.link}
 	for _, src := range p.req.Sources {
 		in.Sources = append(in.Sources, path.Join("/", src))
 	}
@@ -272,18 +349,24 @@ func (o *copyOp) foreign(ctx context.Context, r *runner, s *step) (foreignStep, 
 			in.Mode, in.ModeStr = int32(mode), ""
 		}
 	}
-	var err error
 	if f.digest, err = remotecache.CopyKey(in); err != nil {
 		return f, false, err
 	}
-	f.inputs = onParent(s, "")
-	if p.from != nil {
-		f.inputs = append(f.inputs, foreignInput{stage: p.from, selector: remotecache.PathSelector(in.Sources...)})
-		return f, true, nil
+	from := foreignInput{stage: p.from, selector: remotecache.CopySelector(in.Sources...)}
+	if p.from == nil {
+		from.selector = ""
+		if from.content, err = p.foreignContent(ctx, r, s); err != nil || from.content == "" {
+			return f, false, err
+		}
 	}
-	content, err := p.foreignContent(ctx, r, s)
-	f.inputs = append(f.inputs, foreignInput{content: content})
-	return f, content != "", err
+	if o.link && !onNothing {
+		copied := foreignStep{f.digest, []foreignInput{from}}
+		f.digest, err = remotecache.MergeKey()
+		f.inputs = append(onParent(s, ""), foreignInput{step: &copied})
+		return f, true, err
+	}
+	f.inputs = append(onParent(s, ""), from)
+	return f, true, nil
 }
 
 // foreignContent is BuildKit's digest of what is copied from the build context,

@@ -43,6 +43,7 @@ var ErrInvalid = errors.New("invalid image")
 // Image is one platform's image: its manifest, its config and their
 // descriptors.
 type Image struct {
+	Root     digest.Digest      // of what the name stands for: the manifest, or an index; "" if that isn't known
 	Desc     ocispec.Descriptor // of the manifest
 	Manifest ocispec.Manifest
 	Config   Config

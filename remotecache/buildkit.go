@@ -20,13 +20,28 @@ import (
 // is common. The documents, and what is left out of them, are those of
 // BuildKit's solver (solver/llbsolver/ops).
 
-// ImageKey is the digest of the record for an image, by what its layers make;
-// "" for an image without layers.
-func ImageKey(chainID digest.Digest) digest.Digest {
-	if chainID == "" {
-		return ""
+// ImageKeys are the digests of the records for an image: by what its name
+// stands for, and by what its layers make.
+func ImageKeys(img image.Image, platform image.Platform) (keys []digest.Digest, err error) {
+	source := func(key digest.Digest) {
+		keys = append(keys, output(digest.FromString("buildkit.source.v0:"+key.String()), 0))
 	}
-	return output(digest.FromString("buildkit.source.v0:"+chainID.String()), 0)
+	if ids := img.ChainIDs(); len(ids) > 0 {
+		source(ids[len(ids)-1])
+	}
+	if img.Root == "" {
+		return keys, nil
+	}
+	data, err := json.Marshal(struct {
+		Digest     digest.Digest
+		OS         string
+		Arch       string
+		Variant    string   `json:",omitempty"`
+		OSVersion  string   `json:",omitempty"`
+		OSFeatures []string `json:",omitempty"`
+	}{img.Root, platform.OS, platform.Architecture, platform.Variant, platform.OSVersion, platform.OSFeatures})
+	source(digest.FromBytes(data))
+	return keys, err
 }
 
 // ContentKey is the digest of the record for files that have a digest.
@@ -37,12 +52,34 @@ func output(step digest.Digest, number int) digest.Digest {
 	return digest.FromString(fmt.Sprintf("%s@%d", step, number))
 }
 
-// PathSelector is the selector of the paths that are taken of an input.
-func PathSelector(paths ...string) string {
+// Selector is the selector of the paths of an input that a process sees.
+func Selector(paths ...string) string {
+	return digest.FromString(strings.Join(paths, "\x00")).String()
+}
+
+// CopySelector is that of the paths that are copied of an input.
+func CopySelector(paths ...string) string {
 	sorted := slices.Clone(paths)
 	slices.Sort(sorted)
 	slices.Reverse(sorted)
-	return digest.FromString(strings.Join(sorted, "\x00")).String()
+	return Selector(sorted...)
+}
+
+// MergeKey is the digest of the record for a COPY --link: of what is copied on
+// what is below.
+func MergeKey() (digest.Digest, error) {
+	type input struct {
+		Input int `json:"input,omitempty"`
+	}
+	var doc struct {
+		Type  string
+		Merge struct {
+			Inputs []input `json:"inputs,omitempty"`
+		}
+	}
+	doc.Type = "buildkit.merge.v0"
+	doc.Merge.Inputs = []input{{0}, {1}}
+	return documentKey(doc)
 }
 
 // Run is a process as BuildKit's documents have it.
@@ -54,9 +91,10 @@ type Run struct {
 	Hostname string
 	Hosts    []string // names of --add-host
 	Ulimits  []RunUlimit
-	NoNet    bool // --network=none
-	Insecure bool // --security=insecure
-	Mounts   []RunMount
+	NoNet    bool        // --network=none
+	Insecure bool        // --security=insecure
+	Mounts   []RunMount  // sorted by target
+	Secrets  []RunSecret // in their order, those of agents last
 	Platform image.Platform
 }
 
@@ -67,13 +105,27 @@ type RunUlimit struct {
 	Hard int64 `json:",omitempty"`
 }
 
-// RunMount is a cache or a file system in memory that a process sees.
+// RunMount is what a process sees of a stage, of the build context, of a cache,
+// or a file system in memory.
 type RunMount struct {
-	Target  string
-	Cache   bool
-	ID      string // of a cache, namespace first
-	Sharing string // of a cache: shared, private or locked
-	Size    int64  // of a file system in memory
+	Target   string
+	ReadOnly bool
+	Input    int    // which input is seen; 0 for none
+	Cache    bool   // it is a cache
+	ID       string // of a cache, namespace first
+	Sharing  string // of a cache: shared, private or locked
+	Size     int64  // of a file system in memory
+}
+
+// RunSecret is a secret, or an agent, that a process may use.
+type RunSecret struct {
+	Agent    bool
+	ID       string
+	Target   string // "" for none
+	Env      string // "" for none
+	UID, GID int
+	Mode     uint32
+	Optional bool
 }
 
 // RunKey is the digest of the record for a RUN.
@@ -95,6 +147,7 @@ func RunKey(r Run) (digest.Digest, error) {
 			Mounts   []mountDoc `json:"mounts,omitempty"`
 			Network  int        `json:"network,omitempty"`
 			Security int        `json:"security,omitempty"`
+			Secrets  []envDoc   `json:"secretenv,omitempty"`
 		}
 		OS         string
 		Arch       string
@@ -115,7 +168,7 @@ func RunKey(r Run) (digest.Digest, error) {
 	if r.Insecure {
 		doc.Exec.Security = 1
 	}
-	doc.Exec.Mounts = mountDocs(r.Mounts)
+	doc.Exec.Mounts, doc.Exec.Secrets = mountDocs(r)
 	doc.OS, doc.Arch, doc.Variant = r.Platform.OS, r.Platform.Architecture, r.Platform.Variant
 	doc.OSVersion, doc.OSFeatures = r.Platform.OSVersion, r.Platform.OSFeatures
 	return documentKey(doc)
@@ -123,12 +176,15 @@ func RunKey(r Run) (digest.Digest, error) {
 
 // mountDoc is a mount in a document.
 type mountDoc struct {
-	Input    int       `json:"input,omitempty"`
-	Dest     string    `json:"dest,omitempty"`
-	Output   int       `json:"output,omitempty"`
-	Type     int       `json:"mountType,omitempty"`
-	TmpfsOpt *tmpfsDoc `json:"TmpfsOpt,omitempty"`
-	CacheOpt *cacheDoc `json:"cacheOpt,omitempty"`
+	Input     int        `json:"input,omitempty"`
+	Dest      string     `json:"dest,omitempty"`
+	Output    int        `json:"output,omitempty"`
+	ReadOnly  bool       `json:"readonly,omitempty"`
+	Type      int        `json:"mountType,omitempty"`
+	TmpfsOpt  *tmpfsDoc  `json:"TmpfsOpt,omitempty"`
+	CacheOpt  *cacheDoc  `json:"cacheOpt,omitempty"`
+	SecretOpt *secretDoc `json:"secretOpt,omitempty"`
+	SSHOpt    *secretDoc `json:"SSHOpt,omitempty"`
 }
 
 type tmpfsDoc struct {
@@ -140,32 +196,66 @@ type cacheDoc struct {
 	Sharing int    `json:"sharing,omitempty"`
 }
 
-// Types of mounts.
+type secretDoc struct {
+	ID       string `json:"ID,omitempty"`
+	UID      int    `json:"uid,omitempty"`
+	GID      int    `json:"gid,omitempty"`
+	Mode     uint32 `json:"mode,omitempty"`
+	Optional bool   `json:"optional,omitempty"`
+}
+
+type envDoc struct {
+	ID       string `json:"ID,omitempty"`
+	Name     string `json:"name,omitempty"`
+	Optional bool   `json:"optional,omitempty"`
+}
+
+// Types of mounts; 0 shows files.
 const (
-	cacheMount = 3
-	tmpfsMount = 4
+	secretMount = 1
+	sshMount    = 2
+	cacheMount  = 3
+	tmpfsMount  = 4
 )
 
-// mountDocs are the mounts of a process that has others than its root, which
-// comes first.
-func mountDocs(mounts []RunMount) []mountDoc {
-	if len(mounts) == 0 {
-		return nil
-	}
-	docs := []mountDoc{{Dest: "/"}}
-	for _, m := range mounts {
-		doc := mountDoc{Input: -1, Output: -1, Dest: m.Target, Type: tmpfsMount, TmpfsOpt: &tmpfsDoc{m.Size}}
-		if m.Cache {
-			doc.Type, doc.TmpfsOpt, doc.CacheOpt = cacheMount, nil, &cacheDoc{}
+// mountDocs are the mounts of a process, its root first, and the secrets in its
+// environment. A process that has a root alone has no mounts in its document.
+func mountDocs(r Run) (docs []mountDoc, env []envDoc) {
+	docs = []mountDoc{{Dest: "/"}}
+	for _, m := range r.Mounts {
+		doc := mountDoc{Input: -1, Output: -1, Dest: m.Target, ReadOnly: m.ReadOnly}
+		switch {
+		case m.Input > 0:
+			doc.Input = m.Input
+		case m.Cache:
+			doc.Type, doc.CacheOpt = cacheMount, &cacheDoc{}
 			// Which cache it is counts only for the one that is named by its target.
 			if _, id, _ := strings.Cut(m.ID, "/"); id == m.Target && m.Sharing == "shared" {
 				doc.CacheOpt.ID = m.ID
 			}
+		default:
+			doc.Type, doc.TmpfsOpt = tmpfsMount, &tmpfsDoc{m.Size}
 		}
 		docs = append(docs, doc)
 	}
-	slices.SortStableFunc(docs, func(a, b mountDoc) int { return strings.Compare(a.Dest, b.Dest) })
-	return docs
+	for _, s := range r.Secrets {
+		if s.Env != "" {
+			env = append(env, envDoc{s.ID, s.Env, s.Optional})
+		}
+		if s.Target == "" {
+			continue
+		}
+		doc := mountDoc{Input: -1, Dest: s.Target, Type: secretMount}
+		opt := &secretDoc{s.ID, s.UID, s.GID, s.Mode, s.Optional}
+		if doc.SecretOpt = opt; s.Agent {
+			doc.Type, doc.SecretOpt, doc.SSHOpt = sshMount, nil, opt
+		}
+		docs = append(docs, doc)
+	}
+	if len(docs) == 1 {
+		docs = nil
+	}
+	return docs, env
 }
 
 // Owner is whose files a step makes: numbers, as it was written.

@@ -271,7 +271,7 @@ func (s *Store) matchID(entries []Entry, name string) (Entry, error) {
 // Image reads the image that desc names: the manifest itself or, for an index,
 // the manifest that fits the platform.
 func (s *Store) Image(desc ocispec.Descriptor, want image.Platform) (image.Image, error) {
-	img := image.Image{Desc: desc}
+	img := image.Image{Root: desc.Digest, Desc: desc}
 	data, err := s.ReadBlob(desc, image.MaxManifestSize)
 	if err != nil {
 		return img, fmt.Errorf("read manifest: %w", err)
@@ -288,7 +288,9 @@ func (s *Store) Image(desc ocispec.Descriptor, want image.Platform) (image.Image
 		if image.IsIndex(idx.Manifests[i].MediaType) {
 			return img, fmt.Errorf("%w: index %s holds another index", image.ErrInvalid, desc.Digest)
 		}
-		return s.Image(idx.Manifests[i], want)
+		img, err = s.Image(idx.Manifests[i], want)
+		img.Root = desc.Digest
+		return img, err
 	}
 	if img.Manifest, err = image.ParseManifest(data); err != nil {
 		return img, fmt.Errorf("manifest %s: %w", desc.Digest, err)

@@ -88,6 +88,14 @@ func TestCacheTravels(t *testing.T) {
 				w.ok("run", "--rm", "first", "sh", "-c", "cat /five /usr/bin/tool3 out* src* a | sha256sum"); got != want {
 				t.Errorf("the containers have %q and %q", got, want)
 			}
+			other.checkWhole()
+			other.ok("rmi", "first")
+			other.checkWhole()
+			other.ok("prune", "-a", "-f")
+			other.checkWhole()
+			if left, _ := filepath.Glob(filepath.Join(other.root, "cache", "steps", "*", "*")); len(left) != 0 {
+				t.Errorf("%d step records are left by prune", len(left))
+			}
 		})
 	}
 }

@@ -72,7 +72,9 @@ func kept(s *store.Store, failed build.FailedSteps) ([]snapshot.ID, error) {
 	}
 	keep = append(keep, stand...)
 	err = c.Walk(func(r *cache.Record) error {
-		keep = append(keep, snapshot.ID(r.Snapshot))
+		if r.Snapshot != "" {
+			keep = append(keep, snapshot.ID(r.Snapshot))
+		}
 		return nil
 	})
 	return keep, err

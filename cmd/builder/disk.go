@@ -302,8 +302,12 @@ func (v *survey) steps(ctx context.Context) {
 		delete(files, info.ID)
 		v.add(p, paths...)
 	}
-	for id, names := range files { // their snapshots are gone
-		v.add(piece{kind: kindSteps, id: string(id), about: records[id], files: names}, names...)
+	for id, names := range files { // their snapshots are gone, or were never made
+		p := piece{kind: kindSteps, id: string(id), about: records[id], files: names}
+		for _, name := range names {
+			p.used = latest(p.used, modified(name))
+		}
+		v.add(p, names...)
 	}
 	if memo := v.s.Path("cache", "memo"); len(v.names("cache/memo")) > 0 {
 		v.add(piece{kind: kindSteps, id: "memo", about: "digests of what was copied", used: v.newest("cache/memo/*/*"), files: []string{memo}}, memo)
@@ -312,7 +316,8 @@ func (v *survey) steps(ctx context.Context) {
 }
 
 // records returns the instruction and the record files of each snapshot that
-// has some. A file that is no record is one of the snapshot "".
+// has some. A file that is no record is one of the snapshot "", and one that
+// knows layers only is one of a snapshot of its own.
 func (v *survey) records() (about map[snapshot.ID]string, files map[snapshot.ID][]string) {
 	about, files = map[snapshot.ID]string{}, map[snapshot.ID][]string{}
 	names, err := filepath.Glob(v.s.Path("cache", "steps", "*", "*.json"))
@@ -321,6 +326,8 @@ func (v *survey) records() (about map[snapshot.ID]string, files map[snapshot.ID]
 		r, err := v.c.Get(cache.Key(strings.TrimSuffix(filepath.Base(name), ".json")))
 		if err != nil {
 			r = &cache.Record{Instruction: "damaged record"}
+		} else if r.Snapshot == "" {
+			r.Snapshot = "record-" + string(r.Key[:16])
 		}
 		about[snapshot.ID(r.Snapshot)] = r.Instruction
 		files[snapshot.ID(r.Snapshot)] = append(files[snapshot.ID(r.Snapshot)], name)

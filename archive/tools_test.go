@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"builder/image"
 	"builder/internal/testutil"
@@ -191,44 +190,9 @@ func TestPodman(t *testing.T) {
 	}
 }
 
-// startDocker starts a docker daemon of its own, without network.
-func startDocker(t *testing.T) func(args ...string) string {
-	t.Helper()
-	for _, name := range []string{"dockerd", "docker", "containerd"} {
-		if _, err := exec.LookPath(name); err != nil {
-			t.Skipf("%s is not installed: podman and skopeo stand in for it", name)
-		}
-	}
-	dir, err := os.MkdirTemp("", "d")
-	if err != nil {
-		t.Fatal(err)
-	}
-	host := "unix://" + dir + "/sock"
-	var log bytes.Buffer
-	cmd := exec.Command("dockerd", "--data-root", dir+"/data", "--exec-root", dir+"/exec", "--pidfile", dir+"/pid",
-		"-H", host, "--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs", "--ip-forward=false", "--ip-masq=false")
-	cmd.Stdout, cmd.Stderr = &log, &log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Signal(os.Interrupt)
-		cmd.Wait()
-		os.RemoveAll(dir)
-	})
-	docker := func(args ...string) string { return run(t, "docker", append([]string{"-H", host}, args...)...) }
-	for range 300 {
-		if exec.Command("docker", "-H", host, "version").Run() == nil {
-			return docker
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-	t.Skipf("dockerd doesn't start here:\n%s", log.String())
-	return nil
-}
-
 func TestDocker(t *testing.T) {
-	docker := startDocker(t)
+	daemon := testutil.StartDocker(t)
+	docker := func(args ...string) string { return daemon.Run(t, args...) }
 	v := save(t)
 	for _, name := range []string{"docker", "legacy"} {
 		if out := docker("load", "-i", v.path(name)); out != "Loaded image: tools:1.0\n" {

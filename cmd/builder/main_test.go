@@ -184,12 +184,18 @@ func (w *workbench) stats(args ...string) map[string]int {
 	if r.code != 0 {
 		w.t.Fatalf("build: exit code %d\n%s", r.code, r.stderr)
 	}
-	i := strings.Index(r.stderr, `msg="build done"`)
+	return counts(w.t, r.stderr)
+}
+
+// counts finds them in what it printed.
+func counts(t testing.TB, stderr string) map[string]int {
+	t.Helper()
+	i := strings.Index(stderr, `msg="build done"`)
 	if i < 0 {
-		w.t.Fatalf("no counts in\n%s", r.stderr)
+		t.Fatalf("no counts in\n%s", stderr)
 	}
 	out := map[string]int{}
-	for _, m := range regexp.MustCompile(`(\w+)=(\d+)`).FindAllStringSubmatch(r.stderr[i:], -1) {
+	for _, m := range regexp.MustCompile(`(\w+)=(\d+)`).FindAllStringSubmatch(stderr[i:], -1) {
 		out[m[1]], _ = strconv.Atoi(m[2])
 	}
 	return out

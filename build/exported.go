@@ -93,6 +93,15 @@ func (r *runner) fetchBlob(runners []*runner) func(context.Context, ocispec.Desc
 
 // record writes a build for one platform to a cache.
 func (r *runner) record(ctx context.Context, w *remotecache.Writer, to CacheTarget) error {
+	return r.recordSteps(ctx, w, to.Max, func(below remotecache.Layers, res *stepResult) (remotecache.Layers, error) {
+		return r.layersUpTo(ctx, below, res, to)
+	})
+}
+
+// recordSteps writes steps to a cache, by their keys and as BuildKit has them:
+// those of the image with their results, and with max all of them. layers tells
+// what a result's layers are on top of those below.
+func (r *runner) recordSteps(ctx context.Context, w *remotecache.Writer, max bool, layers func(below remotecache.Layers, res *stepResult) (remotecache.Layers, error)) error {
 	done := map[*stage]remotecache.Layers{}
 	foreign := map[*stage][]int{}
 	for _, st := range r.plan.reachable() {
@@ -103,13 +112,12 @@ func (r *runner) record(ctx context.Context, w *remotecache.Writer, to CacheTarg
 		results := r.stages[st].results()
 		for i, s := range st.steps {
 			var result *remotecache.Layers
-			if i < len(results) && (to.Max || r.inImage[st]) {
-				var err error
-				if below, err = r.layersUpTo(ctx, below, results[i], to); err != nil {
+			if i < len(results) && (max || r.inImage[st]) {
+				up, err := layers(below, results[i])
+				if err != nil {
 					return err
 				}
-				up := below
-				result = &up
+				below, result = up, &up
 				w.Add(recordDigest(results[i].key), nil, result)
 			}
 			var err error
@@ -190,21 +198,23 @@ func (r *runner) layersUpTo(ctx context.Context, below remotecache.Layers, res *
 // inline is the cache that goes into the image's config: the results whose
 // layers are the image's. There is none of layers that say less than the
 // results, or more.
-func (r *runner) inline(form ImageOptions, layers []layer.Layer, manifest []ocispec.Descriptor) ([]byte, error) {
+func (r *runner) inline(ctx context.Context, form ImageOptions, layers []layer.Layer, manifest []ocispec.Descriptor) ([]byte, error) {
 	wanted := slices.ContainsFunc(r.opts.CacheTo, func(to CacheTarget) bool { return to.Inline })
-	results, base := r.chain(r.plan.target)
 	if !wanted || form.remade() || r.opts.Edits.Squash {
 		return nil, nil
 	}
 	w := &remotecache.Writer{}
-	first := len(base.img.Manifest.Layers)
-	for i, res := range results {
-		up := remotecache.Layers{Created: res.created}
-		for n, l := range layers[:first+i+1] {
-			up.Blobs, up.DiffIDs = append(up.Blobs, manifest[n]), append(up.DiffIDs, l.DiffID)
-		}
-		w.Add(recordDigest(res.key), nil, &up)
+	results, base := r.chain(r.plan.target)
+	all := remotecache.Layers{Blobs: manifest}
+	for _, l := range layers {
+		all.DiffIDs = append(all.DiffIDs, l.DiffID)
 	}
-	r.recordTaken(w)
+	err := r.recordSteps(ctx, w, false, func(_ remotecache.Layers, res *stepResult) (remotecache.Layers, error) {
+		n := len(base.img.Manifest.Layers) + slices.Index(results, res) + 1
+		return remotecache.Layers{Blobs: all.Blobs[:n], DiffIDs: all.DiffIDs[:n], Created: res.created}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
 	return w.Inline(manifest)
 }

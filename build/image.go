@@ -118,7 +118,7 @@ func (r *runner) assemble(ctx context.Context, form ImageOptions) (PlatformImage
 		image.Config
 		Cache []byte `json:"moby.buildkit.cache.v0,omitempty"`
 	}{Config: config}
-	if full.Cache, err = r.inline(form, layers, manifest.Layers); err != nil {
+	if full.Cache, err = r.inline(ctx, form, layers, manifest.Layers); err != nil {
 		return img, fmt.Errorf("write inline cache: %w", err)
 	}
 	if manifest.Config, err = r.put(form.mediaType(ocispec.MediaTypeImageConfig), full); err != nil {

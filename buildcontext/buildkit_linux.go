@@ -80,8 +80,8 @@ func (t *Tree) sourceDigest(ctx context.Context, src string) (string, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	b := &buildKitHasher{tree: t, plan: &sel.plan}
-	if len(sel.plan.Sources) == 0 || isPattern(src) && len(path.Dir(src)) > 1 {
-		return "", errNoDigest // patterns at the top only
+	if len(sel.plan.Sources) == 0 {
+		return "", errNoDigest
 	}
 	if !isPattern(src) {
 		s := sel.plan.Sources[0]
@@ -196,27 +196,50 @@ type pathSum struct{ path, sum string }
 func (b *buildKitHasher) matches(pattern string, sources []copytree.Source) (string, error) {
 	var all []pathSum
 	for _, s := range sources {
-		var err error
-		name := "/" + s.Parent.Join(s.Entry.Name).String()
+		at := s.Parent.Join(s.Entry.Name).String()
 		if s.IsDir() {
-			all, err = b.flat(all, "/"+s.Entry.Dir.Path.String(), s.Entry)
-		} else {
-			var sum string
+			at = s.Entry.Dir.Path.String()
+		}
+		name := "/" + at
+		if dir := path.Dir(pattern); !isPattern(dir) {
+			name = path.Join(dir, s.Name)
+		} else if path.Base(name) != s.Name {
+			return "", errNoDigest
+		}
+		var sum string
+		var err error
+		switch {
+		case s.IsDir() && name == "/"+at:
+			all, err = b.flat(all, name, s.Entry)
+		case s.IsDir(): // by a link, and whole
+			sum, err = b.dir(s.Entry)
+		default:
 			sum, err = b.file(s.Parent, s.Entry)
-			all = append(all, pathSum{name, sum})
 		}
 		if err != nil {
 			return "", err
+		}
+		if sum != "" {
+			all = append(all, pathSum{name, sum})
 		}
 	}
 	if len(all) == 1 && path.Base(pattern) == path.Base(all[0].path) {
 		return all[0].sum, nil
 	}
 	h := sha256.New()
+	prefix := plainPrefix(pattern)
 	for _, p := range all {
-		io.WriteString(h, strings.ReplaceAll(p.path, "/", "\x00")+p.sum)
+		io.WriteString(h, strings.ReplaceAll(strings.TrimPrefix(p.path, prefix), "/", "\x00")+p.sum)
 	}
 	return sumOf(h), nil
+}
+
+// plainPrefix is the directory of a pattern that is none itself; "" at the top.
+func plainPrefix(pattern string) string {
+	for isPattern(pattern) {
+		pattern = path.Dir(pattern)
+	}
+	return strings.TrimSuffix(pattern, "/")
 }
 
 func (b *buildKitHasher) flat(all []pathSum, name string, e *copytree.Entry) ([]pathSum, error) {

@@ -58,6 +58,11 @@ COPY dir/x dir /nested/
 ADD t.tar /un/
 ADD a.txt /ad
 COPY a.tx[t] /bracket
+COPY dir/su* /w4/
+COPY dir/sub/y* /w5/
+COPY d*/x dir/s*/y* /w6/
+COPY dir/?* /w7/
+COPY dir* alink /w8/
 COPY --from=tools /tool /exec /usr/bin/
 COPY --from=tools /h1 /h1
 WORKDIR /end

@@ -171,6 +171,29 @@ func (s *Store) Untag(names []string, digests ...digest.Digest) (removed []Entry
 	return removed, err
 }
 
+// Remove removes the rows with the names, and those rows of the manifests that
+// have no name. A manifest that gets another name meanwhile keeps it. It returns
+// the rows removed; the error wraps [ErrNotFound] if a name has no row.
+func (s *Store) Remove(names []string, manifests ...digest.Digest) (removed []Entry, err error) {
+	err = s.update(func(entries []Entry) ([]Entry, bool, error) {
+		for _, n := range names {
+			if !slices.ContainsFunc(entries, func(e Entry) bool { return e.Name == n }) {
+				return nil, false, fmt.Errorf("image %s: %w", n, ErrNotFound)
+			}
+		}
+		kept := entries[:0:0]
+		for _, e := range entries {
+			if e.Name != "" && slices.Contains(names, e.Name) || e.Name == "" && slices.Contains(manifests, e.Desc.Digest) {
+				removed = append(removed, e)
+			} else {
+				kept = append(kept, e)
+			}
+		}
+		return kept, len(removed) > 0, nil
+	})
+	return removed, err
+}
+
 // Unname takes names away from their images: all of them, or none if the error
 // wraps [ErrNotFound] because one has no row. An image that loses its last name
 // stays, nameless.

@@ -121,6 +121,16 @@ func targetPaths(t *bake.Target) (reads, writes []string) {
 			writes = append(writes, out.Dest)
 		}
 	}
+	for _, c := range t.CacheFrom {
+		if c.Type == "local" && c.Attrs["src"] != "" && !t.FromSet("cache-from", "") {
+			reads = append(reads, c.Attrs["src"])
+		}
+	}
+	for _, c := range t.CacheTo {
+		if c.Type == "local" && c.Attrs["dest"] != "" && !t.FromSet("cache-to", "") {
+			writes = append(writes, c.Attrs["dest"])
+		}
+	}
 	return reads, writes
 }
 

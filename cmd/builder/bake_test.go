@@ -384,6 +384,8 @@ func TestBakeWrong(t *testing.T) {
 		{"read outside", `target "a" { context = "` + outside + `" }`, 2, []string{"--allow=fs.read=" + outside}, []string{"a"}},
 		{"read outside by a link", `target "a" { contexts = { x = "link" } }`, 2, []string{"--allow=fs.read=link"}, []string{"a"}},
 		{"write outside", `target "a" { output = ["type=local,dest=../gone/x"] }`, 2, []string{"--allow=fs.write=../gone/x"}, []string{"a"}},
+		{"cache from outside", `target "a" { cache-from = ["type=local,src=` + outside + `"] }`, 2, []string{"--allow=fs.read=" + outside}, []string{"a"}},
+		{"cache to outside", `target "a" { cache-to = ["type=local,dest=../gone/x"] }`, 2, []string{"--allow=fs.write=../gone/x"}, []string{"a"}},
 		{"granted elsewhere", `target "a" { output = ["type=local,dest=` + outside + `"] }`, 2, []string{"--allow=fs.write="}, []string{"a", "--allow", "fs.read=" + outside}},
 		{"unknown grant", `target "a" {}`, 2, []string{"--allow", "everything"}, []string{"a", "--allow", "everything"}},
 		{"print and list", `target "a" {}`, 2, []string{"--print and --list"}, []string{"--print", "--list", "targets"}},

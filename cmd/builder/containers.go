@@ -92,22 +92,42 @@ func (c containerStore) create(r *record) (*filelock.Lock, error) {
 	if r.Name == "" {
 		r.Name = "c-" + r.ID[:12]
 	}
-	if err := os.MkdirAll(c.dir(r.ID), 0o700); err != nil {
-		return nil, err
-	}
-	lock, err := filelock.TryAcquire(filepath.Join(c.dir(r.ID), "lock"), filelock.Exclusive)
+	return c.publish(r)
+}
+
+// publish makes the container's directory elsewhere and moves it into place
+// when its lock is held and its record is written: who lists containers sees
+// it whole and running, or not at all.
+func (c containerStore) publish(r *record) (*filelock.Lock, error) {
+	dir, err := c.s.TempDir()
 	if err != nil {
 		return nil, err
 	}
-	return lock, c.save(r)
+	lock, err := filelock.TryAcquire(filepath.Join(dir, "lock"), filelock.Exclusive)
+	if err != nil {
+		return nil, err
+	}
+	err = saveRecord(dir, r)
+	if err == nil {
+		err = os.MkdirAll(c.s.Path("containers"), 0o700)
+	}
+	if err == nil {
+		err = os.Rename(dir, c.dir(r.ID))
+	}
+	if err != nil {
+		return nil, errors.Join(err, lock.Release())
+	}
+	return lock, nil
 }
 
-func (c containerStore) save(r *record) error {
+func (c containerStore) save(r *record) error { return saveRecord(c.dir(r.ID), r) }
+
+func saveRecord(dir string, r *record) error {
 	data, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(filepath.Join(c.dir(r.ID), "container.json"), data, 0o600)
+	return atomicfile.Write(filepath.Join(dir, "container.json"), data, 0o600)
 }
 
 // list returns all containers, newest first.
@@ -167,9 +187,13 @@ func (c containerStore) running(r record) bool {
 	return false
 }
 
-// remove removes a container that doesn't run.
+// remove removes a container that doesn't run. One that somebody else removes
+// at the same time is removed.
 func (c containerStore) remove(r record) error {
 	lock, err := filelock.TryAcquire(filepath.Join(c.dir(r.ID), "lock"), filelock.Exclusive)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if errors.Is(err, filelock.ErrLocked) {
 		return fmt.Errorf("container %s is running: stop it first", r.Name)
 	}

@@ -70,7 +70,11 @@ func (r removal) remove(word string) error {
 	if err := r.used(img.id); err != nil {
 		return fmt.Errorf("remove image %s: %w", word, err)
 	}
-	if err := r.untag(nil, img.manifests...); err != nil {
+	// Not more than was looked at: an image may get another name meanwhile.
+	if err := r.untag(img.names, img.manifests...); err != nil {
+		return err
+	}
+	if left, err := r.sameImage(entry); err != nil || len(left.manifests) > 0 {
 		return err
 	}
 	fmt.Fprintf(r.e.stdout, "Deleted: %s\n", img.id)
@@ -163,7 +167,7 @@ func (r removal) used(id digest.Digest) error {
 
 // untag removes rows and says which names went.
 func (r removal) untag(names []string, manifests ...digest.Digest) error {
-	removed, err := r.s.Untag(names, manifests...)
+	removed, err := r.s.Remove(names, manifests...)
 	if err != nil {
 		return err
 	}

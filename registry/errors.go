@@ -57,9 +57,9 @@ func (c *Client) opError(op string, ref image.Ref, err error) error {
 	var certErr *tls.CertificateVerificationError
 	switch {
 	case errors.Is(err, ErrDenied):
-		e.hint = "credentials are read from ~/.docker/config.json, or from the directory that DOCKER_CONFIG names; docker login writes them there"
-		if _, credErr := c.credentials(); credErr != nil {
-			e.hint = fmt.Sprintf("docker's config file, where credentials are kept, could not be read: %v", credErr)
+		e.hint = "builder login " + ref.Registry + " keeps credentials; those of docker and podman are found too"
+		if problem := c.credentials.problem(); problem != nil {
+			e.hint = problem.Error()
 		}
 	case errors.Is(err, ErrNotFound) && ref.Registry == image.DefaultRegistry:
 		e.hint = "names without a registry are looked up at docker.io"

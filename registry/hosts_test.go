@@ -249,15 +249,15 @@ func startWithPassword(t *testing.T) *server {
 func TestBasicAuth(t *testing.T) {
 	srv := startWithPassword(t)
 	login(t, auths("other.example", "secret"))
-	checkErr(t, pullErr(t, testOptions(), srv.host+"/a:1"), ErrDenied, "access denied by "+srv.host, "docker login")
+	checkErr(t, pullErr(t, testOptions(), srv.host+"/a:1"), ErrDenied, "access denied by "+srv.host, "builder login")
 	login(t, auths(srv.host, "wrong"))
-	checkErr(t, pullErr(t, testOptions(), srv.host+"/a:1"), ErrDenied, "access denied by "+srv.host, "docker login")
+	checkErr(t, pullErr(t, testOptions(), srv.host+"/a:1"), ErrDenied, "access denied by "+srv.host, "builder login")
 	login(t, auths(srv.host, "secret"))
 	if err := pullErr(t, testOptions(), srv.host+"/a:1"); err != nil {
 		t.Error(err)
 	}
 	login(t, "not an object")
-	checkErr(t, pullErr(t, testOptions(), srv.host+"/a:1"), ErrDenied, "access denied", "could not be read")
+	checkErr(t, pullErr(t, testOptions(), srv.host+"/a:1"), ErrDenied, "access denied", "config.json: json: cannot unmarshal")
 }
 
 func TestCredentialHelper(t *testing.T) {
@@ -273,7 +273,7 @@ func TestCredentialHelper(t *testing.T) {
 		t.Error(err)
 	}
 	login(t, map[string]any{"credHelpers": map[string]string{srv.host: "missing"}})
-	checkErr(t, pullErr(t, testOptions(), srv.host+"/a:1"), ErrDenied, "", "docker login")
+	checkErr(t, pullErr(t, testOptions(), srv.host+"/a:1"), ErrDenied, "", "docker-credential-missing")
 }
 
 // tokens makes a proxy ask for a token that its own /token gives.
@@ -318,7 +318,7 @@ func TestTokenAuth(t *testing.T) {
 	})
 	t.Run("user", func(t *testing.T) {
 		p := startProxy(t, srv, httptest.NewServer, tokens(t, "user", 200))
-		checkErr(t, pullErr(t, testOptions(), p.host()+"/a:1"), ErrDenied, "", "docker login")
+		checkErr(t, pullErr(t, testOptions(), p.host()+"/a:1"), ErrDenied, "", "builder login")
 		login(t, auths(p.host(), "secret"))
 		if err := pullErr(t, testOptions(), p.host()+"/a:1"); err != nil {
 			t.Error(err)

@@ -108,7 +108,7 @@ func (c *Client) eachEndpoint(ctx context.Context, ref image.Ref, f func(*sessio
 	for _, e := range endpoints {
 		// Requests for tokens outlive the call that caused them only to
 		// serve the next, so each call may have its own session.
-		if err = f(c.open(ctx, ref.Registry, e)); err == nil || ctx.Err() != nil {
+		if err = f(c.open(ctx, ref, e)); err == nil || ctx.Err() != nil {
 			return err
 		}
 		var local *localError

@@ -65,7 +65,7 @@ func (p *push) toOrigin(ctx context.Context) error {
 		return err
 	}
 	origin := endpoints[len(endpoints)-1]
-	return p.to(ctx, p.client.open(ctx, p.ref.Registry, origin))
+	return p.to(ctx, p.client.open(ctx, p.ref, origin))
 }
 
 // push is one image on its way to a registry.

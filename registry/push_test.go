@@ -206,9 +206,9 @@ func pushErr(t *testing.T, opts Options, name string) error {
 func TestPushAuth(t *testing.T) {
 	srv := startWithPassword(t)
 	login(t, auths("other.example", "secret"))
-	checkErr(t, pushErr(t, testOptions(), srv.host+"/p:1"), ErrDenied, "push "+srv.host+"/p:1: blob sha256:", "docker login")
+	checkErr(t, pushErr(t, testOptions(), srv.host+"/p:1"), ErrDenied, "push "+srv.host+"/p:1: blob sha256:", "builder login")
 	login(t, auths(srv.host, "wrong"))
-	checkErr(t, pushErr(t, testOptions(), srv.host+"/p:1"), ErrDenied, "access denied by "+srv.host, "docker login")
+	checkErr(t, pushErr(t, testOptions(), srv.host+"/p:1"), ErrDenied, "access denied by "+srv.host, "builder login")
 	login(t, auths(srv.host, "secret"))
 	if err := pushErr(t, testOptions(), srv.host+"/p:1"); err != nil {
 		t.Error(err)
@@ -273,7 +273,7 @@ func TestPushFails(t *testing.T) {
 	}
 	checkErr(t, pushErr(t, testOptions(), "127.0.0.1:1/a"), ErrUnreachable, "connect to 127.0.0.1:1", "")
 	host := answerWith(403, body("DENIED", "read only"), writes)
-	checkErr(t, pushErr(t, testOptions(), host+"/a"), ErrDenied, "access denied by "+host+" (read only)", "docker login")
+	checkErr(t, pushErr(t, testOptions(), host+"/a"), ErrDenied, "access denied by "+host+" (read only)", "builder login")
 	host = answerWith(404, body("NAME_UNKNOWN", "no such project"), writes)
 	checkErr(t, pushErr(t, testOptions(), host+"/a"), ErrNotFound, "not found at "+host+" (no such project)", "")
 	host = answerWith(503, "", writes)

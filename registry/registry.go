@@ -4,7 +4,7 @@
 // API into the store, and pushes them from there.
 //
 // A [Client] asks the mirrors of a registry in their order and then the
-// registry itself. It reads the credentials that docker login wrote, speaks
+// registry itself. It has the credentials that docker login and others wrote, speaks
 // https, and plain http only to hosts on the loopback interface and to those
 // that its [Options] name. What comes over the network is hostile until its
 // digest and size are those of a descriptor that is trusted already: only then
@@ -21,10 +21,9 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"os"
 	"sync"
 	"time"
-
-	"github.com/regclient/regclient/config"
 )
 
 // Options is how a [Client] behaves. The zero value is ready for use.
@@ -40,6 +39,11 @@ type Options struct {
 	// authorities to trust, HOST/*.cert and *.key the client's own.
 	// "": /etc/docker/certs.d.
 	CertDir string
+	// AuthFiles have the credentials, in this order. nil: those that
+	// [AuthFiles] finds by the environment.
+	AuthFiles []string
+	// Warn is told once of each thing about them that is wrong. nil: nobody.
+	Warn func(string)
 	// UserAgent is what registries see. "": builder.
 	UserAgent string
 
@@ -70,6 +74,12 @@ func (o Options) withDefaults() Options {
 	if o.Stall <= 0 {
 		o.Stall = time.Minute
 	}
+	if o.AuthFiles == nil {
+		o.AuthFiles = AuthFiles(os.Getenv)
+	}
+	if o.Warn == nil {
+		o.Warn = func(string) {}
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}
@@ -81,8 +91,8 @@ func (o Options) withDefaults() Options {
 type Client struct {
 	opts Options
 
-	credentials func() (map[string]config.Host, error) // once
-	slots       chan struct{}                          // one for each download and upload
+	credentials *credentials
+	slots       chan struct{} // one for each download and upload
 
 	mu         sync.Mutex
 	transports map[string]*http.Transport // by host:port
@@ -92,10 +102,11 @@ type Client struct {
 // New returns a client. It touches neither disk nor network: those wait for
 // the first image.
 func New(opts Options) *Client {
+	opts = opts.withDefaults()
 	return &Client{
-		opts:        opts.withDefaults(),
-		credentials: sync.OnceValues(loadCredentials),
-		slots:       make(chan struct{}, opts.withDefaults().Parallel),
+		opts:        opts,
+		credentials: &credentials{names: opts.AuthFiles, warn: opts.Warn},
+		slots:       make(chan struct{}, opts.Parallel),
 		transports:  map[string]*http.Transport{},
 		plain:       map[string]bool{},
 	}
@@ -109,15 +120,4 @@ func (c *Client) slot(ctx context.Context) (release func(), err error) {
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-}
-
-// loadCredentials reads docker's config file, and runs the credential helpers
-// that it names.
-func loadCredentials() (map[string]config.Host, error) {
-	found, err := config.DockerLoad()
-	hosts := map[string]config.Host{}
-	for _, h := range found {
-		hosts[h.Name] = h
-	}
-	return hosts, err
 }

@@ -38,7 +38,18 @@ type session struct {
 }
 
 // open begins a session that ends with ctx.
-func (c *Client) open(ctx context.Context, registry string, e endpoint) *session {
+func (c *Client) open(ctx context.Context, ref image.Ref, e endpoint) *session {
+	// What the user has for a registry is for the registry: its mirrors get
+	// what there is for them.
+	name, repository := ref.Registry, ref.Repository
+	if !e.origin {
+		name, repository = e.host, strings.Trim(e.prefix+"/"+ref.Repository, "/")
+	}
+	return c.openWith(ctx, ref.Registry, e, c.credentials.get(ctx, name, repository))
+}
+
+// openWith is open with a credential.
+func (c *Client) openWith(ctx context.Context, registry string, e endpoint, cred Credential) *session {
 	s := &session{endpoint: e, auth: &trace{}}
 	host := *config.HostNewName(registry)
 	host.Hostname = e.host
@@ -51,17 +62,7 @@ func (c *Client) open(ctx context.Context, registry string, e endpoint) *session
 	if e.plain {
 		host.TLS = config.TLSDisabled
 	}
-	// What the user has for a registry is for the registry: its mirrors get
-	// what there is for them.
-	name := host.Name
-	if !e.origin {
-		name = e.host
-	}
-	if creds, _ := c.credentials(); creds != nil {
-		have := creds[name]
-		host.User, host.Pass, host.Token = have.User, have.Pass, have.Token
-		host.CredHelper, host.CredHost = have.CredHelper, have.CredHost
-	}
+	host.User, host.Pass, host.Token = cred.User, cred.Password, cred.IdentityToken
 	s.reg = reg.New(
 		reg.WithConfigHosts([]*config.Host{&host}),
 		reg.WithHTTPClient(&http.Client{Transport: c.roundTripper(ctx, s.auth)}),

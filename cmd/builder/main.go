@@ -79,6 +79,8 @@ func commands() []command {
 		{"tree", "[OPTIONS] IMAGE", "show an image's layers and the images on the way to it", runTree},
 		{"diff", "[OPTIONS] IMAGE [IMAGE]", "show the paths in which an image differs from another, or from itself before its last layer", runDiff},
 		{"tag", "SOURCE TARGET [TARGET...]", "give an image more names", runTag},
+		{"login", "[SERVER[/REPOSITORY]]", "keep a user name and password for a registry", runLogin},
+		{"logout", "[SERVER[/REPOSITORY]]", "forget them", runLogout},
 		{"untag", "IMAGE [NAME...]", "take names away from an image", runUntag},
 		{"rmi", "[OPTIONS] IMAGE [IMAGE...]", "remove images", runRmi},
 		{"pull", "[OPTIONS] NAME[:TAG|@DIGEST]", "fetch an image from a registry", runPull},

@@ -393,7 +393,11 @@ func untagUnused(s *store.Store, p piece) (bool, error) {
 	if used || len(now) == 0 || (p.need == needNone && now[0].Name != "") {
 		return false, nil
 	}
-	_, err = s.Untag(nil, p.image.entry.Desc.Digest)
+	if p.need == needNone {
+		_, err = s.Remove(nil, p.image.entry.Desc.Digest)
+	} else {
+		_, err = s.Untag(nil, p.image.entry.Desc.Digest)
+	}
 	return err == nil, err
 }
 

@@ -61,8 +61,12 @@ func (r removal) remove(word string) error {
 	if err != nil {
 		return err
 	}
-	if len(img.names) > 1 && byName(word, entry) {
-		return r.untag([]string{entry.Name})
+	if byName(word, entry) {
+		// The name goes, whatever it means by now, and no other.
+		others := len(img.names) > 1
+		if img.names = []string{entry.Name}; others {
+			return r.untag(img.names)
+		}
 	}
 	if len(img.names) > 1 && !r.force {
 		return fmt.Errorf("remove image %s: it has several names (%s): remove them by name, or all with --force", formatID(img.id, false), familiar(img.names))

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -98,6 +99,7 @@ func (o *torturer) builder(excuses []string, args ...string) (out string, ok, ki
 	cmd.Dir = o.dir
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	began := time.Now()
 	if err := cmd.Start(); err != nil {
 		o.t.Error(err)
 		return "", false, false
@@ -106,11 +108,11 @@ func (o *torturer) builder(excuses []string, args ...string) (out string, ok, ki
 	if o.random.IntN(6) == 0 {
 		timer = time.AfterFunc(time.Duration(o.random.IntN(400))*time.Millisecond, func() { cmd.Process.Kill() })
 	}
-	began := time.Now()
 	err := cmd.Wait()
 	if f := os.Getenv("BUILDER_TORTURE_LOG"); f != "" {
 		log, _ := os.OpenFile(f, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
-		fmt.Fprintf(log, "%s %s w%d %v %q\n", began.Format("05.000"), time.Now().Format("05.000"), o.number, err, args)
+		index, _ := os.ReadFile(filepath.Join(o.root, "index.json"))
+		fmt.Fprintf(log, "%s %s w%d %v %q %x\n", began.Format("15:04:05.000"), time.Now().Format("15:04:05.000"), o.number, err, args, sha256.Sum256(index))
 		log.Close()
 	}
 	if timer != nil {
@@ -330,8 +332,15 @@ func (o *torture) check(workers []*torturer) {
 	if err != nil {
 		o.t.Fatal(err)
 	}
+	named := map[digest.Digest]bool{}
+	for _, e := range entries {
+		named[e.Desc.Digest] = named[e.Desc.Digest] || e.Name != ""
+	}
 	checked := map[digest.Digest]bool{}
 	for _, e := range entries {
+		if e.Name == "" && named[e.Desc.Digest] {
+			o.t.Errorf("image %s has names and is nameless as well", e.Desc.Digest)
+		}
 		img, err := s.Image(e.Desc, image.HostPlatform())
 		if err != nil {
 			o.t.Errorf("image %s: %v", e.Name, err)

@@ -201,7 +201,16 @@ func (c containerStore) remove(r record) error {
 		return err
 	}
 	defer lock.Release()
-	if err := os.RemoveAll(c.dir(r.ID)); err != nil {
+	// At once, and then what it held: who looks for its lock meanwhile would
+	// make the file again.
+	dir, err := c.s.TempDir()
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(c.dir(r.ID), filepath.Join(dir, "container")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove container %s: %w", r.Name, err)
+	}
+	if err := os.RemoveAll(dir); err != nil {
 		return fmt.Errorf("remove container %s: %w", r.Name, err)
 	}
 	return nil

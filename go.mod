@@ -3,6 +3,7 @@ module builder
 go 1.26.8
 
 require (
+	github.com/BurntSushi/toml v1.6.0
 	github.com/clipperhouse/displaywidth v0.11.0
 	github.com/containerd/stargz-snapshotter/estargz v0.19.1
 	github.com/docker/go-units v0.5.0

@@ -59,6 +59,7 @@ func (p *pull) download(ctx context.Context, s *session, desc ocispec.Descriptor
 		switch {
 		case err == nil:
 			p.report.amount(desc, "downloaded", desc.Size, true)
+			p.client.opts.Tell(fmt.Sprintf("%s, %d bytes, from %s", desc.Digest, desc.Size, s.host))
 			return nil
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
@@ -72,7 +73,7 @@ func (p *pull) download(ctx context.Context, s *session, desc ocispec.Descriptor
 func (p *pull) try(ctx context.Context, s *session, desc ocispec.Descriptor) error {
 	tctx, t := withTrace(ctx, desc.Size)
 	// The addresses in a descriptor are left out on purpose: see isForeign.
-	r, err := s.reg.BlobGet(tctx, libRef(p.ref), descriptor.Descriptor{
+	r, err := s.reg.BlobGet(tctx, s.libRef(p.ref), descriptor.Descriptor{
 		MediaType: desc.MediaType, Digest: desc.Digest, Size: desc.Size,
 	})
 	if err != nil {

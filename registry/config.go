@@ -60,7 +60,7 @@ func (s *session) small(ctx context.Context, ref image.Ref, desc ocispec.Descrip
 		return nil, fmt.Errorf("%w: %d bytes, at most %d are allowed", image.ErrInvalid, desc.Size, image.MaxConfigSize)
 	}
 	tctx, t := withTrace(ctx, desc.Size)
-	r, err := s.reg.BlobGet(tctx, libRef(ref), descriptor.Descriptor{MediaType: desc.MediaType, Digest: desc.Digest, Size: desc.Size})
+	r, err := s.reg.BlobGet(tctx, s.libRef(ref), descriptor.Descriptor{MediaType: desc.MediaType, Digest: desc.Digest, Size: desc.Size})
 	if err != nil {
 		return nil, s.explain(ctx, t, err)
 	}

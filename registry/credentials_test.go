@@ -13,7 +13,9 @@ import (
 	"time"
 )
 
-func basic(userPassword string) string { return base64.StdEncoding.EncodeToString([]byte(userPassword)) }
+func basic(userPassword string) string {
+	return base64.StdEncoding.EncodeToString([]byte(userPassword))
+}
 
 // authFile writes a file of credentials.
 func authFile(t *testing.T, content string) string {

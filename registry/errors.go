@@ -64,7 +64,7 @@ func (c *Client) opError(op string, ref image.Ref, err error) error {
 	case errors.Is(err, ErrNotFound) && ref.Registry == image.DefaultRegistry:
 		e.hint = "names without a registry are looked up at docker.io"
 	case errors.As(err, &certErr):
-		e.hint = fmt.Sprintf("if the registry is the right one, put the certificate of its authority in %s/%s/ca.crt", c.opts.CertDir, ref.Registry)
+		e.hint = fmt.Sprintf("if the registry is the right one, put the certificate of its authority in %s/%s/ca.crt", c.opts.CertDirs[0], ref.Registry)
 	case isPlainAnswer(err):
 		e.hint = fmt.Sprintf("the registry speaks http: if you trust the network up to it, list %q under insecure-registries in /etc/docker/daemon.json", ref.Registry)
 	}

@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -26,52 +25,134 @@ import (
 // hubHost is where the API of docker.io is.
 const hubHost = "registry-1.docker.io"
 
-// LoadDaemonConfig adds the mirrors and insecure registries of docker's
-// daemon.json, so that a machine set up for docker needs no other set-up. A
-// file that isn't there adds nothing.
-func (o *Options) LoadDaemonConfig(path string) error {
-	data, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("read docker's configuration: %w", err)
-	}
-	var file struct {
-		Mirrors  []string `json:"registry-mirrors"`
-		Insecure []string `json:"insecure-registries"`
-	}
-	if err := json.Unmarshal(data, &file); err != nil {
-		return fmt.Errorf("read docker's configuration %s: %w", path, err)
-	}
-	o.Mirrors = append(o.Mirrors, file.Mirrors...)
-	o.Insecure = append(o.Insecure, file.Insecure...)
-	return nil
-}
-
 // endpoint is one server to ask for the images of a registry.
 type endpoint struct {
 	host   string // host[:port] of the API
 	prefix string // path before the repository, "" for most
 	plain  bool   // http, not https
 	origin bool   // the registry itself, not a mirror
+
+	replaces   bool        // prefix stands in the place of what the rule is about, not before it
+	digestOnly bool        // only asked for digests
+	tagOnly    bool        // only asked for tags
+	insecure   bool        // its certificate isn't checked, and it may speak http
+	cas        []string    // files of authorities to trust
+	certs      [][2]string // files of certificates and keys of ours
+	header     http.Header // sent with every request to it
+	repository string      // what is asked for; "" for prefix and the name's
+	from       Place       // what says so; zero for nobody
 }
 
-// endpoints returns the servers to ask for the images of a registry, in order.
-func (c *Client) endpoints(ctx context.Context, registry string) ([]endpoint, error) {
-	var list []endpoint
-	if registry == image.DefaultRegistry {
-		for _, m := range c.opts.Mirrors {
-			e, err := parseMirror(m)
-			if err != nil {
-				return nil, err
-			}
-			e.plain = e.plain || c.speaksPlain(ctx, e.host)
-			list = append(list, e)
-		}
-		return append(list, endpoint{host: hubHost, origin: true}), nil
+// asked reports whether the endpoint is asked for a reference.
+func (e *endpoint) asked(ref image.Ref) bool {
+	return !(e.digestOnly && ref.Digest == "") && !(e.tagOnly && ref.Digest != "")
+}
+
+// ErrBlocked says that a configuration file forbids a registry.
+var ErrBlocked = errors.New("blocked")
+
+// config reads the configuration files, once.
+func (c *Client) config() (*hostConfig, error) {
+	c.configOnce.Do(func() { c.hosts, c.configErr = loadConfig(*c.opts.Config) })
+	return c.hosts, c.configErr
+}
+
+// endpoints returns the servers to ask for a reference, in order; the last is
+// the registry, or what stands for it.
+func (c *Client) endpoints(ctx context.Context, ref image.Ref) ([]endpoint, error) {
+	list, err := c.plan(ref)
+	if err != nil {
+		return nil, err
 	}
-	return []endpoint{{host: registry, origin: true, plain: c.speaksPlain(ctx, registry)}}, nil
+	for i := range list {
+		e := &list[i]
+		c.trust(e)
+		e.plain = e.plain || c.speaksPlain(ctx, e.host)
+	}
+	return list, nil
+}
+
+// plan is endpoints without a look at the network.
+func (c *Client) plan(ref image.Ref) ([]endpoint, error) {
+	conf, err := c.config()
+	if err != nil {
+		return nil, err
+	}
+	name := ref.Registry + "/" + ref.Repository
+	hosts, err := conf.readHosts(ref.Registry)
+	if err != nil {
+		return nil, err
+	}
+	origin := endpoint{host: apiHost(ref.Registry), origin: true}
+	var mirrors []endpoint
+	for _, m := range c.opts.Mirrors {
+		if ref.Registry != image.DefaultRegistry {
+			break
+		}
+		e, err := parseMirror(m)
+		if err != nil {
+			return nil, err
+		}
+		mirrors = append(mirrors, e)
+	}
+	decided := len(mirrors) > 0
+	for _, r := range []*rule{best(conf.builder, name), best(conf.containers, name), hosts, best(conf.docker, name)} {
+		if r == nil {
+			continue
+		}
+		if r.blocked {
+			return nil, fmt.Errorf("%w by %s", ErrBlocked, r.from)
+		}
+		origin.insecure = origin.insecure || r.insecure
+		if decided || !r.says() {
+			continue
+		}
+		decided = true
+		mirrors = slices.Clone(r.mirrors)
+		if r.origin != nil {
+			insecure := origin.insecure
+			origin = *r.origin
+			origin.insecure = origin.insecure || insecure
+		}
+		for _, e := range append([]*endpoint{&origin}, pointers(mirrors)...) {
+			if e.replaces {
+				e.repository = strings.Trim(e.prefix+rest(r, name), "/")
+				e.prefix = ""
+			}
+		}
+	}
+	return append(mirrors, origin), nil
+}
+
+func pointers(list []endpoint) (out []*endpoint) {
+	for i := range list {
+		out = append(out, &list[i])
+	}
+	return out
+}
+
+// rest is what comes after a rule's prefix in a name.
+func rest(r *rule, name string) string {
+	if strings.HasPrefix(r.prefix, "*.") {
+		_, path, _ := strings.Cut(name, "/")
+		return "/" + path
+	}
+	return strings.TrimPrefix(name, r.prefix)
+}
+
+// trust has connections to an endpoint follow what its configuration says.
+func (c *Client) trust(e *endpoint) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t := c.trusted[e.host]
+	t.insecure = t.insecure || e.insecure
+	if len(e.cas) > 0 {
+		t.cas = e.cas
+	}
+	if len(e.certs) > 0 {
+		t.certs = e.certs
+	}
+	c.trusted[e.host] = t
 }
 
 func parseMirror(s string) (endpoint, error) {
@@ -89,12 +170,19 @@ func parseMirror(s string) (endpoint, error) {
 // insecure reports whether a host's certificate needn't be checked, and http
 // may be spoken to it.
 func (c *Client) insecure(hostport string) bool {
-	if isLoopback(hostport) || slices.Contains(c.opts.Insecure, hostport) {
+	c.mu.Lock()
+	told := c.trusted[hostport].insecure
+	c.mu.Unlock()
+	list := c.opts.Insecure
+	if conf, err := c.config(); err == nil {
+		list = slices.Concat(list, conf.insecure)
+	}
+	if told || isLoopback(hostport) || slices.Contains(list, hostport) {
 		return true
 	}
 	host := hostOnly(hostport)
 	addr, err := netip.ParseAddr(host)
-	for _, s := range c.opts.Insecure {
+	for _, s := range list {
 		if s == host {
 			return true
 		}
@@ -177,6 +265,7 @@ func probePlain(ctx context.Context, hostport string) (bool, error) {
 // valid for it. Each host has its own: what one is excused from must not hold
 // for another.
 func (c *Client) transport(hostport string) (*http.Transport, error) {
+	insecure := c.insecure(hostport)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if t, ok := c.transports[hostport]; ok {
@@ -184,13 +273,19 @@ func (c *Client) transport(hostport string) (*http.Transport, error) {
 	}
 	conf := &tls.Config{}
 	if filepath.IsLocal(hostport) { // a redirection may be to the host ".."
-		var err error
-		if conf, err = tlsConfig(filepath.Join(c.opts.CertDir, hostport)); err != nil {
-			return nil, fmt.Errorf("certificates for %s: %w", hostport, err)
+		for _, dir := range c.opts.CertDirs {
+			if err := addCertDir(conf, filepath.Join(dir, hostport)); err != nil {
+				return nil, fmt.Errorf("certificates for %s: %w", hostport, err)
+			}
 		}
 	}
-	conf.InsecureSkipVerify = c.insecure(hostport)
+	told := c.trusted[hostport]
+	if err := addCertificates(conf, told.cas, told.certs); err != nil {
+		return nil, fmt.Errorf("certificates for %s: %w", hostport, err)
+	}
+	conf.InsecureSkipVerify = insecure
 	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.DialContext = (&net.Dialer{Timeout: c.opts.Dial, KeepAlive: 30 * time.Second}).DialContext
 	t.TLSClientConfig = conf
 	t.MaxIdleConnsPerHost = c.opts.Parallel
 	// A blob's digest is that of its bytes as they are.
@@ -199,39 +294,59 @@ func (c *Client) transport(hostport string) (*http.Transport, error) {
 	return t, nil
 }
 
-// tlsConfig reads a directory of certificates in docker's form.
-func tlsConfig(dir string) (*tls.Config, error) {
-	conf := &tls.Config{}
+// addCertDir reads a directory of certificates in docker's form.
+func addCertDir(conf *tls.Config, dir string) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
-		return conf, nil
+		return nil
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
+	var cas []string
+	var certs [][2]string
 	for _, e := range entries {
-		path := filepath.Join(dir, e.Name())
-		switch filepath.Ext(path) {
+		name := filepath.Join(dir, e.Name())
+		base, ext := strings.TrimSuffix(name, filepath.Ext(name)), filepath.Ext(name)
+		switch ext {
 		case ".crt":
-			pem, err := os.ReadFile(path)
-			if err != nil {
-				return nil, err
-			}
-			if conf.RootCAs == nil {
-				if conf.RootCAs, err = x509.SystemCertPool(); err != nil {
-					return nil, err
-				}
-			}
-			if !conf.RootCAs.AppendCertsFromPEM(pem) {
-				return nil, fmt.Errorf("%s holds no certificate", path)
-			}
+			cas = append(cas, name)
 		case ".cert":
-			pair, err := tls.LoadX509KeyPair(path, strings.TrimSuffix(path, ".cert")+".key")
-			if err != nil {
-				return nil, err
+			if _, err := os.Stat(base + ".key"); errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("%s has no key beside it: %s.key is missing", name, base)
 			}
-			conf.Certificates = append(conf.Certificates, pair)
+			certs = append(certs, [2]string{name, base + ".key"})
+		case ".key":
+			if _, err := os.Stat(base + ".cert"); errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("%s has no certificate beside it: %s.cert is missing (authorities are called .crt)", name, base)
+			}
 		}
 	}
-	return conf, nil
+	return addCertificates(conf, cas, certs)
+}
+
+// addCertificates adds authorities to trust and certificates of ours.
+func addCertificates(conf *tls.Config, cas []string, certs [][2]string) (err error) {
+	for _, name := range cas {
+		pem, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		if conf.RootCAs == nil {
+			if conf.RootCAs, err = x509.SystemCertPool(); err != nil {
+				return err
+			}
+		}
+		if !conf.RootCAs.AppendCertsFromPEM(pem) {
+			return fmt.Errorf("%s holds no certificate", name)
+		}
+	}
+	for _, pair := range certs {
+		cert, err := tls.LoadX509KeyPair(pair[0], pair[1])
+		if err != nil {
+			return fmt.Errorf("%s: %w", pair[0], err)
+		}
+		conf.Certificates = append(conf.Certificates, cert)
+	}
+	return nil
 }

@@ -24,8 +24,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"builder/image"
 )
 
@@ -42,29 +40,6 @@ func TestInsecure(t *testing.T) {
 		if got := c.insecure(host); got != want {
 			t.Errorf("insecure(%q) = %t", host, got)
 		}
-	}
-}
-
-func TestLoadDaemonConfig(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "daemon.json")
-	var o Options
-	if err := o.LoadDaemonConfig(file); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(file, []byte(`{"registry-mirrors":["https://m.example/"],"insecure-registries":["a:1"],"log-driver":"x"}`), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := o.LoadDaemonConfig(file); err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(Options{Mirrors: []string{"https://m.example/"}, Insecure: []string{"a:1"}}, o); diff != "" {
-		t.Error(diff)
-	}
-	if err := os.WriteFile(file, []byte(`{`), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := o.LoadDaemonConfig(file); err == nil || !strings.Contains(err.Error(), file) {
-		t.Errorf("err = %v", err)
 	}
 }
 
@@ -186,10 +161,11 @@ func TestTLSElsewhere(t *testing.T) {
 		cert, pemData := newCertificate(t)
 		p := startProxy(t, srv, anyAddress(t, cert), nil)
 		opts := testOptions()
-		opts.CertDir = t.TempDir()
-		checkErr(t, pullErr(t, opts, anyHost(p)+"/a:1"), ErrUnreachable, "certificate signed by unknown authority", opts.CertDir)
+		certDir := t.TempDir()
+		opts.CertDirs = []string{certDir}
+		checkErr(t, pullErr(t, opts, anyHost(p)+"/a:1"), ErrUnreachable, "certificate signed by unknown authority", certDir)
 
-		dir := filepath.Join(opts.CertDir, anyHost(p))
+		dir := filepath.Join(certDir, anyHost(p))
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			t.Fatal(err)
 		}

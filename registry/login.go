@@ -6,13 +6,15 @@ import (
 	"context"
 	"fmt"
 
+	"builder/image"
+
 	"github.com/regclient/regclient/types/ref"
 )
 
 // Login asks a registry whether it takes a credential, which is kept nowhere.
 // The error wraps [ErrDenied] if it doesn't.
 func (c *Client) Login(ctx context.Context, registry string, cred Credential) error {
-	endpoints, err := c.endpoints(ctx, registry)
+	endpoints, err := c.endpoints(ctx, image.Ref{Registry: registry})
 	if err != nil {
 		return err
 	}

@@ -98,14 +98,18 @@ func (c *Client) pull(ctx context.Context, s *store.Store, ref image.Ref, platfo
 }
 
 // eachEndpoint calls f for the servers of ref's registry until one succeeds.
-// A mirror's failure counts only if the registry itself fails too, and then
-// the registry's is told.
+// Mirrors that can't be reached are not asked again. If all fail, the
+// registry's own failure is told, and those of the mirrors after it.
 func (c *Client) eachEndpoint(ctx context.Context, ref image.Ref, f func(*session) error) error {
-	endpoints, err := c.endpoints(ctx, ref.Registry)
+	endpoints, err := c.endpoints(ctx, ref)
 	if err != nil {
 		return err
 	}
+	var failed []string
 	for _, e := range endpoints {
+		if !e.asked(ref) || !e.origin && c.isDead(e.host) {
+			continue
+		}
 		// Requests for tokens outlive the call that caused them only to
 		// serve the next, so each call may have its own session.
 		if err = f(c.open(ctx, ref, e)); err == nil || ctx.Err() != nil {
@@ -115,8 +119,30 @@ func (c *Client) eachEndpoint(ctx context.Context, ref image.Ref, f func(*sessio
 		if errors.As(err, &local) {
 			return err
 		}
+		if !e.origin {
+			c.opts.Tell(fmt.Sprintf("mirror %s: %v", e.host, err))
+			failed = append(failed, fmt.Sprintf("mirror %s: %v", e.host, err))
+			if errors.Is(err, ErrUnreachable) {
+				c.setDead(e.host)
+			}
+		}
+	}
+	if len(failed) > 0 && err != nil {
+		err = fmt.Errorf("%w; before that, %s", err, strings.Join(failed, "; "))
 	}
 	return err
+}
+
+func (c *Client) isDead(host string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.dead[host]
+}
+
+func (c *Client) setDead(host string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.dead[host] = true
 }
 
 // localError is a failure of this machine: asking again doesn't help.
@@ -176,6 +202,7 @@ func (p *pull) from(ctx context.Context, s *session) (root, desc ocispec.Descrip
 	if err != nil {
 		return root, desc, err
 	}
+	p.client.opts.Tell(fmt.Sprintf("%s is %s at %s", p.ref.Familiar(), root.Digest, s.host))
 	desc, manifestData := root, data
 	if image.IsIndex(root.MediaType) {
 		if desc, err = p.choose(data); err != nil {
@@ -359,7 +386,7 @@ func (p *pull) put(desc ocispec.Descriptor, data []byte) error {
 // hold it, the document is fetched, and returned as well.
 func (s *session) head(ctx context.Context, ref image.Ref) (ocispec.Descriptor, []byte, error) {
 	tctx, t := withTrace(ctx, 0)
-	m, err := s.reg.ManifestHead(tctx, libRef(ref))
+	m, err := s.reg.ManifestHead(tctx, s.libRef(ref))
 	if err != nil {
 		if failure := t.failure(); failure == nil || errors.Is(failure, ErrServer) {
 			return s.get(ctx, ref)
@@ -404,7 +431,7 @@ func (s *session) get(ctx context.Context, ref image.Ref) (ocispec.Descriptor, [
 func (s *session) manifest(ctx context.Context, ref image.Ref) (manifest.Manifest, error) {
 	for n := 1; ; n++ {
 		tctx, t := withTrace(ctx, 0)
-		m, err := s.reg.ManifestGet(tctx, libRef(ref))
+		m, err := s.reg.ManifestGet(tctx, s.libRef(ref))
 		switch {
 		case err == nil:
 			return m, nil

@@ -36,7 +36,7 @@ func openStore(t *testing.T) *store.Store {
 func testClient() *Client { return New(testOptions()) }
 
 func testOptions() Options {
-	return Options{Delay: time.Millisecond, Stall: 2 * time.Second}
+	return Options{Delay: time.Millisecond, Stall: 2 * time.Second, Config: &ConfigFiles{}, CertDirs: []string{}}
 }
 
 func blobsIn(t *testing.T, s *store.Store) []string {

@@ -60,7 +60,7 @@ func (c *Client) Push(ctx context.Context, s *store.Store, ref image.Ref, desc o
 
 // toOrigin pushes to the registry itself.
 func (p *push) toOrigin(ctx context.Context) error {
-	endpoints, err := p.client.endpoints(ctx, p.ref.Registry)
+	endpoints, err := p.client.endpoints(ctx, p.ref)
 	if err != nil {
 		return err
 	}
@@ -227,7 +227,7 @@ func (e *finalError) Unwrap() error { return e.err }
 // try asks for the blob, then for it to be mounted, then sends it.
 func (p *push) try(ctx context.Context, s *session, desc ocispec.Descriptor, d descriptor.Descriptor) error {
 	tctx, t := withTrace(ctx, 0)
-	if r, err := s.reg.BlobHead(tctx, libRef(p.ref), d); err == nil {
+	if r, err := s.reg.BlobHead(tctx, s.libRef(p.ref), d); err == nil {
 		p.report.amount(desc, "exists", desc.Size, true)
 		return r.Close()
 	}
@@ -237,7 +237,7 @@ func (p *push) try(ctx context.Context, s *session, desc ocispec.Descriptor, d d
 	for _, repo := range p.sources[desc.Digest] {
 		from := ref.Ref{Scheme: "reg", Registry: p.ref.Registry, Repository: repo}
 		// Whatever is wrong with mounting, uploading may still be right.
-		if s.reg.BlobMount(tctx, from, libRef(p.ref), d) == nil {
+		if s.reg.BlobMount(tctx, from, s.libRef(p.ref), d) == nil {
 			p.report.amount(desc, "mounted from "+repo, desc.Size, true)
 			return nil
 		}
@@ -252,7 +252,7 @@ func (p *push) try(ctx context.Context, s *session, desc ocispec.Descriptor, d d
 	defer f.Close()
 	p.report.amount(desc, "pushing", 0, false)
 	tctx, t = withTrace(ctx, 0)
-	if _, err := s.reg.BlobPut(tctx, libRef(p.ref), d, &upload{f: f, desc: desc, report: p.report}); err != nil {
+	if _, err := s.reg.BlobPut(tctx, s.libRef(p.ref), d, &upload{f: f, desc: desc, report: p.report}); err != nil {
 		return s.explain(ctx, t, err)
 	}
 	p.report.amount(desc, "pushed", desc.Size, true)
@@ -305,5 +305,5 @@ func (p *push) manifest(ctx context.Context, s *session, to image.Ref, doc docum
 		return err
 	}
 	tctx, t := withTrace(ctx, 0)
-	return s.explain(ctx, t, s.reg.ManifestPut(tctx, libRef(to), m))
+	return s.explain(ctx, t, s.reg.ManifestPut(tctx, s.libRef(to), m))
 }

@@ -22,6 +22,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 )
@@ -35,10 +36,13 @@ type Options struct {
 	// Mirrors are asked, in this order, before docker.io: hosts, or URLs
 	// whose path stands before the repository's name.
 	Mirrors []string
-	// CertDir holds certificates by host, as docker's does: HOST/*.crt are
+	// Config are files that say more of this; nil: those that
+	// [FindConfigFiles] finds by the environment.
+	Config *ConfigFiles
+	// CertDirs hold certificates by host, as docker's does: HOST/*.crt are
 	// authorities to trust, HOST/*.cert and *.key the client's own.
-	// "": /etc/docker/certs.d.
-	CertDir string
+	// nil: docker's, and those of podman.
+	CertDirs []string
 	// AuthFiles have the credentials, in this order. nil: those that
 	// [AuthFiles] finds by the environment.
 	AuthFiles []string
@@ -51,13 +55,30 @@ type Options struct {
 	Attempts int           // times that one request is tried; 0: 5
 	Delay    time.Duration // before the second try, doubled from then on; 0: 100 ms
 	Stall    time.Duration // without a byte until a server counts as failed; 0: 1 min
+	Dial     time.Duration // until a host that doesn't answer counts as failed; 0: 10 s
+
+	// Tell is told which server gave what, and which failed. nil: nobody.
+	Tell func(string)
 
 	Log *slog.Logger // requests and retries, at debug level; nil: nowhere
 }
 
 func (o Options) withDefaults() Options {
-	if o.CertDir == "" {
-		o.CertDir = "/etc/docker/certs.d"
+	if o.Config == nil {
+		files := FindConfigFiles(os.Getenv)
+		o.Config = &files
+	}
+	if o.CertDirs == nil {
+		o.CertDirs = []string{"/etc/docker/certs.d", "/etc/containers/certs.d"}
+		if home := os.Getenv("HOME"); home != "" {
+			o.CertDirs = append(o.CertDirs, filepath.Join(home, ".docker", "certs.d"), filepath.Join(home, ".config", "containers", "certs.d"))
+		}
+	}
+	if o.Dial <= 0 {
+		o.Dial = 10 * time.Second
+	}
+	if o.Tell == nil {
+		o.Tell = func(string) {}
 	}
 	if o.UserAgent == "" {
 		o.UserAgent = "builder"
@@ -94,9 +115,22 @@ type Client struct {
 	credentials *credentials
 	slots       chan struct{} // one for each download and upload
 
+	configOnce sync.Once
+	hosts      *hostConfig
+	configErr  error
+
 	mu         sync.Mutex
 	transports map[string]*http.Transport // by host:port
 	plain      map[string]bool            // host:port: whether it speaks plain http
+	trusted    map[string]trusted         // by host:port
+	dead       map[string]bool            // mirrors that were not to be reached
+}
+
+// trusted is what configuration files say of a host's connections.
+type trusted struct {
+	insecure bool
+	cas      []string
+	certs    [][2]string
 }
 
 // New returns a client. It touches neither disk nor network: those wait for
@@ -109,6 +143,8 @@ func New(opts Options) *Client {
 		slots:       make(chan struct{}, opts.Parallel),
 		transports:  map[string]*http.Transport{},
 		plain:       map[string]bool{},
+		trusted:     map[string]trusted{},
+		dead:        map[string]bool{},
 	}
 }
 

@@ -42,8 +42,11 @@ func (c *Client) open(ctx context.Context, ref image.Ref, e endpoint) *session {
 	// What the user has for a registry is for the registry: its mirrors get
 	// what there is for them.
 	name, repository := ref.Registry, ref.Repository
-	if !e.origin {
+	if !e.origin || e.host != apiHost(ref.Registry) {
 		name, repository = e.host, strings.Trim(e.prefix+"/"+ref.Repository, "/")
+		if e.repository != "" {
+			repository = e.repository
+		}
 	}
 	return c.openWith(ctx, ref.Registry, e, c.credentials.get(ctx, name, repository))
 }
@@ -65,7 +68,7 @@ func (c *Client) openWith(ctx context.Context, registry string, e endpoint, cred
 	host.User, host.Pass, host.Token = cred.User, cred.Password, cred.IdentityToken
 	s.reg = reg.New(
 		reg.WithConfigHosts([]*config.Host{&host}),
-		reg.WithHTTPClient(&http.Client{Transport: c.roundTripper(ctx, s.auth)}),
+		reg.WithHTTPClient(&http.Client{Transport: c.roundTripper(ctx, s)}),
 		reg.WithDelay(c.opts.Delay, max(c.opts.Delay, 30*time.Second)),
 		reg.WithRetryLimit(c.opts.Attempts),
 		reg.WithManifestMax(image.MaxManifestSize, image.MaxManifestSize),
@@ -77,8 +80,11 @@ func (c *Client) openWith(ctx context.Context, registry string, e endpoint, cred
 
 // libRef is a reference in the library's form. Either tag or digest is asked
 // for, the digest if there is one.
-func libRef(r image.Ref) ref.Ref {
+func (s *session) libRef(r image.Ref) ref.Ref {
 	out := ref.Ref{Scheme: "reg", Registry: r.Registry, Repository: r.Repository, Tag: r.Tag}
+	if s.repository != "" {
+		out.Repository = s.repository
+	}
 	if r.Digest != "" {
 		out.Tag, out.Digest = "", r.Digest.String()
 	}
@@ -119,11 +125,11 @@ func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { retur
 // roundTripper carries the requests of one session. All of them end when ctx
 // does, also those that the library sends without a context, and when their
 // server has said nothing for a while.
-func (c *Client) roundTripper(ctx context.Context, auth *trace) roundTripper {
+func (c *Client) roundTripper(ctx context.Context, s *session) roundTripper {
 	return func(req *http.Request) (*http.Response, error) {
 		t, ok := req.Context().Value(traceKey{}).(*trace)
 		if !ok {
-			t = auth
+			t = s.auth
 		}
 		if req.Method == http.MethodDelete {
 			t = &trace{} // an upload is given up: what counts is why
@@ -140,6 +146,12 @@ func (c *Client) roundTripper(ctx context.Context, auth *trace) roundTripper {
 		b.end = func() { b.timer.Stop(); stop(); cancel(nil) }
 
 		req = req.WithContext(reqCtx)
+		if len(s.header) > 0 && req.URL.Host == s.host {
+			req.Header = req.Header.Clone()
+			for name, values := range s.header {
+				req.Header[name] = values
+			}
+		}
 		if req.Body != nil {
 			req.Body = &sending{req.Body, b}
 		}

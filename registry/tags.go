@@ -37,7 +37,7 @@ func (s *session) tags(ctx context.Context, ref image.Ref) ([]string, error) {
 	seen := map[string]bool{}
 	last := ""
 	for {
-		page, err := s.reg.TagList(tctx, libRef(ref), scheme.WithTagLimit(tagsAtATime), scheme.WithTagLast(last))
+		page, err := s.reg.TagList(tctx, s.libRef(ref), scheme.WithTagLimit(tagsAtATime), scheme.WithTagLast(last))
 		if err != nil {
 			return nil, s.explain(ctx, t, err)
 		}

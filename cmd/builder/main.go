@@ -49,6 +49,7 @@ type env struct {
 	stdin          *os.File
 	stdout, stderr *os.File
 	getenv         func(string) string
+	tell           func(string) // of registries, with --verbose; nil: nobody
 
 	root  string // --root
 	debug bool   // --debug
@@ -93,6 +94,7 @@ func commands() []command {
 		{"debug", "[OPTIONS] [ID] [COMMAND [ARG...]] | ls | rm ID...", "run a command in what a failed step left", runDebug},
 		{"ps", "[OPTIONS]", "list containers", runPs},
 		{"rm", "CONTAINER [CONTAINER...]", "remove containers", runRm},
+		{"info", "[NAME]", "show what there is here, or which servers are asked for a name", runInfo},
 		{"df", "[OPTIONS]", "show what takes how much disk", runDf},
 		{"prune", "[OPTIONS]", "remove what nothing needs", runPrune},
 		{"version", "", "show the version", runVersion},

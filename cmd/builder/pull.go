@@ -19,9 +19,16 @@ func runPull(ctx context.Context, e *env, args []string) error {
 	platformName := fs.String("platform", "", "fetch the image for `OS/ARCH[/VARIANT]`")
 	mode := fs.String("progress", "auto", "how to show progress: auto, plain, tty or quiet")
 	allTags := fs.BoolP("all-tags", "a", false, "fetch every tag of the repository")
+	verbose := fs.BoolP("verbose", "v", false, "tell which server gave what, and which failed")
 	words, err := e.parse(fs, args, 1, 1)
 	if err != nil {
 		return err
+	}
+	if *verbose {
+		e.tell = func(text string) { fmt.Fprintf(e.stderr, "builder: %s\n", text) }
+		if *mode == "auto" {
+			*mode = "plain" // the lines would go through the picture
+		}
 	}
 	ref, err := image.ParseRef(words[0])
 	if err == nil && *allTags {

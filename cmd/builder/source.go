@@ -75,14 +75,12 @@ func (i *imageSource) local(ref image.Ref, platform image.Platform) (image.Image
 	return img, nil
 }
 
-// registry makes the client for registries, with the mirrors and insecure hosts
-// that docker is set up with, and what set changes.
+// registry makes the client for registries, as this machine is set up, with what
+// set changes.
 func (e *env) registry(set ...func(*registry.Options)) (*registry.Client, error) {
 	opts := registry.Options{UserAgent: "builder/" + version().Version, Log: e.logger(), Attempts: e.attempts, Delay: e.delay,
+		Tell: e.tell,
 		AuthFiles: registry.AuthFiles(e.getenv), Warn: func(text string) { fmt.Fprintf(e.stderr, "builder: warning: %s\n", text) }}
-	if err := opts.LoadDaemonConfig("/etc/docker/daemon.json"); err != nil {
-		return nil, err
-	}
 	for _, f := range set {
 		f(&opts)
 	}

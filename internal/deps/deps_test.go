@@ -48,7 +48,7 @@ var graph = map[string]string{
 	"snapshot/snapshottest":         "snapshot internal/sys",
 	"container":                     "mount internal/sys container/internal/startlimit",
 	"container/internal/startlimit": "",
-	"registry":                      "image store progress internal/filelock internal/sys",
+	"registry":                      "image store progress internal/atomicfile internal/filelock internal/sys",
 	"archive":                       "image store layer progress internal/atomicfile",
 	"cache":                         "image store internal/atomicfile internal/filelock internal/sys",
 	"remotecache":                   "image internal/atomicfile",
@@ -75,6 +75,7 @@ var fences = map[string]string{
 	"tags.cncf.io/container-device-interface": "cdi",
 
 	"github.com/containerd/stargz-snapshotter": "layer",
+	"github.com/BurntSushi/toml":               "registry",
 	"github.com/hashicorp/hcl":                 "bake",
 	"github.com/zclconf/go-cty":                "bake",
 	"go.yaml.in/yaml":                          "bake",

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestInfo asks what there is, and which servers a name leads to.
+func TestInfo(t *testing.T) {
+	w := newBench(t)
+	w.asUser()
+	config := filepath.Join(t.TempDir(), "config.toml")
+	t.Setenv("BUILDER_CONFIG", config)
+	if out := w.ok("info"); !strings.Contains(out, "State directory:   "+w.root) || !strings.Contains(out, "Images:            1\n") {
+		t.Errorf("info:\n%s", out)
+	}
+	var row map[string]any
+	if err := json.Unmarshal([]byte(w.ok("info", "--format", "json")), &row); err != nil || row["Images"] != 1.0 || row["DockerRootDir"] != w.root {
+		t.Errorf("%v, %v", row, err)
+	}
+	if got := w.ok("info", "-f", "{{.CgroupVersion}}"); got != "1\n" && got != "2\n" && got != "1 and 2\n" {
+		t.Errorf("control groups of version %q", got)
+	}
+	if err := os.WriteFile(config, []byte("[registry.\"docker.io\"]\nmirrors = [\"http://127.0.0.1:1/hub\"]\n[registry.\"no.example\"]\nblocked = true\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out := lines(w.ok("info", "nginx"))
+	if len(out) != 3 || strings.Join(strings.Fields(out[1]), " ") != "http://127.0.0.1:1 hub/library/nginx mirror all insecure "+config+":2" {
+		t.Errorf("servers of nginx:\n%s", strings.Join(out, "\n"))
+	}
+	w.fails(1, []string{"no.example/x", "blocked by " + config + ":3"}, "info", "no.example/x")
+	w.fails(1, []string{"blocked by"}, "pull", "no.example/x")
+	if err := os.WriteFile(config, []byte("x = 1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.fails(1, []string{config + ":1: unknown key x"}, "info", "nginx")
+}
+
+// TestPullVerbose pulls through a dead mirror and a living one, and is told
+// which gave what.
+func TestPullVerbose(t *testing.T) {
+	w := newBench(t)
+	host := startRegistry(t)
+	w.asUser()
+	w.ok("tag", "test/base", host+"/hub/library/app:1")
+	w.ok("push", host+"/hub/library/app:1")
+	w.ok("rmi", "test/base", host+"/hub/library/app:1")
+	config := filepath.Join(t.TempDir(), "config.toml")
+	t.Setenv("BUILDER_CONFIG", config)
+	if err := os.WriteFile(config, []byte("[registry.\"docker.io\"]\nmirrors = [\"http://127.0.0.1:1\", \"http://"+host+"/hub\"]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := w.run("pull", "-v", "app:1")
+	for _, want := range []string{"builder: mirror 127.0.0.1:1: ", "builder: app:1 is sha256:", " at " + host, "bytes, from " + host} {
+		if !strings.Contains(r.stderr, want) {
+			t.Errorf("pull -v does not tell %q:\n%s", want, r.stderr)
+		}
+	}
+	if r.code != 0 {
+		t.Errorf("exit code %d", r.code)
+	}
+	w.ok("rmi", "app:1")
+	if r := w.run("pull", "-q", "app:1"); r.code != 0 || r.stderr != "" {
+		t.Errorf("pull -q: %d %s", r.code, r.stderr)
+	}
+}

@@ -54,7 +54,10 @@ func (p *pull) download(ctx context.Context, s *session, desc ocispec.Descriptor
 	}
 	defer release()
 	for n := 1; ; n++ {
-		err := p.try(ctx, s, desc)
+		done, err := p.ranges(ctx, s, desc)
+		if err == nil && !done {
+			err = p.try(ctx, s, desc)
+		}
 		var local *localError
 		switch {
 		case err == nil:

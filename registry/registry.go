@@ -51,6 +51,7 @@ type Options struct {
 	// UserAgent is what registries see. "": builder.
 	UserAgent string
 
+	Ranged   int64         // bytes from which a blob is fetched by several ranges at a time; 0: 64 MiB
 	Parallel int           // downloads and uploads at a time; 0: 4
 	Attempts int           // times that one request is tried; 0: 5
 	Delay    time.Duration // before the second try, doubled from then on; 0: 100 ms
@@ -82,6 +83,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.UserAgent == "" {
 		o.UserAgent = "builder"
+	}
+	if o.Ranged <= 0 {
+		o.Ranged = 64 << 20
 	}
 	if o.Parallel <= 0 {
 		o.Parallel = 4

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/regclient/regclient/config"
@@ -35,6 +36,9 @@ type session struct {
 	reg *reg.Reg
 	// auth is how requests ended that belong to no other: those for tokens.
 	auth *trace
+	// authorization is what the last request to the host had that was
+	// answered well.
+	authorization atomic.Pointer[string]
 }
 
 // open begins a session that ends with ctx.
@@ -162,6 +166,9 @@ func (c *Client) roundTripper(ctx context.Context, s *session) roundTripper {
 			b.end()
 			t.set(req.URL.Host, 0, "", err)
 			return nil, err
+		}
+		if auth := req.Header.Get("Authorization"); auth != "" && resp.StatusCode < 400 && req.URL.Host == s.host {
+			s.authorization.Store(&auth)
 		}
 		b.ReadCloser = resp.Body
 		resp.Body = b

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+)
+
+// rangeStreams is how many ranges of a blob are fetched at a time.
+const rangeStreams = 4
+
+// errNoRanges says that a server doesn't serve ranges, or not to us.
+var errNoRanges = errors.New("no ranges")
+
+// ranges fetches a large blob by several ranges at a time, where one stream
+// would wait for the network most of the time. done is false where that can't
+// be: then the blob is still to be fetched, as one stream.
+func (p *pull) ranges(ctx context.Context, s *session, desc ocispec.Descriptor) (done bool, err error) {
+	if desc.Size < p.client.opts.Ranged {
+		return false, nil
+	}
+	w, err := p.store.NewBlob()
+	if err != nil {
+		return false, &localError{err}
+	}
+	defer w.Abort()
+	r := &ranged{pull: p, session: s, desc: desc, f: w.File(), part: p.client.opts.Ranged / rangeStreams}
+	sum, err := r.fetch(ctx)
+	var local *localError
+	switch {
+	case err == nil && sum == desc.Digest:
+		if err := w.CommitFile(desc); err != nil {
+			return false, &localError{err}
+		}
+		return true, nil
+	case ctx.Err() != nil:
+		return false, context.Cause(ctx)
+	case errors.As(err, &local):
+		return false, err
+	case err == nil:
+		err = fmt.Errorf("the ranges have digest %s", sum)
+	}
+	p.client.opts.Log.DebugContext(ctx, "not by ranges", "digest", desc.Digest.String(), "host", s.host, "err", err.Error())
+	return false, nil
+}
+
+// ranged is a blob that is fetched by ranges.
+type ranged struct {
+	pull    *pull
+	session *session
+	desc    ocispec.Descriptor
+	f       *os.File
+	part    int64 // bytes of a range
+	got     atomic.Int64
+}
+
+// fetch fetches all parts into the file and returns its digest, computed behind
+// the parts while they are in the page cache.
+func (r *ranged) fetch(ctx context.Context) (digest.Digest, error) {
+	parts := int((r.desc.Size + r.part - 1) / r.part)
+	done := make([]chan struct{}, parts)
+	for i := range done {
+		done[i] = make(chan struct{})
+	}
+	// The first tells whether there are ranges.
+	if err := r.fetchPart(ctx, 0); err != nil {
+		return "", err
+	}
+	close(done[0])
+	sum := digest.SHA256.Digester()
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		for i := range parts {
+			select {
+			case <-done[i]:
+			case <-gctx.Done():
+				return context.Cause(gctx)
+			}
+			from := int64(i) * r.part
+			if _, err := io.Copy(sum.Hash(), io.NewSectionReader(r.f, from, min(r.part, r.desc.Size-from))); err != nil {
+				return &localError{err}
+			}
+		}
+		return nil
+	})
+	var next atomic.Int64
+	for range rangeStreams {
+		g.Go(func() error {
+			for {
+				i := int(next.Add(1))
+				if i >= parts {
+					return nil
+				}
+				if err := r.fetchPart(gctx, i); err != nil {
+					return err
+				}
+				close(done[i])
+			}
+		})
+	}
+	err := g.Wait()
+	return sum.Digest(), err
+}
+
+// fetchPart fetches a range, and the rest of it again where that broke off.
+func (r *ranged) fetchPart(ctx context.Context, i int) error {
+	from := int64(i) * r.part
+	end := min(from+r.part, r.desc.Size)
+	opts := r.pull.client.opts
+	for attempt, delay := 1, opts.Delay; ; attempt, delay = attempt+1, 2*delay {
+		n, err := r.fetchRange(ctx, from, end)
+		from += n
+		var local *localError
+		if err == nil || errors.Is(err, errNoRanges) || errors.As(err, &local) || attempt == opts.Attempts || ctx.Err() != nil {
+			return err
+		}
+		select {
+		case <-time.After(delay):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// fetchRange fetches the bytes from up to end and returns how many came.
+func (r *ranged) fetchRange(ctx context.Context, from, end int64) (int64, error) {
+	req, err := r.session.blobRequest(ctx, r.pull, r.desc.Digest)
+	if err != nil {
+		return 0, err
+	}
+	req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", from, end-1))
+	client := &http.Client{Transport: r.pull.client.roundTripper(ctx, r.session)}
+	resp, err := client.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	want := fmt.Sprintf("bytes %d-%d/%d", from, end-1, r.desc.Size)
+	if resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests {
+		return 0, fmt.Errorf("answered %s", resp.Status)
+	}
+	if resp.StatusCode != http.StatusPartialContent || resp.Header.Get("Content-Range") != want || resp.Header.Get("Content-Encoding") != "" {
+		return 0, fmt.Errorf("%w: answered %s, %q", errNoRanges, resp.Status, resp.Header.Get("Content-Range"))
+	}
+	buf := make([]byte, 128<<10)
+	body := io.LimitReader(resp.Body, end-from)
+	for n := int64(0); ; {
+		got, readErr := body.Read(buf)
+		if _, err := r.f.WriteAt(buf[:got], from+n); err != nil {
+			return n, &localError{fmt.Errorf("write blob: %w", err)}
+		}
+		n += int64(got)
+		total := r.got.Add(int64(got))
+		if total/reportEvery != (total-int64(got))/reportEvery {
+			r.pull.report.amount(r.desc, "downloading", total, false)
+		}
+		switch {
+		case from+n == end:
+			return n, nil
+		case readErr == io.EOF:
+			return n, io.ErrUnexpectedEOF
+		case readErr != nil:
+			return n, readErr
+		}
+	}
+}
+
+// blobRequest is the request for a blob, with the credential that the library
+// has got for the repository. A redirection to another host doesn't get it.
+func (s *session) blobRequest(ctx context.Context, p *pull, of digest.Digest) (*http.Request, error) {
+	scheme := "https"
+	if s.plain {
+		scheme = "http"
+	}
+	repository := s.libRef(p.ref).Repository
+	if s.prefix != "" {
+		repository = strings.Trim(s.prefix, "/") + "/" + repository
+	}
+	tctx, _ := withTrace(ctx, 0)
+	req, err := http.NewRequestWithContext(tctx, http.MethodGet, fmt.Sprintf("%s://%s/v2/%s/blobs/%s", scheme, s.host, repository, of), nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("User-Agent", p.client.opts.UserAgent)
+	if auth := s.authorization.Load(); auth != nil {
+		req.Header.Set("Authorization", *auth)
+	}
+	return req, nil
+}

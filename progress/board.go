@@ -5,6 +5,7 @@ package progress
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -196,6 +197,26 @@ func (a *amount) rate(now time.Time) int64 {
 		return 0
 	}
 	return int64(float64(a.Current-a.from) / seconds)
+}
+
+// left is how long the rest takes at a rate, 0 if it isn't known.
+func (a *amount) left(rate int64) time.Duration {
+	if rate <= 0 || a.Total <= a.Current {
+		return 0
+	}
+	return time.Duration(a.Total-a.Current) * time.Second / time.Duration(rate)
+}
+
+// appendTime appends 7s, 3m07s or 2h05m.
+func appendTime(b []byte, d time.Duration) []byte {
+	s := int64((d + time.Second - 1) / time.Second)
+	switch {
+	case s < 60:
+		return fmt.Appendf(b, "%ds", s)
+	case s < 3600:
+		return fmt.Appendf(b, "%dm%02ds", s/60, s%60)
+	}
+	return fmt.Appendf(b, "%dh%02dm", s/3600, s%3600/60)
 }
 
 // lines returns the last lines of the output, at most n, one that isn't ended

@@ -266,7 +266,7 @@ func (l *layout) amounts(out []drawn, v *vertex, rows int) []drawn {
 	return out
 }
 
-// amount is the line of one transfer: what, how much, how fast. In a narrow
+// amount is the line of one transfer: what, how much, how fast, how long still. In a narrow
 // terminal the numbers stay and the name is cut.
 func (l *layout) amount(a *amount) drawn {
 	var much []byte
@@ -278,6 +278,9 @@ func (l *layout) amount(a *amount) drawn {
 	}
 	if rate := a.rate(l.now); rate > 0 && a.Bytes && l.cols >= barCols/2 {
 		much = append(appendSize(append(much, ' '), rate), "/s"...)
+		if left := a.left(rate); left > 0 && l.cols >= barCols {
+			much = append(appendTime(append(much, ' '), left), " left"...)
+		}
 	}
 	mark, right := part{dim, " => => "}, string(appendSeconds(nil, l.now.Sub(a.began)))
 	_, room := l.room(right)

@@ -101,7 +101,7 @@ func TestTTYAmounts(t *testing.T) {
 		s.at(1).status("p", layer(0, "downloading", 10_000_000, false)).status("p", layer(1, "downloading", 40_000_000, true))
 		sameText(t, look(), `[+] Pulling 1.1s (0/1)
  => pull debian:12                                                                             1.1s
- => => downloading 3f4ca61aafc0 [=====>              ] 10.0MB / 40.0MB 8.7MB/s                 1.1s
+ => => downloading 3f4ca61aafc0 [=====>              ] 10.0MB / 40.0MB 8.7MB/s 4s left         1.1s
  => => waiting for another pull                                                                1.1s
  => => 1/3 done
 `)

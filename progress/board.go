@@ -204,7 +204,7 @@ func (a *amount) left(rate int64) time.Duration {
 	if rate <= 0 || a.Total <= a.Current {
 		return 0
 	}
-	return time.Duration(a.Total-a.Current) * time.Second / time.Duration(rate)
+	return time.Duration(float64(a.Total-a.Current) / float64(rate) * float64(time.Second))
 }
 
 // appendTime appends 7s, 3m07s or 2h05m.

@@ -40,7 +40,7 @@ func TestCollectStopped(t *testing.T) {
 		}
 	}
 	collect := func() error {
-		return s.Exclusive(func() error { _, err := r.Collect(t.Context(), nil); return err })
+		return s.Exclusive(0, func() error { _, err := r.Collect(t.Context(), nil); return err })
 	}
 	for i := len(ids) - 1; i >= 0; i-- {
 		block := s.Path("snapshots", ".removed-"+string(ids[i]))

@@ -92,7 +92,7 @@ func TestConvertOnce(t *testing.T) {
 	if again, err := r.Convert(t.Context(), l.Blob, l.DiffID, opts); err != nil || again.Blob.Digest != first.Blob.Digest {
 		t.Errorf("converted to %s, then to %s (%v)", first.Blob.Digest, again.Blob.Digest, err)
 	}
-	if err := s.Exclusive(func() error { _, err := r.Collect(t.Context(), nil); return err }); err != nil {
+	if err := s.Exclusive(0, func() error { _, err := r.Collect(t.Context(), nil); return err }); err != nil {
 		t.Fatal(err)
 	}
 	if left, err := os.ReadDir(s.Path("converted")); err != nil || len(left) != 0 {

@@ -20,6 +20,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"builder/internal/atomicfile"
 	"builder/internal/filelock"
@@ -70,7 +71,12 @@ func Open(root string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open state directory %s: %w", root, err)
 	}
-	s.shared, err = filelock.Acquire(context.Background(), s.Path("locks", "store"), filelock.Shared, nil)
+	// Who waits for the store to be left goes first, for a moment.
+	gate, err := filelock.Acquire(context.Background(), s.Path("locks", "gate"), filelock.Shared, nil)
+	if err == nil {
+		s.shared, err = filelock.Acquire(context.Background(), s.Path("locks", "store"), filelock.Shared, nil)
+		err = errors.Join(err, gate.Release())
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open state directory %s: %w", root, err)
 	}
@@ -224,20 +230,49 @@ func (s *Store) Reap() {
 	}
 }
 
-// Exclusive runs f while no other process has the store open, or fails at once
-// with [ErrBusy].
-func (s *Store) Exclusive(f func() error) error {
+// Exclusive runs f while no other process has the store open. It waits for the
+// others to leave, as long as wait says, and nobody else comes in meanwhile;
+// then it fails with [ErrBusy].
+func (s *Store) Exclusive(wait time.Duration, f func() error) error {
+	if s.shared == nil {
+		return ErrBusy // it was left
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), wait)
+	defer cancel()
 	s.shared.Release()
-	excl, err := filelock.TryAcquire(s.Path("locks", "store"), filelock.Exclusive)
-	if err == nil {
-		err = f()
-		excl.Release()
-	} else if errors.Is(err, filelock.ErrLocked) {
+	err := s.alone(ctx, f)
+	if errors.Is(err, filelock.ErrLocked) || errors.Is(err, context.DeadlineExceeded) {
 		err = ErrBusy
 	}
 	shared, lockErr := filelock.Acquire(context.Background(), s.Path("locks", "store"), filelock.Shared, nil)
 	s.shared = shared
 	return errors.Join(err, lockErr)
+}
+
+func (s *Store) alone(ctx context.Context, f func() error) error {
+	gate, err := filelock.TryAcquire(s.Path("locks", "gate"), filelock.Exclusive)
+	if err != nil {
+		return err // another one waits already, or somebody comes in
+	}
+	defer gate.Release()
+	excl, err := filelock.TryAcquire(s.Path("locks", "store"), filelock.Exclusive)
+	if errors.Is(err, filelock.ErrLocked) {
+		excl, err = filelock.Acquire(ctx, s.Path("locks", "store"), filelock.Exclusive, nil)
+	}
+	if err != nil {
+		return err
+	}
+	defer excl.Release()
+	return f()
+}
+
+// Leave lets others collect while this process still works with what a lock or
+// a record of its own protects, such as a container's file system. Nothing else
+// may be relied on from then on.
+func (s *Store) Leave() error {
+	err := s.shared.Release()
+	s.shared = nil
+	return err
 }
 
 // Lock takes the named lock of the state directory, waiting for its holder

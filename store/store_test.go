@@ -543,12 +543,12 @@ func TestCollect(t *testing.T) {
 		want += r.Size
 	}
 	other := openAt(t, s.root)
-	if err := s.Exclusive(func() error { return nil }); !errors.Is(err, ErrBusy) {
+	if err := s.Exclusive(0, func() error { return nil }); !errors.Is(err, ErrBusy) {
 		t.Errorf("Exclusive beside another: %v", err)
 	}
 	other.Close()
 	var freed int64
-	err = s.Exclusive(func() (err error) {
+	err = s.Exclusive(0, func() (err error) {
 		freed, err = s.Collect(map[digest.Digest]bool{extra.Digest: true})
 		return err
 	})
@@ -570,7 +570,7 @@ func TestCollect(t *testing.T) {
 		}
 	}
 	// The store is held again.
-	if err := openAt(t, s.root).Exclusive(func() error { return nil }); !errors.Is(err, ErrBusy) {
+	if err := openAt(t, s.root).Exclusive(0, func() error { return nil }); !errors.Is(err, ErrBusy) {
 		t.Errorf("Exclusive beside the first: %v", err)
 	}
 }

@@ -18,14 +18,14 @@ import (
 // another process uses the store it does nothing: the next one that removes
 // something does it then.
 func collectGarbage(ctx context.Context, e *env) error {
-	_, err := collect(ctx, e, func(build.FailedSteps, snapshot.Snapshotter) error { return nil })
+	_, err := collect(ctx, e, 0, func(build.FailedSteps, snapshot.Snapshotter) error { return nil })
 	return err
 }
 
 // collect does first and then removes what no image, cached step or container
-// needs. It does neither, and reports busy, while another process uses the
-// store.
-func collect(ctx context.Context, e *env, first func(build.FailedSteps, snapshot.Snapshotter) error) (busy bool, err error) {
+// needs. It does neither, and reports busy, if others use the store for longer
+// than wait.
+func collect(ctx context.Context, e *env, wait time.Duration, first func(build.FailedSteps, snapshot.Snapshotter) error) (busy bool, err error) {
 	s, err := e.store()
 	if err != nil {
 		return false, err
@@ -34,7 +34,7 @@ func collect(ctx context.Context, e *env, first func(build.FailedSteps, snapshot
 	if err != nil {
 		return false, err
 	}
-	err = s.Exclusive(func() error {
+	err = s.Exclusive(wait, func() error {
 		failed := build.NewFailedSteps(s)
 		if err := first(failed, rfs.Snapshots()); err != nil {
 			return err

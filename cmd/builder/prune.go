@@ -302,7 +302,7 @@ func removePieces(ctx context.Context, e *env, s *store.Store, chosen []piece) (
 	if len(shared) == 0 {
 		return removed, nil
 	}
-	busy, err := collect(ctx, e, func(failed build.FailedSteps, snapshots snapshot.Snapshotter) error {
+	busy, err := collect(ctx, e, pruneWait, func(failed build.FailedSteps, snapshots snapshot.Snapshotter) error {
 		gone, err := removeShared(ctx, s, shared, failed, snapshots)
 		removed = append(removed, gone...)
 		return err
@@ -312,6 +312,10 @@ func removePieces(ctx context.Context, e *env, s *store.Store, chosen []piece) (
 	}
 	return removed, err
 }
+
+// pruneWait is how long prune waits for other commands to end. No command begins
+// meanwhile.
+const pruneWait = time.Second
 
 // busyError says that not all was removed.
 type busyError struct{}

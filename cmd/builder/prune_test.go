@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -488,5 +489,42 @@ func TestPruneKilled(t *testing.T) {
 	w.ok("prune", "--all", "--force")
 	if _, count := w.df(); count["Temporary"]+count["Step cache"]+count["Images"] != 0 {
 		t.Errorf("a prune leaves what killed ones left: %v", count)
+	}
+}
+
+// TestPruneBesideRun prunes while a container runs, which keeps its files and
+// nothing else.
+func TestPruneBesideRun(t *testing.T) {
+	w := newBench(t)
+	w.write("Dockerfile", "FROM test/base\nRUN echo kept > /kept\n")
+	w.ok("build", "-t", "runs", ".")
+	w.write("Dockerfile", "FROM test/base\nRUN echo gone > /gone\n")
+	w.ok("build", "-t", "idle", ".")
+	cmd := w.command("run", "--rm", "runs", "sh", "-c", "echo ready; read line; cat /kept; ls /gone")
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Args = slices.Insert(cmd.Args, 2, "-i")
+	out := &syncBuffer{}
+	cmd.Stdout = out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the container's start", func() bool { return strings.Contains(out.String(), "ready") })
+	w.ok("rmi", "idle")
+	w.ok("prune", "--all", "--force")
+	if got := w.ok("images", "-q"); len(lines(got)) != 1 || got == "" {
+		t.Errorf("images are left: %q, want the one that runs", got)
+	}
+	w.checkWhole()
+	stdin.Close()
+	cmd.Wait()
+	if got := out.String(); got != "ready\nkept\n" {
+		t.Errorf("the container said %q", got)
+	}
+	w.ok("prune", "--all", "--force")
+	if _, count := w.df(); count["Images"]+count["Step cache"]+count["Containers"] != 0 {
+		t.Errorf("what is left: %v", count)
 	}
 }

@@ -152,6 +152,11 @@ func (e *env) runContainer(ctx context.Context, o *runOptions, name string, args
 		return 0, err
 	}
 	spec.ID = rec.ID
+	// What the container stands on is kept by its record from now on: others
+	// need not wait for its end to collect the rest.
+	if err := s.Leave(); err != nil {
+		return 0, err
+	}
 	return e.runProcess(ctx, o, cs, rec, spec, active, lock)
 }
 

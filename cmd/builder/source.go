@@ -79,7 +79,7 @@ func (i *imageSource) local(ref image.Ref, platform image.Platform) (image.Image
 // set changes.
 func (e *env) registry(set ...func(*registry.Options)) (*registry.Client, error) {
 	opts := registry.Options{UserAgent: "builder/" + version().Version, Log: e.logger(), Attempts: e.attempts, Delay: e.delay,
-		Tell: e.tell,
+		Tell:      e.tell,
 		AuthFiles: registry.AuthFiles(e.getenv), Warn: func(text string) { fmt.Fprintf(e.stderr, "builder: warning: %s\n", text) }}
 	for _, f := range set {
 		f(&opts)

@@ -53,6 +53,9 @@ func (p *pull) download(ctx context.Context, s *session, desc ocispec.Descriptor
 		return err
 	}
 	defer release()
+	if err := p.store.Room(desc.Size); err != nil {
+		return &localError{err}
+	}
 	for n := 1; ; n++ {
 		done, err := p.ranges(ctx, s, desc)
 		if err == nil && !done {

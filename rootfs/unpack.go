@@ -40,6 +40,9 @@ func (r *RootFS) Unpack(ctx context.Context, img image.Image, sink progress.Sink
 	if id, ok := r.linked(ctx, chains[len(chains)-1]); ok {
 		return id, nil
 	}
+	if err := r.store.Room(0); err != nil {
+		return "", fmt.Errorf("unpack: %w", err)
+	}
 	lock, err := r.store.Lock(ctx, "unpack-"+chains[len(chains)-1].Encoded(), filelock.Exclusive, nil)
 	if err != nil {
 		return "", err

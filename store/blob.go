@@ -109,6 +109,9 @@ type BlobWriter struct {
 // NewBlob begins a blob. The caller ends it with [BlobWriter.Commit] or
 // [BlobWriter.Abort].
 func (s *Store) NewBlob() (*BlobWriter, error) {
+	if err := s.Room(0); err != nil {
+		return nil, fmt.Errorf("create blob: %w", err)
+	}
 	dir, err := s.TempDir()
 	if err != nil {
 		return nil, err

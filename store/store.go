@@ -20,6 +20,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"builder/internal/atomicfile"
@@ -46,8 +48,9 @@ const formatVersion = 1
 // Store is an open state directory. Its methods may be called from many
 // goroutines at once.
 type Store struct {
-	root   string
-	shared *filelock.Lock
+	root    string
+	shared  *filelock.Lock
+	minFree atomic.Int64 // bytes that stay free on the disk; 0 for none
 
 	mu    sync.Mutex
 	lease *filelock.Lock
@@ -264,6 +267,31 @@ func (s *Store) alone(ctx context.Context, f func() error) error {
 	}
 	defer excl.Release()
 	return f()
+}
+
+// ErrNoRoom says that something would take disk that is to stay free.
+var ErrNoRoom = errors.New("not enough free disk space")
+
+// KeepFree has large writes fail before they begin if fewer bytes would be left
+// on the disk: see [Store.Room].
+func (s *Store) KeepFree(n int64) { s.minFree.Store(n) }
+
+// Room returns an error that wraps [ErrNoRoom] if n bytes can't be written
+// without breaking what [Store.KeepFree] said. If that said nothing it does
+// nothing.
+func (s *Store) Room(n int64) error {
+	keep := s.minFree.Load()
+	if keep == 0 {
+		return nil
+	}
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(s.root, &st); err != nil {
+		return &fs.PathError{Op: "statfs", Path: s.root, Err: err}
+	}
+	if free := int64(st.Bavail) * st.Bsize; free-n < keep {
+		return fmt.Errorf("%w: %d bytes are to be written, %d are free, and %d are to stay so", ErrNoRoom, n, free, keep)
+	}
+	return nil
 }
 
 // Leave lets others collect while this process still works with what a lock or

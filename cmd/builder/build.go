@@ -121,6 +121,7 @@ func runBuild(ctx context.Context, e *env, args []string) error {
 	if img := req.image(res); o.quiet && img != nil {
 		fmt.Fprintln(e.stdout, imageID(*img))
 	}
+	e.keepBounds(ctx, b.env.Store)
 	return nil
 }
 
@@ -150,6 +151,9 @@ func (e *env) openBuild(o *buildOptions) (*buildSession, error) {
 		return nil, err
 	}
 	go s.Reap()
+	if err := e.makeRoom(context.Background(), s); err != nil {
+		return nil, err
+	}
 	c, err := cache.Open(s)
 	if err != nil {
 		return nil, err

@@ -36,6 +36,10 @@ func runLoad(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
+	if err := e.makeRoom(ctx, s); err != nil {
+		return err
+	}
+	defer e.keepBounds(ctx, s)
 	mode := "auto"
 	if *quiet {
 		mode = "quiet"

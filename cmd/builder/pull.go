@@ -81,6 +81,10 @@ func (e *env) pull(ctx context.Context, ref image.Ref, platform image.Platform, 
 	if err != nil {
 		return err
 	}
+	if err := e.makeRoom(ctx, s); err != nil {
+		return err
+	}
+	defer e.keepBounds(ctx, s)
 	client, err := e.registry()
 	if err != nil {
 		return err

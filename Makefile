@@ -8,7 +8,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS  = -s -w -X main.version=$(VERSION)
 
 .DEFAULT_GOAL := build
-.PHONY: help build install test quick lint fmt fuzz bench demo conformance clean
+.PHONY: image help build install test quick lint fmt fuzz bench demo conformance clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ bench: build ## Go benchmarks, then whole commands beside the peers that are ins
 
 demo: build ## build and run examples/web on a base image made from Debian packages (as root)
 	scripts/demo
+
+image: build ## build an image of builder itself; TARGET=minimal has the binary alone, TARGET=ci a shell and git
+	scripts/image $(or $(TARGET),minimal)
 
 conformance: build ## compare every Dockerfile of the corpus with what BuildKit made of it, and that with a reachable BuildKit
 	scripts/conformance

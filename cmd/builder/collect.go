@@ -66,6 +66,13 @@ func kept(s *store.Store, failed build.FailedSteps) ([]snapshot.ID, error) {
 	if err != nil {
 		return nil, err
 	}
+	mounts, err := mountsOf(s).list()
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range mounts {
+		keep = append(keep, snapshot.ID(m.Snapshot))
+	}
 	stand, err := failed.Snapshots()
 	if err != nil {
 		return nil, err

@@ -160,6 +160,11 @@ func (v *survey) require(ctx context.Context, id snapshot.ID, n need) {
 }
 
 func (v *survey) containers(ctx context.Context) {
+	mounts, err := mountsOf(v.s).list()
+	v.fail(err)
+	for _, m := range mounts {
+		v.require(ctx, snapshot.ID(m.Snapshot), needUse)
+	}
 	all, err := containerStore{v.s}.list()
 	v.fail(err)
 	for _, r := range all {
@@ -177,6 +182,8 @@ func (v *survey) images(ctx context.Context) {
 	v.fail(err)
 	containers, err := containerStore{v.s}.list()
 	v.fail(err)
+	mounts, err := mountsOf(v.s).list()
+	v.fail(err)
 	var gone []piece
 	seen := map[digest.Digest]bool{}
 	for _, l := range all {
@@ -186,7 +193,8 @@ func (v *survey) images(ctx context.Context) {
 		seen[l.entry.Desc.Digest] = true
 		p := piece{kind: kindImages, id: l.id(true), about: none, used: l.created(), need: needImage, image: l}
 		switch {
-		case slices.ContainsFunc(containers, func(r record) bool { return r.ImageID == l.image.ID().String() }):
+		case slices.ContainsFunc(containers, func(r record) bool { return r.ImageID == l.image.ID().String() }),
+			slices.ContainsFunc(mounts, func(r mounted) bool { return r.ImageID == l.image.ID().String() }):
 			p.need = needUse
 		case l.entry.Name == "":
 			p.need = needNone

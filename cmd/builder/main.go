@@ -94,6 +94,8 @@ func commands() []command {
 		{"debug", "[OPTIONS] [ID] [COMMAND [ARG...]] | ls | rm ID...", "run a command in what a failed step left", runDebug},
 		{"ps", "[OPTIONS]", "list containers", runPs},
 		{"rm", "CONTAINER [CONTAINER...]", "remove containers", runRm},
+		{"mount", "[IMAGE...]", "mount the file systems of images, to be read, or list the mounts", runMount},
+		{"unmount", "IMAGE...", "unmount them", runUnmount},
 		{"info", "[NAME]", "show what there is here, or which servers are asked for a name", runInfo},
 		{"df", "[OPTIONS]", "show what takes how much disk", runDf},
 		{"prune", "[OPTIONS]", "remove what nothing needs", runPrune},

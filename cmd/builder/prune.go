@@ -393,7 +393,11 @@ func untagUnused(s *store.Store, p piece) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	used := slices.ContainsFunc(containers, func(r record) bool { return r.ImageID == p.image.image.ID().String() })
+	mounts, err := mountsOf(s).list()
+	if err != nil {
+		return false, err
+	}
+	used := slices.ContainsFunc(mounts, func(r mounted) bool { return r.ImageID == p.image.image.ID().String() }) || slices.ContainsFunc(containers, func(r record) bool { return r.ImageID == p.image.image.ID().String() })
 	if used || len(now) == 0 || (p.need == needNone && now[0].Name != "") {
 		return false, nil
 	}

@@ -155,6 +155,15 @@ func (r removal) used(id digest.Digest) error {
 	if err != nil {
 		return err
 	}
+	mounts, err := mountsOf(r.s).list()
+	if err != nil {
+		return err
+	}
+	for _, m := range mounts {
+		if m.ImageID == id.String() {
+			return fmt.Errorf("it is mounted at %s: builder unmount %s first", m.Path, m.Image)
+		}
+	}
 	for _, c := range all {
 		if c.ImageID != id.String() {
 			continue

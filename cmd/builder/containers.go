@@ -179,7 +179,7 @@ func (c containerStore) find(name string) (record, error) {
 
 // running reports whether a container's lock is held.
 func (c containerStore) running(r record) bool {
-	lock, err := filelock.TryAcquire(filepath.Join(c.dir(r.ID), "lock"), filelock.Exclusive)
+	lock, err := filelock.TryAcquire(filepath.Join(c.dir(r.ID), "lock"), filelock.Shared)
 	if err != nil {
 		return errors.Is(err, filelock.ErrLocked)
 	}
@@ -190,17 +190,28 @@ func (c containerStore) running(r record) bool {
 // remove removes a container that doesn't run. One that somebody else removes
 // at the same time is removed.
 func (c containerStore) remove(r record) error {
-	lock, err := filelock.TryAcquire(filepath.Join(c.dir(r.ID), "lock"), filelock.Exclusive)
+	ctx, cancel := context.WithTimeout(context.Background(), lookWait)
+	defer cancel()
+	lock, err := filelock.Acquire(ctx, filepath.Join(c.dir(r.ID), "lock"), filelock.Exclusive, nil)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if errors.Is(err, filelock.ErrLocked) {
+	if errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("container %s is running: stop it first", r.Name)
 	}
 	if err != nil {
 		return err
 	}
 	defer lock.Release()
+	return c.removeHeld(r)
+}
+
+// lookWait is for how long others may hold a container's lock who only look
+// whether it is held.
+const lookWait = 100 * time.Millisecond
+
+// removeHeld removes a container whose lock is held.
+func (c containerStore) removeHeld(r record) error {
 	// At once, and then what it held: who looks for its lock meanwhile would
 	// make the file again.
 	dir, err := c.s.TempDir()

@@ -142,10 +142,10 @@ func (e *env) runContainer(ctx context.Context, o *runOptions, name string, args
 		return 0, err
 	}
 	defer func() {
-		lock.Release()
 		if o.rm || rec.Pid == 0 {
-			err = errors.Join(err, cs.remove(*rec))
+			err = errors.Join(err, cs.removeHeld(*rec))
 		}
+		lock.Release()
 	}()
 	active, err := rfs.Snapshots().Prepare(ctx, below, cs.dir(rec.ID))
 	if err != nil {

@@ -309,12 +309,18 @@ func (o *torturer) prune() {
 func (o *torture) check(workers []*torturer) {
 	o.t.Helper()
 	images, blobs := 0, 0
-	o.ok("images") // what was killed is cleared away by the next command
-	waitFor(o.t, "the clearing away", func() bool {
-		o.ok("images")
-		left, err := os.ReadDir(filepath.Join(o.root, "tmp"))
-		return err == nil && len(left) == 0
-	})
+	// What was killed is cleared away by the next build or prune.
+	for range 20 {
+		o.ok("prune", "--force", "--filter", "until=1000h")
+		if left, err := os.ReadDir(filepath.Join(o.root, "tmp")); err == nil && len(left) == 0 {
+			break
+		}
+	}
+	if out, err := exec.Command("find", filepath.Join(o.root, "tmp"), "-mindepth", "1", "-maxdepth", "3", "-ls").Output(); err != nil || len(out) > 0 {
+		o.t.Errorf("temporary things are left: %v\n%s", err, out)
+		locks, _ := os.ReadFile("/proc/locks")
+		o.t.Logf("locks:\n%s", locks)
+	}
 	for _, at := range workers {
 		for name, mark := range at.have {
 			images++

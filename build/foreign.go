@@ -236,8 +236,8 @@ func (o *runOp) foreign(ctx context.Context, r *runner, s *step) (f foreignStep,
 		in.Hosts = append(in.Hosts, h.Name)
 	}
 	f.inputs = onParent(s, remotecache.Selector("/"))
-	if in.Mounts, known, err = o.foreignMounts(ctx, r, s, &f); err != nil || !known {
-		return f, false, err
+	if in.Mounts, known = o.foreignMounts(ctx, r, s, &f); !known {
+		return f, false, nil
 	}
 	f.digest, err = remotecache.RunKey(in)
 	return f, true, err
@@ -262,7 +262,7 @@ func (o *runOp) foreignSecrets() (out []remotecache.RunSecret) {
 }
 
 // foreignMounts are the mounts of a step, whose inputs are added to it.
-func (o *runOp) foreignMounts(ctx context.Context, r *runner, s *step, f *foreignStep) (out []remotecache.RunMount, known bool, err error) {
+func (o *runOp) foreignMounts(ctx context.Context, r *runner, s *step, f *foreignStep) (out []remotecache.RunMount, known bool) {
 	mounts := slices.Clone(o.mounts)
 	slices.SortFunc(mounts, func(a, b *runMount) int { return strings.Compare(a.target, b.target) })
 	var shown []string // of the build context
@@ -287,19 +287,19 @@ func (o *runOp) foreignMounts(ctx context.Context, r *runner, s *step, f *foreig
 				shown = append(shown, m.Source)
 			}
 		default:
-			return nil, false, nil
+			return nil, false
 		}
 		out = append(out, mount)
 	}
 	for st, n := range number {
 		in := &f.inputs[n]
 		if in.selector = remotecache.Selector(paths[st]...); st == nil {
-			if in.content, in.selector, err = r.foreignBind(ctx, shown), "", nil; in.content == "" {
-				return nil, false, nil
+			if in.content, in.selector = r.foreignBind(ctx, shown), ""; in.content == "" {
+				return nil, false
 			}
 		}
 	}
-	return out, true, nil
+	return out, true
 }
 
 // foreignBind is BuildKit's digest of what is mounted of the build context; ""

@@ -126,10 +126,10 @@ func (b *buildKitHasher) header(e *copytree.Entry) (hash.Hash, error) {
 		{"size", strconv.FormatInt(size, 10)}, {"typeflag", string(typeflag)}, {"linkname", e.Link},
 		{"uname", ""}, {"gname", ""}, {"devmajor", "0"}, {"devminor", "0"},
 	} {
-		io.WriteString(h, field[0]+field[1])
+		h.Write([]byte(field[0] + field[1]))
 	}
 	for _, x := range e.Xattrs {
-		io.WriteString(h, x.Name+x.Value)
+		h.Write([]byte(x.Name + x.Value))
 	}
 	return h, nil
 }
@@ -174,7 +174,7 @@ func (b *buildKitHasher) dir(e *copytree.Entry) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	io.WriteString(h, "\x00"+sum)
+	h.Write([]byte("\x00" + sum))
 	for _, child := range e.Dir.Entries {
 		if child.IsDir() {
 			sum, err = b.dir(child)
@@ -184,7 +184,7 @@ func (b *buildKitHasher) dir(e *copytree.Entry) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		io.WriteString(h, "\x00"+child.Name.String()+sum)
+		h.Write([]byte("\x00" + child.Name.String() + sum))
 	}
 	return sumOf(h), nil
 }
@@ -229,7 +229,7 @@ func (b *buildKitHasher) matches(pattern string, sources []copytree.Source) (str
 	h := sha256.New()
 	prefix := plainPrefix(pattern)
 	for _, p := range all {
-		io.WriteString(h, strings.ReplaceAll(strings.TrimPrefix(p.path, prefix), "/", "\x00")+p.sum)
+		h.Write([]byte(strings.ReplaceAll(strings.TrimPrefix(p.path, prefix), "/", "\x00") + p.sum))
 	}
 	return sumOf(h), nil
 }

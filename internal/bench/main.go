@@ -29,7 +29,7 @@ func main() {
 	runs := flag.Int("n", 5, "runs of each row and tool")
 	only := flag.String("only", "", "rows to run, comma-separated")
 	bin := flag.String("builder", "bin/builder", "the builder to measure")
-	tools := flag.String("tools", "builder,docker,podman,buildah,buildctl", "tools to measure, where they work")
+	tools := flag.String("tools", "builder,docker,podman,skopeo,buildah,buildctl", "tools to measure, where they work")
 	files := flag.Int("files", 50000, "files of the large context")
 	flag.Parse()
 	l := &lab{runs: *runs, files: *files, wanted: strings.Split(*tools, ",")}
@@ -81,18 +81,18 @@ func (l *lab) run(only, bin string) error {
 // measure runs a row with every tool in turn, some times over.
 func (l *lab) measure(r row) error {
 	fmt.Fprintf(l.out, "%s: %s\n", r.name, r.what)
-	times := map[*tool][]time.Duration{}
+	times, cpus := map[*tool][]time.Duration{}, map[*tool][]time.Duration{}
 	for i := range l.runs {
 		for _, t := range l.tools {
 			if r.needs(t) {
-				peak = 0
+				peak, cpu = 0, 0
 				d, err := r.once(l, t, i)
 				t.peak = max(t.peak, peak)
 				if err != nil {
 					fmt.Fprintf(os.Stderr, "bench: %s: %s: %v\n", r.name, t.name, err)
 					continue
 				}
-				times[t] = append(times[t], d)
+				times[t], cpus[t] = append(times[t], d), append(cpus[t], cpu)
 			}
 		}
 	}
@@ -102,15 +102,19 @@ func (l *lab) measure(r row) error {
 			continue
 		}
 		m := median(times[t])
-		fmt.Fprintf(l.out, "  %s\t%8.1f ms\t(min %.1f, max %.1f, %d runs)\tx %.1f\tpeak %d MB\n", t.name, ms(m),
-			ms(slices.Min(times[t])), ms(slices.Max(times[t])), len(times[t]), float64(m)/float64(base), t.peak>>10)
+		fmt.Fprintf(l.out, "  %s\t%8.1f ms\t(min %.1f, max %.1f, %d runs)\tx %.1f\tcpu %.1f s\tpeak %d MB\n", t.name, ms(m),
+			ms(slices.Min(times[t])), ms(slices.Max(times[t])), len(times[t]), float64(m)/float64(base), median(cpus[t]).Seconds(), t.peak>>10)
 		t.peak = 0
 	}
 	return l.out.Flush()
 }
 
-// peak is the largest memory of a command since it was last read, in kB.
-var peak int64
+// peak is the largest memory of a command since it was last read, in kB; cpu is
+// what all of them took of processors.
+var (
+	peak int64
+	cpu  time.Duration
+)
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
@@ -123,13 +127,15 @@ func median(d []time.Duration) time.Duration {
 }
 
 // timed runs a command and returns how long it took. It notes the command's
-// peak memory, which of a tool with a daemon is only its client's.
+// peak memory and processor time, which of a tool with a daemon are only its
+// client's.
 func timed(cmd *exec.Cmd) (time.Duration, error) {
 	start := time.Now()
 	out, err := cmd.CombinedOutput()
 	took := time.Since(start)
 	if u, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
 		peak = max(peak, u.Maxrss)
+		cpu += time.Duration(u.Utime.Nano() + u.Stime.Nano())
 	}
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args, " "), err, lastLines(out))

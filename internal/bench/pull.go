@@ -8,39 +8,61 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"time"
 )
 
-// startRegistry runs Debian's registry on a free loopback port and puts an
-// image of about a gigabyte of files into it, once.
+// startRegistry runs Debian's registry and puts an image of about a gigabyte of
+// files into it, once.
 func (l *lab) startRegistry(t *tool) error {
 	if l.registry != "" {
 		return nil
 	}
-	listen, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, _, err := l.emptyRegistry("registry")
 	if err != nil {
 		return err
 	}
-	addr := listen.Addr().String()
-	_ = listen.Close()
-	config := filepath.Join(l.dir, "registry.yml")
-	yml := fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: %s}}\nhttp: {addr: %q}\n", filepath.Join(l.dir, "registry"), addr)
-	if err := os.WriteFile(config, []byte(yml), 0o600); err != nil {
-		return err
-	}
-	cmd := exec.Command("docker-registry", "serve", config)
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	l.stop = append(l.stop, func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait() // it was killed
-	})
 	if err := l.fillRegistry(t, addr); err != nil {
 		return err
 	}
 	l.registry = addr
 	return nil
+}
+
+// emptyRegistry runs a registry on a free loopback port, with what it has in a
+// directory of its own, which stop removes.
+func (l *lab) emptyRegistry(name string) (addr string, stop func(), err error) {
+	listen, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", nil, err
+	}
+	addr = listen.Addr().String()
+	_ = listen.Close()
+	dir := filepath.Join(l.dir, name)
+	config := dir + ".yml"
+	yml := fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: %s}}\nhttp: {addr: %q}\n", dir, addr)
+	if err := os.WriteFile(config, []byte(yml), 0o600); err != nil {
+		return "", nil, err
+	}
+	cmd := exec.Command("docker-registry", "serve", config)
+	if err := cmd.Start(); err != nil {
+		return "", nil, err
+	}
+	stop = sync.OnceFunc(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // it was killed
+		_ = os.RemoveAll(dir)
+	})
+	l.stop = append(l.stop, stop)
+	for range 100 {
+		conn, err := net.Dial("tcp", addr)
+		if err == nil {
+			_ = conn.Close()
+			return addr, stop, nil
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return "", nil, fmt.Errorf("the registry at %s does not answer", addr)
 }
 
 // fillRegistry builds an image out of what this machine has under /usr/lib and
@@ -81,6 +103,61 @@ func pullLarge(l *lab, t *tool, _ int) (time.Duration, error) {
 		}
 		took += d
 	}
-	_, err := timed(t.remove(name))
-	return took, err
+	return took, untimed(t.remove(name))
+}
+
+// fetchLarge fetches the large image into a store, and unpacks nothing.
+func fetchLarge(l *lab, t *tool, _ int) (time.Duration, error) {
+	if err := l.startRegistry(l.tools[0]); err != nil {
+		return 0, err
+	}
+	name := l.registry + "/large:1"
+	took, err := timed(t.fetch(name))
+	if err != nil {
+		return 0, err
+	}
+	return took, untimed(t.remove(name))
+}
+
+// pushLarge pushes the large image, which is in the tool's store, to a registry
+// that has nothing yet.
+func pushLarge(l *lab, t *tool, i int) (took time.Duration, err error) {
+	if err := l.startRegistry(l.tools[0]); err != nil {
+		return 0, err
+	}
+	name := l.registry + "/large:1"
+	get := t.fetch
+	if get == nil {
+		get = func(name string) *exec.Cmd { return t.pull(name)[0] }
+	}
+	if err := untimed(get(name)); err != nil {
+		return 0, err
+	}
+	addr, stop, err := l.emptyRegistry(fmt.Sprintf("empty-%s-%d", t.name, i))
+	if err != nil {
+		return 0, err
+	}
+	defer stop()
+	to := addr + "/large:1"
+	for _, cmd := range t.push(name, to) {
+		d, err := timed(cmd)
+		if err != nil {
+			return 0, err
+		}
+		took += d
+	}
+	for _, n := range []string{to, name} {
+		if err := untimed(t.remove(n)); err != nil {
+			return 0, err
+		}
+	}
+	return took, nil
+}
+
+// untimed is timed of what is not measured.
+func untimed(cmd *exec.Cmd) error {
+	before, used := peak, cpu
+	defer func() { peak, cpu = before, used }()
+	_, err := timed(cmd)
+	return err
 }

@@ -26,6 +26,8 @@ const (
 	builds need = iota
 	runs
 	pulls
+	fetches
+	pushes
 )
 
 func (r row) needs(t *tool) bool {
@@ -34,8 +36,12 @@ func (r row) needs(t *tool) bool {
 		return t.run != nil
 	case pulls:
 		return t.pull != nil
+	case fetches:
+		return t.fetch != nil
+	case pushes:
+		return t.push != nil
 	}
-	return true
+	return t.build != nil
 }
 
 var rows = []row{
@@ -48,6 +54,8 @@ var rows = []row{
 	{"stages4", "four independent stages of 2 s", builds, stages4},
 	{"start", "run of /bin/true, whole command", runs, start},
 	{"pull", "pull and unpack of an image of 1 GB from a registry on loopback", pulls, pullLarge},
+	{"fetch", "the same image fetched and verified, not unpacked", fetches, fetchLarge},
+	{"push", "the same image pushed to an empty registry on loopback", pushes, pushLarge},
 }
 
 // context makes a directory with a Dockerfile.

@@ -24,6 +24,8 @@ type tool struct {
 	pull   func(name string) []*exec.Cmd
 	remove func(name string) *exec.Cmd
 	save   func(tag, file string) *exec.Cmd
+	fetch  func(name string) *exec.Cmd       // without unpacking
+	push   func(name, to string) []*exec.Cmd // of what was fetched or pulled
 
 	clean func()
 
@@ -55,6 +57,10 @@ func (l *lab) prepare(bin string) error {
 			return []*exec.Cmd{exec.Command(bin, "--root", empty, "pull", "-q", name), exec.Command(bin, "--root", empty, "run", "--rm", name, "/bin/true")}
 		},
 		remove: func(string) *exec.Cmd { return exec.Command("rm", "-rf", empty) },
+		fetch:  func(name string) *exec.Cmd { return exec.Command(bin, "--root", empty, "pull", "-q", name) },
+		push: func(name, to string) []*exec.Cmd {
+			return []*exec.Cmd{exec.Command(bin, "--root", empty, "tag", name, to), exec.Command(bin, "--root", empty, "push", "-q", to)}
+		},
 		save: func(tag, file string) *exec.Cmd {
 			return builder("save", "--format", "oci-archive", "-o", file, tag)
 		},
@@ -67,6 +73,9 @@ func (l *lab) prepare(bin string) error {
 		if slices.Contains(l.wanted, name) {
 			l.addDockerLike(name, tarball)
 		}
+	}
+	if slices.Contains(l.wanted, "skopeo") {
+		l.addSkopeo()
 	}
 	if slices.Contains(l.wanted, "buildctl") {
 		return l.addBuildctl(builder)
@@ -134,8 +143,35 @@ func (l *lab) addDockerLike(name, tarball string) {
 			return []*exec.Cmd{exec.Command(name, append(args, image)...)}
 		}
 		t.remove = func(image string) *exec.Cmd { return exec.Command(name, "rmi", "-f", image) }
+		t.push = func(image, to string) []*exec.Cmd {
+			args := []string{"push", "-q"}
+			if name == "podman" {
+				args = append(args, "--tls-verify=false")
+			}
+			return []*exec.Cmd{exec.Command(name, "tag", image, to), exec.Command(name, append(args, to)...)}
+		}
 	}
 	l.tools = append(l.tools, t)
+}
+
+// addSkopeo adds skopeo, which copies between a registry and an OCI layout.
+func (l *lab) addSkopeo() {
+	if exec.Command("skopeo", "--version").Run() != nil {
+		fmt.Fprintln(os.Stderr, "bench: skopeo is not here: left out")
+		return
+	}
+	layout := filepath.Join(l.dir, "skopeo")
+	l.tools = append(l.tools, &tool{
+		name: "skopeo",
+		fetch: func(name string) *exec.Cmd {
+			return exec.Command("skopeo", "copy", "-q", "--src-tls-verify=false", "docker://"+name, "oci:"+layout+":x")
+		},
+		push: func(_, to string) []*exec.Cmd {
+			return []*exec.Cmd{exec.Command("skopeo", "copy", "-q", "--dest-tls-verify=false", "oci:"+layout+":x", "docker://"+to)}
+		},
+		remove: func(string) *exec.Cmd { return exec.Command("rm", "-rf", layout) },
+		clean:  func() {},
+	})
 }
 
 // addBuildctl adds BuildKit, which gets the base image as an OCI layout.

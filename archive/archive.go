@@ -21,6 +21,7 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"builder/image"
 	"builder/layer"
 	"builder/progress"
 )
@@ -47,6 +48,10 @@ type LoadOptions struct {
 	// Layer says how the plain layers of docker's archives are stored.
 	// Layers of an OCI image layout keep their bytes.
 	Layer layer.Options
+
+	// Platform, if it is not zero, is the one that is taken of an index. An
+	// index that hasn't it is an error.
+	Platform image.Platform
 
 	// Sink, if not nil, is told the amounts, as Vertex. The vertex's start
 	// and end are the caller's to report.

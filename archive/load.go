@@ -233,6 +233,13 @@ func (p *plan) root(desc ocispec.Descriptor) (ocispec.Descriptor, error) {
 	if err != nil {
 		return desc, fmt.Errorf("index %s: %w", desc.Digest, err)
 	}
+	if want := p.g.opts.Platform; want.OS != "" {
+		i := image.Match(idx.Manifests, want)
+		if i < 0 {
+			return desc, fmt.Errorf("index %s: %w for %s", desc.Digest, errMissing, image.FormatPlatform(want))
+		}
+		return idx.Manifests[i], p.manifest(idx.Manifests[i])
+	}
 	var found []ocispec.Descriptor
 	for _, m := range idx.Manifests {
 		// An archive may have some platforms of an index only, but what it

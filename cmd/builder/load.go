@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"builder/archive"
+	"builder/image"
 	"builder/progress"
 	"builder/store"
 
@@ -18,8 +19,16 @@ func runLoad(ctx context.Context, e *env, args []string) error {
 	fs := flags("load")
 	input := fs.StringP("input", "i", "", "read a `FILE`, or a directory with an OCI image layout, instead of standard input")
 	quiet := fs.BoolP("quiet", "q", false, "don't show progress")
+	platformName := fs.String("platform", "", "of an image for several platforms load that for `OS/ARCH[/VARIANT]` alone")
 	if _, err := e.parse(fs, args, 0, 0); err != nil {
 		return err
+	}
+	var platform image.Platform
+	if *platformName != "" {
+		var err error
+		if platform, err = image.ParsePlatform(*platformName); err != nil {
+			return &usageError{msg: "load: --platform: " + err.Error()}
+		}
 	}
 	file := e.stdin
 	if *input != "" && *input != "-" {
@@ -44,7 +53,7 @@ func runLoad(ctx context.Context, e *env, args []string) error {
 	if *quiet {
 		mode = "quiet"
 	}
-	loaded, err := e.load(ctx, s, file, mode)
+	loaded, err := e.load(ctx, s, file, mode, platform)
 	if err != nil {
 		return err
 	}
@@ -65,13 +74,13 @@ func runLoad(ctx context.Context, e *env, args []string) error {
 }
 
 // load loads an open archive or directory and names what it held.
-func (e *env) load(ctx context.Context, s *store.Store, file *os.File, mode string) ([]archive.Loaded, error) {
+func (e *env) load(ctx context.Context, s *store.Store, file *os.File, mode string, platform image.Platform) ([]archive.Loaded, error) {
 	vertex := "load " + file.Name()
 	done, sink, err := e.vertex(mode, vertex)
 	if err != nil {
 		return nil, err
 	}
-	opts := archive.LoadOptions{Sink: sink, Vertex: vertex}
+	opts := archive.LoadOptions{Platform: platform, Sink: sink, Vertex: vertex}
 	var loaded []archive.Loaded
 	fi, err := file.Stat()
 	if err == nil && fi.IsDir() {

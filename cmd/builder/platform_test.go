@@ -235,3 +235,32 @@ func TestForeignBase(t *testing.T) {
 		t.Errorf("files of %q, %v", got, err)
 	}
 }
+
+// TestLoadPlatform loads one platform of an archive of several, compressed in
+// each way.
+func TestLoadPlatform(t *testing.T) {
+	testutil.Require(t, "gzip", "zstd", "xz")
+	w := newBench(t)
+	w.write("Dockerfile", "FROM --platform=$BUILDPLATFORM test/base AS b\nARG TARGETARCH\nRUN echo $TARGETARCH > /arch\nFROM scratch\nCOPY --from=b /arch /\n")
+	archive := filepath.Join(w.dir, "multi.tar")
+	w.ok("build", "--platform", "linux/amd64,linux/arm64", "-t", "multi", "-o", "type=oci,dest="+archive, ".")
+	for _, pack := range []string{"", "gzip", "zstd", "xz"} {
+		name := archive
+		if pack != "" {
+			name += "." + pack
+			out, err := exec.Command("sh", "-c", pack+" -c < "+archive+" > "+name).CombinedOutput()
+			if err != nil {
+				t.Fatalf("%s: %v\n%s", pack, err, out)
+			}
+		}
+		other := &workbench{t: t, root: t.TempDir(), dir: w.dir}
+		other.ok("load", "-q", "--platform", "linux/arm64", "-i", name)
+		if got := other.ok("inspect", "-f", "{{.Architecture}}", "multi"); got != "arm64\n" {
+			t.Errorf("%s: loaded for %q", pack, got)
+		}
+		other.checkWhole()
+	}
+	other := &workbench{t: t, root: t.TempDir(), dir: w.dir}
+	other.fails(1, []string{"incomplete for linux/s390x"}, "load", "--platform", "linux/s390x", "-i", archive)
+	other.fails(2, []string{"--platform"}, "load", "--platform", "linux/", "-i", archive)
+}

@@ -41,12 +41,14 @@ func (d *deferred) now() *stageRun {
 
 // name is that of the files at the stage's end.
 func (run *stageRun) name() filesName {
+	files := run.files
 	if run.later != nil {
 		if real := run.later.now(); real != nil {
-			return real.files
+			files = real.files
 		}
 	}
-	return run.files
+	files.way = run.keys
+	return files
 }
 
 // results are those of the stage's steps, as far as they are known.
@@ -76,6 +78,7 @@ func (r *runner) deferStage(ctx context.Context, st *stage, run *stageRun) (take
 		if key, fields, err = r.stepKey(ctx, s, key); err != nil {
 			return n, nil //nolint:nilerr // the step will say so, in its place
 		}
+		run.keys = append(run.keys, key)
 		if i > n {
 			continue // only the key counts
 		}
@@ -90,12 +93,33 @@ func (r *runner) deferStage(ctx context.Context, st *stage, run *stageRun) (take
 			res.whole = linked(s)
 			r.finish(s, res, true)
 			r.advance(run, res)
+			continue
+		}
+		// To know the end means to wait for all that the stage takes from
+		// others: not without a reason.
+		if !r.onWay(ctx, key) {
+			return n, nil
 		}
 	}
 	if n < len(st.steps) && r.knowsEnd(ctx, key) {
 		r.deferTo(st, run, key, n)
+		return n, r.env.Cache.SetMemo(wayKey(run.keys[n]), "known")
 	}
 	return n, nil
+}
+
+// onWay reports whether a cache has what was taken from the end of a stage that
+// has a step of the key.
+func (r *runner) onWay(ctx context.Context, step cache.Key) bool {
+	return r.env.Cache.Memo(wayKey(step)) != "" || r.imports.has(ctx, wayKey(step))
+}
+
+// wayKey is the key under which a cache has that it knows what was taken from
+// the end of a stage that has a step of the key.
+func wayKey(step cache.Key) cache.Key {
+	h := cache.NewHash("way to the end of a stage")
+	h.Add("step", string(step))
+	return h.Sum()
 }
 
 // deferTo makes a stage one whose steps after the first n run later.
@@ -105,7 +129,7 @@ func (r *runner) deferTo(st *stage, run *stageRun, key cache.Key, n int) {
 		return real, r.runSteps(ctx, st.steps[n:], real)
 	}}
 	name := "step " + string(key)
-	run.key, run.files = key, filesName{name, name, true}
+	run.key, run.files = key, filesName{here: name, everywhere: name, told: true}
 	run.snap = func(ctx context.Context) (snapshot.ID, error) {
 		real, err := run.later.run(ctx)
 		if err != nil {

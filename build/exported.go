@@ -146,8 +146,17 @@ func (r *runner) recordTaken(w *remotecache.Writer) {
 		w.Add(recordDigest(key), [][]remotecache.Input{{{Link: content}}}, nil)
 	}
 	for _, st := range r.plan.reachable() {
-		if run := r.stages[st]; e.stages["step "+string(run.key)] {
-			w.Add(recordDigest(endKey(run.key)), nil, nil)
+		run := r.stages[st]
+		if !e.stages["step "+string(run.key)] {
+			continue
+		}
+		w.Add(recordDigest(endKey(run.key)), nil, nil)
+		keys := slices.Clone(run.keys)
+		for _, res := range run.results() {
+			keys = append(keys, res.key)
+		}
+		for _, key := range keys {
+			w.Add(recordDigest(wayKey(key)), nil, nil)
 		}
 	}
 }

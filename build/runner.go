@@ -83,7 +83,8 @@ type stageRun struct {
 	files filesName                                      // names the file system at the end
 	snap  func(ctx context.Context) (snapshot.ID, error) // after the last step
 	steps []*stepResult
-	later *deferred // what it is if its steps have not run; nil if they have
+	keys  []cache.Key // of the steps that were looked for
+	later *deferred   // what it is if its steps have not run; nil if they have
 
 	mu   sync.Mutex // guards tree and root, made when first copied from
 	tree *buildcontext.Tree
@@ -97,6 +98,7 @@ type filesName struct {
 	// told says that what other builds remember under that name is about
 	// these very files: they are an image's, or another build made them.
 	told bool
+	way  []cache.Key // of the steps that lead to it, if they were looked for
 }
 
 // stepResult is what a step left.
@@ -257,13 +259,13 @@ func (r *runner) startStage(ctx context.Context, st *stage, run *stageRun) error
 	h := cache.NewHash("base")
 	if !st.onImage() {
 		h.Add("scratch", "")
-		run.key, run.files = h.Sum(), filesName{"scratch", "scratch", true}
+		run.key, run.files = h.Sum(), filesName{here: "scratch", everywhere: "scratch", told: true}
 		run.snap = func(context.Context) (snapshot.ID, error) { return "", nil }
 		return nil
 	}
 	h.Add("config", st.img.ID().String())
 	name := "image " + st.img.ID().String()
-	run.key, run.files = h.Sum(), filesName{name, name, true}
+	run.key, run.files = h.Sum(), filesName{here: name, everywhere: name, told: true}
 	run.snap = r.unpackOnce(st)
 	r.event(st.fromName, progress.Event{Start: &progress.Start{Name: st.fromName, Stage: st.name, Location: r.place(st.def.Location)}})
 	r.event(st.fromName, progress.Event{Done: &progress.Done{Cached: true, Result: st.img.Desc.Digest}})

@@ -184,7 +184,7 @@ func (p *copyPart) digest(ctx context.Context, r *runner, s *step) (string, erro
 		if err != nil {
 			return "", err
 		}
-		return r.memo(ctx, filesName{id, id, true}, p.req, compute)
+		return r.memo(ctx, filesName{here: id, everywhere: id, told: true}, p.req, compute)
 	}
 	run, err := r.wait(ctx, p.from)
 	if err != nil {
@@ -353,8 +353,14 @@ func (r *runner) importMemo(ctx context.Context, files filesName, key cache.Key)
 		return "", nil
 	}
 	if step, ok := strings.CutPrefix(files.everywhere, "step "); ok {
-		if err := r.env.Cache.SetMemo(endKey(cache.Key(step)), "known"); err != nil {
-			return "", err
+		known := []cache.Key{endKey(cache.Key(step))}
+		for _, key := range files.way {
+			known = append(known, wayKey(key))
+		}
+		for _, key := range known {
+			if err := r.env.Cache.SetMemo(key, "known"); err != nil {
+				return "", err
+			}
 		}
 	}
 	return d, r.env.Cache.SetMemo(key, d)

@@ -248,3 +248,20 @@ func TestWrongCacheFlags(t *testing.T) {
 		w.fails(2, []string{"--" + c.flag, c.want}, "build", "--"+c.flag, c.value, ".")
 	}
 }
+
+// TestNoWait holds that a stage doesn't wait, before its first step, for one
+// that only a later step of it needs: the two of them meet in the middle, with
+// a cache to import from and without.
+func TestNoWait(t *testing.T) {
+	w := newBench(t)
+	meet := func(mine, other string) string {
+		return "RUN --mount=type=cache,target=/m touch /m/" + mine + "; i=0; until [ -e /m/" + other + " ]; do i=$((i+1)); [ $i -lt 600 ] || exit 1; sleep 0.05; done; echo " + mine + " > /" + mine + "\n"
+	}
+	for i, args := range [][]string{nil, {"--cache-from", "type=local,src=" + t.TempDir()}} {
+		id := string(rune('a' + i))
+		w.write("Dockerfile", "FROM test/base AS one\n"+meet("one"+id, "two"+id)+
+			"FROM test/base AS two\n"+meet("two"+id, "one"+id)+"COPY --from=one /one"+id+" /\n"+
+			"FROM test/base\nCOPY --from=two /one"+id+" /two"+id+" /\n")
+		w.ok(append(append([]string{"build"}, args...), ".")...)
+	}
+}

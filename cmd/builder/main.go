@@ -89,6 +89,7 @@ func commands() []command {
 		{"manifest", "create [OPTIONS] LIST [IMAGE...] | add [OPTIONS] LIST IMAGE... | annotate [OPTIONS] LIST [IMAGE] | remove LIST IMAGE... | inspect [OPTIONS] [LIST] NAME | exists LIST | push [OPTIONS] LIST [NAME] | rm LIST...", "make images for several platforms out of images", runManifest},
 		{"load", "[OPTIONS]", "load images from an OCI or docker archive", runLoad},
 		{"save", "[OPTIONS] IMAGE [IMAGE...]", "write images to an archive", runSave},
+		{"export", "CONTAINER", "write the files of an ended container as a tar", runExport},
 		{"import", "[OPTIONS] FILE|- [REPOSITORY[:TAG]]", "make an image of a root file system's tar", runImport},
 		{"context", "ls [OPTIONS] PATH|URL|-", "show what a build context holds", runContext},
 		{"debug", "[OPTIONS] [ID] [COMMAND [ARG...]] | ls | rm ID...", "run a command in what a failed step left", runDebug},

@@ -69,7 +69,7 @@ func (p *pull) download(ctx context.Context, s *session, desc ocispec.Descriptor
 			return nil
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case n == downloads, errors.As(err, &local), errors.Is(err, ErrNotFound), errors.Is(err, ErrDenied):
+		case n == downloads, errors.Is(err, errSlow), errors.As(err, &local), errors.Is(err, ErrNotFound), errors.Is(err, ErrDenied):
 			return err
 		}
 		p.client.opts.Log.DebugContext(ctx, "download begins anew", "digest", desc.Digest.String(), "err", err.Error())

@@ -149,6 +149,53 @@ func TestMirrorFaults(t *testing.T) {
 	}
 }
 
+// TestSlowMirror has a mirror that sends a byte now and then: it is given up,
+// and not asked again. The same from the registry itself is waited for.
+func TestSlowMirror(t *testing.T) {
+	srv := startServer(t, "")
+	desc, m := srv.push(t, "library/a", "1", spec{seed: 1, layers: 1, size: 300})
+	layer := "/blobs/" + m.Layers[0].Digest.String()
+	p := startProxy(t, srv, httptest.NewServer, func(w http.ResponseWriter, r *http.Request, _ int, a answer) bool {
+		if !strings.HasSuffix(r.URL.Path, layer) {
+			return false
+		}
+		a.header.Set("Content-Length", fmt.Sprint(len(a.body)))
+		for k, v := range a.header {
+			w.Header()[k] = v
+		}
+		w.WriteHeader(a.status)
+		for i := range a.body {
+			w.Write(a.body[i : i+1])
+			w.(http.Flusher).Flush()
+			select {
+			case <-time.After(5 * time.Millisecond):
+			case <-r.Context().Done():
+				return true
+			}
+		}
+		return true
+	})
+	opts := testOptions()
+	opts.Stall = 300 * time.Millisecond
+	opts.Mirrors = []string{p.host(), srv.host}
+	client := New(opts)
+	for range 2 {
+		s := openStore(t)
+		got, err := client.Pull(t.Context(), s, mustRef(t, "a@"+desc.Digest.String()), image.Platform{}, nil, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkImage(t, s, got, image.HostPlatform())
+	}
+	if n := p.count(layer); n != 1 {
+		t.Errorf("the slow mirror was asked %d times for the layer", n)
+	}
+	opts.Mirrors = nil
+	if err := pullErr(t, opts, p.host()+"/library/a@"+desc.Digest.String()); err != nil {
+		t.Errorf("a slow registry: %v", err)
+	}
+}
+
 // cutter forwards connections to a registry, and cuts the first of them after
 // some bytes of the client's.
 type cutter struct {

@@ -122,7 +122,7 @@ func (c *Client) eachEndpoint(ctx context.Context, ref image.Ref, f func(*sessio
 		if !e.origin {
 			c.opts.Tell(fmt.Sprintf("mirror %s: %v", e.host, err))
 			failed = append(failed, fmt.Sprintf("mirror %s: %v", e.host, err))
-			if errors.Is(err, ErrUnreachable) {
+			if errors.Is(err, ErrUnreachable) || errors.Is(err, errSlow) {
 				c.setDead(e.host)
 			}
 		}

@@ -29,6 +29,13 @@ const maxRetryAfter = time.Minute
 // errStalled ends a request whose server sends nothing any more.
 var errStalled = errors.New("the server has stopped sending")
 
+// errSlow ends a download from a mirror that is too slow to be of use.
+var errSlow = errors.New("the mirror is slower than 1 kB/s")
+
+// slowRate is the bytes a second below which a mirror is given up, over the time
+// after which a silent server is.
+const slowRate = 1000
+
 // session is one endpoint as one operation uses it. The library keeps what it
 // learns of a server (tokens, how often it failed) in reg.
 type session struct {
@@ -144,7 +151,7 @@ func (c *Client) roundTripper(ctx context.Context, s *session) roundTripper {
 			return nil, err
 		}
 		reqCtx, cancel := context.WithCancelCause(req.Context())
-		b := &body{ctx: reqCtx, stall: c.opts.Stall}
+		b := &body{ctx: reqCtx, stall: c.opts.Stall, mirror: !s.origin, since: time.Now()}
 		stop := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
 		b.timer = time.AfterFunc(b.stall, func() { cancel(errStalled) })
 		b.end = func() { b.timer.Stop(); stop(); cancel(nil) }
@@ -257,12 +264,19 @@ type body struct {
 	stall time.Duration
 	timer *time.Timer
 	end   func()
+
+	mirror bool // it must be fast enough
+	since  time.Time
+	got    int64 // bytes since then
 }
 
 func (b *body) Read(p []byte) (int, error) {
 	b.timer.Reset(b.stall)
 	n, err := b.ReadCloser.Read(p)
 	b.timer.Stop()
+	if err == nil && b.slow(n) {
+		return n, errSlow
+	}
 	if err == nil || err == io.EOF {
 		return n, err
 	}
@@ -271,6 +285,20 @@ func (b *body) Read(p []byte) (int, error) {
 		return n, cause
 	}
 	return n, io.ErrUnexpectedEOF
+}
+
+// slow counts what came and reports whether a mirror is too slow. Only the time
+// that we wait for it counts, which a reader that is slow itself doesn't lengthen
+// much: what has come is in the socket's buffer.
+func (b *body) slow(n int) bool {
+	b.got += int64(n)
+	waited := time.Since(b.since)
+	if !b.mirror || waited < b.stall {
+		return false
+	}
+	enough := b.got >= int64(slowRate*waited.Seconds())
+	b.since, b.got = time.Now(), 0
+	return !enough
 }
 
 // bounded is a response's body that counts against what its trace allows.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"strconv"
 	"strings"
@@ -80,7 +81,8 @@ func (c *Client) openWith(ctx context.Context, registry string, e endpoint, cred
 	s.reg = reg.New(
 		reg.WithConfigHosts([]*config.Host{&host}),
 		reg.WithHTTPClient(&http.Client{Transport: c.roundTripper(ctx, s)}),
-		reg.WithDelay(c.opts.Delay, max(c.opts.Delay, 30*time.Second)),
+		// Not the same for everybody who was turned away at once.
+		reg.WithDelay(c.opts.Delay/2+rand.N(c.opts.Delay), max(c.opts.Delay, 30*time.Second)),
 		reg.WithRetryLimit(c.opts.Attempts),
 		reg.WithManifestMax(image.MaxManifestSize, image.MaxManifestSize),
 		reg.WithUserAgent(c.opts.UserAgent),

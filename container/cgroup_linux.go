@@ -79,16 +79,7 @@ type cgroup struct {
 // make makes the group of a container. A group of that name that is left over
 // from a killed program is taken over if it is empty.
 func (c *cgroups) make(spec *Spec) (*cgroup, error) {
-	parent := path.Clean("/" + spec.CgroupParent)[1:]
-	if parent == "" {
-		parent = defaultCgroupParent
-	}
-	switch {
-	case spec.Privileged:
-		parent += openSuffix
-	case len(spec.Devices) > 0:
-		parent += devicesSuffix
-	}
+	parent := cgroupParent(spec)
 	if !c.swept[parent] {
 		c.swept[parent] = true
 		sweep(c.root, parent, time.Now())
@@ -107,6 +98,21 @@ func (c *cgroups) make(spec *Spec) (*cgroup, error) {
 		return nil, errors.Join(fmt.Errorf("restrict devices: %w", err), g.remove())
 	}
 	return g, nil
+}
+
+// cgroupParent is the path of the group below which a container has its own.
+func cgroupParent(spec *Spec) string {
+	parent := path.Clean("/" + spec.CgroupParent)[1:]
+	if parent == "" {
+		parent = defaultCgroupParent
+	}
+	switch {
+	case spec.Privileged:
+		parent += openSuffix
+	case len(spec.Devices) > 0:
+		parent += devicesSuffix
+	}
+	return parent
 }
 
 // restrict leaves a group only the devices of deviceRules and its own.
@@ -170,7 +176,10 @@ func newCgroup(root *os.File, parent, id string) (*cgroup, error) {
 
 // remove removes the group, which has no processes left. It is done once.
 func (g *cgroup) remove() error {
-	err := g.dir.Close()
+	var err error
+	if g.dir != nil {
+		err = g.dir.Close()
+	}
 	for _, twin := range g.v1 {
 		err = errors.Join(err, twin.remove())
 	}
@@ -255,7 +264,7 @@ func removeBelow(root *os.File, name string) error {
 // of memory. Where no memory controller counts for the group it isn't known:
 // false.
 func (g *cgroup) oomKilled() bool {
-	if killed(g.dir, "memory.events") {
+	if g.dir != nil && killed(g.dir, "memory.events") {
 		return true
 	}
 	for _, twin := range g.v1 {

@@ -15,6 +15,7 @@ const (
 	codeNotExecutable = 126 // the command exists and can't be executed
 	codeNotFound      = 127 // the command does not exist
 	codeSignal        = 128 // plus the number of the signal that ended it
+	codeUnknown       = 255 // nobody knows how it ended
 )
 
 // ErrUnsupported says that this kernel or these privileges don't allow
@@ -30,10 +31,16 @@ type ExitError struct {
 	// OOM says that the kernel killed a process of the container for want of
 	// memory. It is known on cgroup v2 only.
 	OOM bool
+	// Unknown says that nobody knows how the process ended: who had started
+	// it was killed before. Code is then 255.
+	Unknown bool
 }
 
 func (e *ExitError) Error() string {
 	text := fmt.Sprintf("exit code %d", e.Code)
+	if e.Unknown {
+		text = "ended with a code that nobody knows"
+	}
 	if e.Signal != 0 {
 		text = fmt.Sprintf("killed by signal %d (%s)", int(e.Signal), e.Signal)
 	}

@@ -28,9 +28,11 @@ type Process struct {
 	io     *stdio
 	cgroup *cgroup
 	stubs  *stubs
-	unhook func() bool   // undoes the wait for ctx
-	done   chan struct{} // closed when err is set
-	err    error
+	unhook func() bool // undoes the wait for ctx
+	// adopted says that it is no child of this process.
+	adopted bool
+	done    chan struct{} // closed when err is set
+	err     error
 }
 
 // Start starts the container and returns when its command has been executed,
@@ -169,10 +171,18 @@ func (e notInPath) Unwrap() error { return e.errno }
 // finish waits for the end of the container and cleans up.
 func (p *Process) finish() {
 	defer close(p.done)
-	status := p.reap()
+	status, known := syscall.WaitStatus(0), true
+	if p.adopted {
+		status, known = p.reapAdopted()
+	} else {
+		status = p.reap()
+	}
 	killed := !p.unhook()
 	err := p.io.wait()
 	exit := p.exitError(status)
+	if !known {
+		exit = &ExitError{Code: codeUnknown, Unknown: true, OOM: p.cgroup.oomKilled()}
+	}
 	if cause := p.cause(); killed && cause != nil && exit != nil {
 		exit = fmt.Errorf("container %s: %w", p.id, cause)
 	}

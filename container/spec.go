@@ -28,7 +28,8 @@ import (
 )
 
 // Spec says what runs, where and how confined. The zero value of each optional
-// field is docker's default.
+// field is docker's default. It is kept as JSON, less what exists only in one
+// process: files, streams and functions.
 type Spec struct {
 	// ID names the control group and nothing else. It matches
 	// [a-z0-9][a-z0-9_.-]*, is at most 128 bytes long, and no two running
@@ -39,7 +40,7 @@ type Spec struct {
 	// serves one Start, as a mount that has been in a namespace can't be
 	// attached again; Start does not close it. Missing mount points and Dir
 	// are made in it.
-	Root     *os.File
+	Root     *os.File      `json:"-"`
 	ReadOnly bool          // "/" can't be written to
 	Mounts   []mount.Mount // applied in order, after the default ones
 
@@ -84,9 +85,9 @@ type Spec struct {
 	// An *os.File is handed through, unless it is a terminal: that is never
 	// given to a container. Anything else is copied, and so is a terminal.
 	// If Stdout and Stderr are the same value they share one pipe.
-	Stdin  io.Reader
-	Stdout io.Writer
-	Stderr io.Writer
+	Stdin  io.Reader `json:"-"`
+	Stdout io.Writer `json:"-"`
+	Stderr io.Writer `json:"-"`
 
 	Resources Resources
 	ShmSize   int64 // size of /dev/shm in bytes, 0 for 64 MiB
@@ -120,7 +121,7 @@ type Spec struct {
 
 	// Warn is told what had to be given less than asked, as a resource limit
 	// beyond the caller's own. nil drops it.
-	Warn func(message string)
+	Warn func(message string) `json:"-"`
 }
 
 // Device is a device node in a container's /dev.

@@ -30,12 +30,12 @@ type Mount struct {
 	// file opened with O_PATH, which the mount does not close), else the
 	// host path Source.
 	Source string
-	Tree   *os.File
+	Tree   *os.File `json:"-"`
 	// Inside is the detached mount that Tree lies in, where Tree is not its
 	// root: a container attaches it, out of sight, since Linux before 6.15
 	// copies nothing of a mount that is in no namespace. It serves one
 	// container.
-	Inside *os.File
+	Inside *os.File `json:"-"`
 
 	ReadOnly    bool
 	Recursive   bool   // Bind: bring the mounts below the source too

@@ -355,7 +355,16 @@ type activeOverlay struct {
 
 func (a *activeOverlay) Upper() string { return filepath.Join(a.dir, fsDir) }
 
-func (a *activeOverlay) Mount() (*os.File, error) {
+func (a *activeOverlay) Mount() (*os.File, error) { return a.mount(true) }
+
+func (a *activeOverlay) MountDurable() (*os.File, error) { return a.mount(false) }
+
+func (a *activeOverlay) mount(volatile bool) (*os.File, error) {
+	// The mark that a volatile mount leaves says that a power cut may have
+	// done harm; it keeps others from mounting.
+	if err := os.RemoveAll(filepath.Join(a.dir, "work", "work", "incompat")); err != nil {
+		return nil, err
+	}
 	lower := make([]string, 0, len(a.parents)+1)
 	for _, id := range a.parents {
 		lower = append(lower, a.o.fs(id))
@@ -365,7 +374,7 @@ func (a *activeOverlay) Mount() (*os.File, error) {
 	}
 	return mount.Overlay{
 		Lower: lower, Upper: a.Upper(), Work: filepath.Join(a.dir, "work"),
-		Volatile: true, UserXattr: a.o.userXattr,
+		Volatile: volatile, UserXattr: a.o.userXattr,
 	}.Open()
 }
 

@@ -66,6 +66,10 @@ type Active interface {
 	// Mount makes a fresh, detached mount of the snapshot for reading and
 	// writing. Closing the file unmounts it.
 	Mount() (*os.File, error)
+	// MountDurable is Mount for what is to outlive the machine's next power
+	// cut: programs in it that flush their files get what they ask for, and
+	// all is flushed when it is unmounted, which takes as long as the disk.
+	MountDurable() (*os.File, error)
 	// Upper is the directory of what differs from the parent, in overlayfs's
 	// form, to be written only while the snapshot is not mounted.
 	Upper() string

@@ -24,20 +24,27 @@ type runFlags struct {
 
 	addHosts, ulimits, allow, env, devices, volumes []string
 
-	dns, dnsSearch, dnsOption []string
+	dnsFlags
 
 	capAdd, capDrop, securityOpt []string
 
 	resourceFlags
 }
 
+// dnsFlags are the flags about /etc/resolv.conf.
+type dnsFlags struct{ dns, dnsSearch, dnsOption []string }
+
+func (f *dnsFlags) addFlags(fs *pflag.FlagSet) {
+	fs.StringArrayVar(&f.dns, "dns", nil, "`IP` of a name server, in the place of this machine's")
+	fs.StringArrayVar(&f.dnsSearch, "dns-search", nil, "`DOMAIN` in which names are looked up, . for none")
+	fs.StringArrayVar(&f.dnsOption, "dns-option", nil, "`OPTION` of resolv.conf")
+}
+
 func (f *runFlags) addFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&f.network, "network", "default", "network of RUN: default, host or none")
 	fs.StringArrayVar(&f.allow, "allow", nil, "let the Dockerfile have `security.insecure|network.host|device[=NAME]|secret.leak|buildx.local.delete`")
 	fs.StringArrayVar(&f.addHosts, "add-host", nil, "further line of /etc/hosts, `NAME:IP`")
-	fs.StringArrayVar(&f.dns, "dns", nil, "`IP` of a name server for RUN, in the place of this machine's")
-	fs.StringArrayVar(&f.dnsSearch, "dns-search", nil, "`DOMAIN` in which RUN looks names up, . for none")
-	fs.StringArrayVar(&f.dnsOption, "dns-option", nil, "`OPTION` of RUN's resolv.conf")
+	f.dnsFlags.addFlags(fs)
 	fs.StringVar(&f.shmSize, "shm-size", "", "size of /dev/shm, such as 64m")
 	fs.StringArrayVar(&f.ulimits, "ulimit", nil, "resource limit, `NAME=SOFT[:HARD]`")
 	fs.StringVar(&f.cgroupParent, "cgroup-parent", "", "control group below which RUN steps run")
@@ -119,7 +126,7 @@ func parseStageEnv(e *env, words []string) ([]string, error) {
 	return out, nil
 }
 
-func (f *runFlags) resolveDNS(dns *container.DNS) (flag string, err error) {
+func (f *dnsFlags) resolveDNS(dns *container.DNS) (flag string, err error) {
 	for _, w := range f.dns {
 		ip, err := netip.ParseAddr(w)
 		if err != nil {

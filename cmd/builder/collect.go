@@ -12,6 +12,7 @@ import (
 	"builder/rootfs"
 	"builder/snapshot"
 	"builder/store"
+	"builder/supervisor"
 )
 
 // collectGarbage removes what no image, cached step or container needs. While
@@ -62,7 +63,7 @@ func kept(s *store.Store, failed build.FailedSteps) ([]snapshot.ID, error) {
 	if err != nil {
 		return nil, err
 	}
-	keep, err := containerSnapshots(s)
+	keep, err := supervisor.NewRecords(s).Snapshots()
 	if err != nil {
 		return nil, err
 	}

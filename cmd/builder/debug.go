@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -141,7 +142,7 @@ func (e *env) attach(ctx context.Context, spec container.Spec) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	stop := e.forwardSignals(p, spec.Terminal)
+	stop := e.forwardSignals(inProcess{p}, spec.Terminal)
 	defer stop()
 	err = p.Wait()
 	var exit *container.ExitError
@@ -207,3 +208,10 @@ func (e *env) removeFailed(ctx context.Context, failed build.FailedSteps, ids []
 	}
 	return nil
 }
+
+// inProcess is a container of this process that signals are passed on to. It
+// may have ended meanwhile.
+type inProcess struct{ p *container.Process }
+
+func (i inProcess) Signal(sig syscall.Signal)   { _ = i.p.Signal(sig) }
+func (i inProcess) Resize(width, height uint16) { _ = i.p.Resize(width, height) }

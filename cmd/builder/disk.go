@@ -21,6 +21,7 @@ import (
 	"builder/rootfs"
 	"builder/snapshot"
 	"builder/store"
+	"builder/supervisor"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -165,13 +166,13 @@ func (v *survey) containers(ctx context.Context) {
 	for _, m := range mounts {
 		v.require(ctx, snapshot.ID(m.Snapshot), needUse)
 	}
-	all, err := containerStore{v.s}.list()
+	all, err := supervisor.NewRecords(v.s).List()
 	v.fail(err)
 	for _, r := range all {
 		if r.Snapshot != "" {
 			v.require(ctx, snapshot.ID(r.Snapshot), needUse)
 		}
-		v.add(piece{kind: kindContainers, id: r.ID, about: r.Name, used: latest(r.Created, r.Finished), need: needUse}, v.s.Path("containers", r.ID))
+		v.add(piece{kind: kindContainers, id: r.ID, about: r.Name, used: latest(r.Created, r.State.Finished), need: needUse}, v.s.Path("containers", r.ID))
 	}
 }
 
@@ -180,7 +181,7 @@ func (v *survey) containers(ctx context.Context) {
 func (v *survey) images(ctx context.Context) {
 	all, err := listImages(v.s)
 	v.fail(err)
-	containers, err := containerStore{v.s}.list()
+	containers, err := supervisor.NewRecords(v.s).List()
 	v.fail(err)
 	mounts, err := mountsOf(v.s).list()
 	v.fail(err)
@@ -193,7 +194,7 @@ func (v *survey) images(ctx context.Context) {
 		seen[l.entry.Desc.Digest] = true
 		p := piece{kind: kindImages, id: l.id(true), about: none, used: l.created(), need: needImage, image: l}
 		switch {
-		case slices.ContainsFunc(containers, func(r record) bool { return r.ImageID == l.image.ID().String() }),
+		case slices.ContainsFunc(containers, func(c supervisor.Container) bool { return c.ImageID == l.image.ID().String() }),
 			slices.ContainsFunc(mounts, func(r mounted) bool { return r.ImageID == l.image.ID().String() }):
 			p.need = needUse
 		case l.entry.Name == "":

@@ -15,6 +15,7 @@ import (
 	"builder/mount"
 	"builder/rootfs"
 	"builder/snapshot"
+	"builder/supervisor"
 )
 
 // runExport writes the files of an ended container as a tar.
@@ -33,14 +34,14 @@ func runExport(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	cs := containerStore{s}
-	r, err := cs.find(words[0])
+	records := supervisor.NewRecords(s)
+	r, err := records.Find(words[0])
 	if err != nil {
 		return err
 	}
 	// Held, so that nobody starts or removes it: its file system may be
 	// mounted once only.
-	lock, err := filelock.TryAcquire(filepath.Join(cs.dir(r.ID), "lock"), filelock.Exclusive)
+	lock, err := filelock.TryAcquire(filepath.Join(records.Dir(r.ID), "lock"), filelock.Exclusive)
 	if errors.Is(err, filelock.ErrLocked) {
 		return fmt.Errorf("export %s: the container is running: stop it first", r.Name)
 	}
@@ -48,7 +49,7 @@ func runExport(ctx context.Context, e *env, args []string) error {
 		return fmt.Errorf("export %s: %w", r.Name, err)
 	}
 	defer lock.Release()
-	root, err := containerView(ctx, rfs, cs.dir(r.ID), snapshot.ID(r.Snapshot))
+	root, err := containerView(ctx, rfs, records.Dir(r.ID), snapshot.ID(r.Snapshot))
 	if err != nil {
 		return fmt.Errorf("export %s: %w", r.Name, err)
 	}

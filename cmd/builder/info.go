@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"builder/image"
+	"builder/supervisor"
 )
 
 // infoRow is what a --format of info can show. The names are docker's where it
@@ -82,14 +83,13 @@ func (e *env) info() (row infoRow, err error) {
 		return row, err
 	}
 	row.Images = len(images)
-	cs := containerStore{s}
-	all, err := cs.list()
+	all, err := supervisor.NewRecords(s).List()
 	if err != nil {
 		return row, err
 	}
-	for _, r := range all {
+	for _, c := range all {
 		row.Containers++
-		if cs.running(r) {
+		if c.State.Alive() {
 			row.ContainersRunning++
 		}
 	}

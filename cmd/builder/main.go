@@ -93,14 +93,27 @@ func commands() []command {
 		{"import", "[OPTIONS] FILE|- [REPOSITORY[:TAG]]", "make an image of a root file system's tar", runImport},
 		{"context", "ls [OPTIONS] PATH|URL|-", "show what a build context holds", runContext},
 		{"debug", "[OPTIONS] [ID] [COMMAND [ARG...]] | ls | rm ID...", "run a command in what a failed step left", runDebug},
+		{"create", "[OPTIONS] IMAGE [COMMAND] [ARG...]", "make a container that is started later", runCreate},
+		{"start", "[OPTIONS] CONTAINER [CONTAINER...]", "start containers that don't run", runStart},
+		{"stop", "[OPTIONS] CONTAINER [CONTAINER...]", "stop containers", runStop},
+		{"restart", "[OPTIONS] CONTAINER [CONTAINER...]", "stop containers and start them again", runRestart},
+		{"kill", "[OPTIONS] CONTAINER [CONTAINER...]", "send a signal to containers", runKill},
+		{"pause", "CONTAINER [CONTAINER...]", "stop the processes of containers until unpause", runPause},
+		{"unpause", "CONTAINER [CONTAINER...]", "let paused containers go on", runUnpause},
+		{"wait", "CONTAINER [CONTAINER...]", "wait for the end of containers and print their exit codes", runWait},
+		{"attach", "[OPTIONS] CONTAINER", "connect to a running container's streams", runAttach},
+		{"logs", "[OPTIONS] CONTAINER", "show what a container has written", runLogs},
+		{"events", "[OPTIONS]", "show what happens to containers", runEvents},
 		{"ps", "[OPTIONS]", "list containers", runPs},
-		{"rm", "CONTAINER [CONTAINER...]", "remove containers", runRm},
+		{"rename", "CONTAINER NAME", "give a container another name", runRename},
+		{"rm", "[OPTIONS] CONTAINER [CONTAINER...]", "remove containers", runRm},
 		{"mount", "[IMAGE...]", "mount the file systems of images, to be read, or list the mounts", runMount},
 		{"unmount", "IMAGE...", "unmount them", runUnmount},
 		{"info", "[NAME]", "show what there is here, or which servers are asked for a name", runInfo},
 		{"df", "[OPTIONS]", "show what takes how much disk", runDf},
 		{"prune", "[OPTIONS]", "remove what nothing needs", runPrune},
 		{"version", "", "show the version", runVersion},
+		{"monitor", "", "", runMonitor}, // started by others
 	}
 }
 
@@ -166,6 +179,9 @@ func usage() string {
 	b.WriteString("  builder build -t app .      build the Dockerfile here\n")
 	b.WriteString("  builder run --rm -it app    run what was built\n\nCommands:\n")
 	for _, c := range commands() {
+		if c.short == "" {
+			continue
+		}
 		fmt.Fprintf(&b, "  %-9s %s\n", c.name, c.short)
 	}
 	b.WriteString("\nbuilder COMMAND --help tells more of a command.\n")

@@ -22,6 +22,7 @@ import (
 	"builder/internal/sys"
 	"builder/snapshot"
 	"builder/store"
+	"builder/supervisor"
 
 	"github.com/docker/go-units"
 	"github.com/spf13/pflag"
@@ -389,7 +390,7 @@ func untagUnused(s *store.Store, p piece) (bool, error) {
 		return false, err
 	}
 	now := slices.DeleteFunc(entries, func(e store.Entry) bool { return e.Desc.Digest != p.image.entry.Desc.Digest })
-	containers, err := containerStore{s}.list()
+	containers, err := supervisor.NewRecords(s).List()
 	if err != nil {
 		return false, err
 	}
@@ -397,7 +398,7 @@ func untagUnused(s *store.Store, p piece) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	used := slices.ContainsFunc(mounts, func(r mounted) bool { return r.ImageID == p.image.image.ID().String() }) || slices.ContainsFunc(containers, func(r record) bool { return r.ImageID == p.image.image.ID().String() })
+	used := slices.ContainsFunc(mounts, func(r mounted) bool { return r.ImageID == p.image.image.ID().String() }) || slices.ContainsFunc(containers, func(c supervisor.Container) bool { return c.ImageID == p.image.image.ID().String() })
 	if used || len(now) == 0 || (p.need == needNone && now[0].Name != "") {
 		return false, nil
 	}

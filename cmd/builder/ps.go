@@ -6,88 +6,236 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
+
+	"builder/internal/sys"
+	"builder/supervisor"
 
 	"github.com/docker/go-units"
 )
 
+// psRow is what a --format of ps can show. The names are docker's.
+type psRow struct {
+	Command      string
+	CreatedAt    string
+	ID           string
+	Image        string
+	Labels       string
+	LocalVolumes string
+	Mounts       string
+	Names        string
+	Networks     string
+	Ports        string
+	RunningFor   string
+	Size         string
+	State        string
+	Status       string
+
+	labels map[string]string
+}
+
+// Label is the value of one label, for templates.
+func (r psRow) Label(name string) string { return r.labels[name] }
+
+var psHeader = psRow{
+	Command: "COMMAND", CreatedAt: "CREATED AT", ID: "CONTAINER ID", Image: "IMAGE", Labels: "LABELS", LocalVolumes: "LOCAL VOLUMES",
+	Mounts: "MOUNTS", Names: "NAMES", Networks: "NETWORKS", Ports: "PORTS", RunningFor: "CREATED", Size: "SIZE", State: "STATE", Status: "STATUS",
+}
+
 func runPs(_ context.Context, e *env, args []string) error {
 	fs := flags("ps")
-	all := fs.BoolP("all", "a", false, "show ended containers too")
+	all := fs.BoolP("all", "a", false, "show containers that don't run too")
 	quiet := fs.BoolP("quiet", "q", false, "show only IDs")
 	noTrunc := fs.Bool("no-trunc", false, "don't shorten")
+	format := fs.String("format", "", "a Go template, `json`, or \"table TEMPLATE\"")
+	filters := fs.StringArrayP("filter", "f", nil, "show only containers of a `NAME=VALUE`: ancestor, before, exited, health, id, label, name, since, status, …")
+	last := fs.IntP("last", "n", -1, "show the last `N` made")
+	latest := fs.BoolP("latest", "l", false, "show the last one made")
+	size := fs.BoolP("size", "s", false, "show what they have written")
 	if _, err := e.parse(fs, args, 0, 0); err != nil {
 		return err
 	}
+	match, err := parseContainerFilters(*filters)
+	if err != nil {
+		return err
+	}
 	s, err := e.store()
 	if err != nil {
 		return err
 	}
-	cs := containerStore{s}
-	list, err := cs.list()
+	records := supervisor.NewRecords(s)
+	list, err := records.List()
 	if err != nil {
 		return err
 	}
-	w := tabwriter.NewWriter(e.stdout, 0, 0, 3, ' ', 0)
-	if !*quiet {
-		fmt.Fprintln(w, "CONTAINER ID\tIMAGE\tCOMMAND\tCREATED\tSTATUS\tNAMES")
+	if *latest {
+		*last = 1
 	}
-	for _, r := range list {
-		running := cs.running(r)
-		if !running && !*all {
+	byStatus := slices.ContainsFunc(*filters, func(w string) bool { return strings.HasPrefix(w, "status=") || strings.HasPrefix(w, "exited=") })
+	if !*all && *last < 0 && !byStatus {
+		list = slices.DeleteFunc(list, func(c supervisor.Container) bool { return !c.State.Alive() && c.State.Status != supervisor.Restarting })
+	}
+	list = slices.DeleteFunc(list, func(c supervisor.Container) bool { return !match(c) })
+	if *last >= 0 {
+		list = list[:min(*last, len(list))]
+	}
+	rows := make([]any, 0, len(list))
+	for _, c := range list {
+		row := containerRow(c, *noTrunc)
+		if *quiet {
+			fmt.Fprintln(e.stdout, row.ID)
 			continue
 		}
-		id, command := r.ID, fmt.Sprintf("%q", strings.Join(r.Args, " "))
-		if !*noTrunc {
-			id = id[:min(12, len(id))]
-			if len(command) > 20 {
-				command = command[:19] + "…"
+		if *size {
+			var m sys.Meter
+			n, err := m.Take(records.Dir(c.ID) + "/fs")
+			if err != nil {
+				return err
+			}
+			row.Size = humanSize(n)
+		}
+		rows = append(rows, row)
+	}
+	if *quiet {
+		return nil
+	}
+	columns := "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}"
+	if *size {
+		columns += "\t{{.Size}}"
+	}
+	return table{format: *format, columns: columns, header: psHeader}.print(e.stdout, rows)
+}
+
+func containerRow(c supervisor.Container, noTrunc bool) psRow {
+	command := strings.Join(c.Spec.Args, " ")
+	r := psRow{
+		ID: c.ID, Image: c.Image, CreatedAt: c.Created.Local().Truncate(time.Second).String(), RunningFor: since(c.Created),
+		Names: c.Name, State: string(c.State.Status), Status: statusText(c.State), Networks: string(c.Spec.Network), labels: c.Labels, Size: "0B",
+	}
+	if !noTrunc {
+		r.ID = truncate(r.ID, 12)
+		command = shorten(command, 20)
+	}
+	r.Command = strconv.Quote(command)
+	var labels []string
+	for k, v := range c.Labels {
+		labels = append(labels, k+"="+v)
+	}
+	slices.Sort(labels)
+	r.Labels = strings.Join(labels, ",")
+	var mounts []string
+	for _, m := range c.Spec.Mounts {
+		if m.Source != "" {
+			mounts = append(mounts, m.Source)
+		}
+	}
+	r.Mounts, r.LocalVolumes = strings.Join(mounts, ","), "0"
+	return r
+}
+
+// statusText is the STATUS column, as docker writes it.
+func statusText(s supervisor.State) string {
+	switch s.Status {
+	case supervisor.Created:
+		return "Created"
+	case supervisor.Restarting:
+		return fmt.Sprintf("Restarting (%d) %s ago", s.ExitCode, units.HumanDuration(time.Since(s.Finished)))
+	case supervisor.Running, supervisor.Paused:
+		text := "Up " + units.HumanDuration(time.Since(s.Started))
+		switch {
+		case s.Status == supervisor.Paused:
+			text += " (Paused)"
+		case s.Health != nil && s.Health.Status == healthStarting:
+			text += " (health: starting)"
+		case s.Health != nil:
+			text += " (" + s.Health.Status + ")"
+		}
+		return text
+	}
+	return fmt.Sprintf("Exited (%d) %s ago", s.ExitCode, units.HumanDuration(time.Since(s.Finished)))
+}
+
+const healthStarting = "starting"
+
+// parseContainerFilters makes one test of --filter words. Values of the same
+// name are alternatives, except for labels, which must all be there.
+func parseContainerFilters(words []string) (func(supervisor.Container) bool, error) {
+	groups := map[string][]func(supervisor.Container) bool{}
+	for i, w := range words {
+		name, value, ok := strings.Cut(w, "=")
+		if !ok {
+			return nil, &usageError{msg: fmt.Sprintf("--filter %q: want NAME=VALUE", w)}
+		}
+		f, err := parseContainerFilter(name, value)
+		if err != nil {
+			return nil, &usageError{msg: fmt.Sprintf("--filter %s: %v", w, err)}
+		}
+		if name == "label" {
+			name += strconv.Itoa(i)
+		}
+		groups[name] = append(groups[name], f)
+	}
+	return func(c supervisor.Container) bool {
+		for _, group := range groups {
+			if !slices.ContainsFunc(group, func(f func(supervisor.Container) bool) bool { return f(c) }) {
+				return false
 			}
 		}
-		if *quiet {
-			fmt.Fprintln(w, id)
-			continue
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s ago\t%s\t%s\n", id, r.Image, command, units.HumanDuration(time.Since(r.Created)), r.status(running), r.Name)
-	}
-	return w.Flush()
+		return true
+	}, nil
 }
 
-// status is the STATUS column of ps.
-func (r record) status(running bool) string {
-	switch {
-	case running:
-		return "Up " + units.HumanDuration(time.Since(r.Created))
-	case r.Done:
-		return fmt.Sprintf("Exited (%d) %s ago", r.ExitCode, units.HumanDuration(time.Since(r.Finished)))
-	}
-	return "Dead"
-}
-
-func runRm(ctx context.Context, e *env, args []string) error {
-	fs := flags("rm")
-	names, err := e.parse(fs, args, 1, -1)
-	if err != nil {
-		return err
-	}
-	s, err := e.store()
-	if err != nil {
-		return err
-	}
-	cs := containerStore{s}
-	var errs []error
-	for _, name := range names {
-		r, err := cs.find(name)
-		if err == nil {
-			err = cs.remove(r)
+func parseContainerFilter(name, value string) (func(supervisor.Container) bool, error) {
+	switch name {
+	case "id":
+		return func(c supervisor.Container) bool { return strings.HasPrefix(c.ID, value) }, nil
+	case "name":
+		return func(c supervisor.Container) bool { return strings.Contains(c.Name, strings.TrimPrefix(value, "/")) }, nil
+	case "label":
+		key, want, exact := strings.Cut(value, "=")
+		return func(c supervisor.Container) bool {
+			got, ok := c.Labels[key]
+			return ok && (!exact || got == want)
+		}, nil
+	case "status":
+		for _, s := range []supervisor.Status{supervisor.Created, supervisor.Running, supervisor.Paused, supervisor.Restarting, supervisor.Exited} {
+			if value == string(s) {
+				return func(c supervisor.Container) bool { return c.State.Status == s }, nil
+			}
 		}
+		return nil, errors.New("there are created, running, paused, restarting and exited")
+	case "exited":
+		code, err := strconv.Atoi(value)
 		if err != nil {
-			errs = append(errs, err)
-			continue
+			return nil, errors.New("want an exit code")
 		}
-		fmt.Fprintln(e.stdout, name)
+		return func(c supervisor.Container) bool {
+			return c.State.Status == supervisor.Exited && c.State.ExitCode == code
+		}, nil
+	case "ancestor":
+		return func(c supervisor.Container) bool {
+			return c.Image == value || familiarName(c.Image) == familiarName(value) || strings.HasPrefix(strings.TrimPrefix(c.ImageID, "sha256:"), strings.TrimPrefix(value, "sha256:"))
+		}, nil
+	case "health":
+		return func(c supervisor.Container) bool {
+			if c.State.Health == nil {
+				return value == "none"
+			}
+			return c.State.Health.Status == value
+		}, nil
+	case "restart-policy":
+		return func(c supervisor.Container) bool { return c.Restart.Name == value }, nil
+	case "network":
+		return func(c supervisor.Container) bool { return string(c.Spec.Network) == value }, nil
+	case "until":
+		t, err := parseTime(value)
+		if err != nil {
+			return nil, errors.New("want a time or a duration")
+		}
+		return func(c supervisor.Container) bool { return c.Created.Before(t) }, nil
 	}
-	return errors.Join(errs...)
+	return nil, errors.New("there is no such filter; there are ancestor, exited, health, id, label, name, network, restart-policy, status and until")
 }

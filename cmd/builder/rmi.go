@@ -10,6 +10,7 @@ import (
 
 	"builder/image"
 	"builder/store"
+	"builder/supervisor"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -150,8 +151,7 @@ func familiarName(name string) string {
 // used tells of containers that were made from the image. Those that run keep
 // it whatever was said.
 func (r removal) used(id digest.Digest) error {
-	cs := containerStore{r.s}
-	all, err := cs.list()
+	all, err := supervisor.NewRecords(r.s).List()
 	if err != nil {
 		return err
 	}
@@ -168,7 +168,7 @@ func (r removal) used(id digest.Digest) error {
 		if c.ImageID != id.String() {
 			continue
 		}
-		if cs.running(c) {
+		if c.State.Alive() {
 			return fmt.Errorf("container %s (%s) runs on it: stop it first", c.Name, c.ID[:12])
 		}
 		if !r.force {

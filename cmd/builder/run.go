@@ -6,25 +6,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/signal"
-	"path/filepath"
-	"strings"
 	"sync"
 	"syscall"
-	"time"
 
 	"builder/container"
-	"builder/dockerfile"
 	"builder/image"
 	"builder/internal/filelock"
-	"builder/mount"
 	"builder/progress"
 	"builder/rootfs"
 	"builder/snapshot"
 	"builder/store"
+	"builder/supervisor"
 
-	"github.com/docker/go-units"
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
 )
@@ -34,52 +30,23 @@ const exitSetup = 125
 
 // runOptions are the flags of builder run.
 type runOptions struct {
-	rm, interactive, tty, readOnly, init, privileged, quiet bool
-
-	name, workdir, user, entrypoint, network, hostname, shmSize, pull string
-
-	env, envFile, volumes, addHosts, ulimits, capAdd, capDrop, securityOpt, groupAdd []string
-
-	entrypointSet bool
-}
-
-func (o *runOptions) addFlags(fs *pflag.FlagSet) {
-	fs.SetInterspersed(false)
-	fs.BoolVar(&o.rm, "rm", false, "remove the container when it has ended")
-	fs.BoolVarP(&o.interactive, "interactive", "i", false, "pass standard input to the process")
-	fs.BoolVarP(&o.tty, "tty", "t", false, "give the process a terminal")
-	fs.StringArrayVarP(&o.env, "env", "e", nil, "set a variable, `NAME=VALUE`, or NAME for the environment's")
-	fs.StringArrayVar(&o.envFile, "env-file", nil, "read variables from a `FILE`")
-	fs.StringVarP(&o.workdir, "workdir", "w", "", "working `DIR`ectory")
-	fs.StringVarP(&o.user, "user", "u", "", "user and group, `NAME|UID[:GROUP|GID]`")
-	fs.StringArrayVar(&o.groupAdd, "group-add", nil, "further group of the process")
-	fs.StringArrayVarP(&o.volumes, "volume", "v", nil, "mount a directory or file of this machine, `PATH:TARGET[:ro]`")
-	fs.StringVar(&o.entrypoint, "entrypoint", "", "run this instead of the image's entry point")
-	fs.StringVar(&o.network, "network", "host", "network: host or none")
-	fs.StringVar(&o.name, "name", "", "name of the container")
-	fs.StringVarP(&o.hostname, "hostname", "h", "", "host name in the container")
-	fs.BoolVar(&o.readOnly, "read-only", false, "make the file system read-only")
-	fs.BoolVar(&o.init, "init", false, "run a small init process that reaps others")
-	fs.BoolVar(&o.privileged, "privileged", false, "drop nearly all confinement")
-	fs.StringArrayVar(&o.capAdd, "cap-add", nil, "give a capability")
-	fs.StringArrayVar(&o.capDrop, "cap-drop", nil, "take a capability away")
-	fs.StringArrayVar(&o.securityOpt, "security-opt", nil, "no-new-privileges, or seccomp=unconfined|FILE")
-	fs.StringArrayVar(&o.addHosts, "add-host", nil, "further line of /etc/hosts, `NAME:IP`")
-	fs.StringVar(&o.shmSize, "shm-size", "", "size of /dev/shm, such as 64m")
-	fs.StringArrayVar(&o.ulimits, "ulimit", nil, "resource limit, `NAME=SOFT[:HARD]`")
-	fs.StringVar(&o.pull, "pull", "missing", "fetch the image: always, missing or never")
-	fs.BoolVarP(&o.quiet, "quiet", "q", false, "don't show the fetching of the image")
+	createOptions
+	detach, sigProxy bool
+	detachKeys       string
 }
 
 func runRun(ctx context.Context, e *env, args []string) error {
 	fs := flags("run")
 	var o runOptions
 	o.addFlags(fs)
+	fs.BoolVarP(&o.detach, "detach", "d", false, "run it in the background and print its ID")
+	fs.BoolVar(&o.sigProxy, "sig-proxy", true, "pass signals on to the process")
+	fs.StringVar(&o.detachKeys, "detach-keys", "", "`KEYS` that leave the container, which runs on (default ctrl-p,ctrl-q)")
 	rest, err := e.parse(fs, args, 1, -1)
 	if err != nil {
 		return setupFailure(err)
 	}
-	o.entrypointSet = fs.Changed("entrypoint")
+	o.given(fs)
 	code, err := e.runContainer(ctx, &o, rest[0], rest[1:])
 	if err != nil {
 		return setupFailure(err)
@@ -113,56 +80,147 @@ func setupFailure(err error) error {
 	return &codedError{code, err}
 }
 
-// runContainer makes a container, runs it to its end, and returns its exit
-// code.
+// runContainer makes a container, runs it to its end unless it is detached, and
+// returns its exit code.
 func (e *env) runContainer(ctx context.Context, o *runOptions, name string, args []string) (code int, err error) {
-	if o.tty && o.interactive && !term.IsTerminal(int(e.stdin.Fd())) {
+	if o.tty && o.interactive && !o.detach && !term.IsTerminal(int(e.stdin.Fd())) {
 		return 0, &usageError{msg: "run: standard input is no terminal: leave out -t"}
 	}
+	keys, err := parseDetachKeys(o.detachKeys)
+	if err != nil {
+		return 0, &usageError{msg: fmt.Sprintf("run: --detach-keys: %v", err)}
+	}
+	o.attachStdin = o.interactive && !o.detach
+	c, lock, err := e.createContainer(ctx, &o.createOptions, name, args)
+	if err != nil {
+		return 0, err
+	}
+	// Detached, to be detached by keys, or to be started again: the monitor
+	// has it. Else it is ours, which is sooner begun.
+	if o.detach || o.tty && o.interactive || c.Restart.Name != "" && c.Restart.Name != supervisor.RestartNo {
+		if err := lock.Release(); err != nil {
+			return 0, err
+		}
+		return e.runByMonitor(ctx, o, c, keys)
+	}
+	return e.runHere(o, c, lock)
+}
+
+// runHere runs a container as a part of this process.
+func (e *env) runHere(o *runOptions, c supervisor.Config, lock *filelock.Lock) (int, error) {
+	s, rfs, err := e.rootFS()
+	if err != nil {
+		return 0, errors.Join(err, lock.Release())
+	}
+	streams := supervisor.IO{Stdout: e.stdout, Stderr: e.stderr}
+	if o.interactive {
+		streams.Stdin = e.stdin
+	}
+	restore := func() {}
+	if o.tty {
+		streams.Width, streams.Height = e.terminalSize()
+		if restore, err = e.rawTerminal(o.interactive); err != nil {
+			return 0, errors.Join(err, lock.Release())
+		}
+	}
+	defer restore()
+	// Signals go to the process, which decides what they mean: the
+	// container does not end with ctx.
+	f, err := supervisor.NewRecords(s).RunForeground(rfs.Snapshots(), c, lock, streams, e.warn)
+	if err != nil {
+		return 0, err
+	}
+	stop := func() {}
+	if o.sigProxy {
+		stop = e.forwardSignals(f, o.tty)
+	}
+	st := f.Wait()
+	stop()
+	if st.Error != "" {
+		return st.ExitCode, errors.New(st.Error)
+	}
+	return st.ExitCode, nil
+}
+
+func (e *env) warn(msg string) { fmt.Fprintf(e.stderr, "builder: warning: %s\n", msg) }
+
+// runByMonitor has the monitor run a container.
+func (e *env) runByMonitor(ctx context.Context, o *runOptions, c supervisor.Config, keys []byte) (int, error) {
+	client, err := e.client()
+	if err != nil {
+		return 0, err
+	}
+	if o.detach {
+		if err := e.startDetached(ctx, client, c); err != nil {
+			return 0, err
+		}
+		fmt.Fprintln(e.stdout, c.ID)
+		return 0, nil
+	}
+	a := attachOptions{stdin: o.interactive, tty: o.tty, sigProxy: o.sigProxy, keys: keys}
+	return e.attached(a, func(s *supervisor.Session) error {
+		warnings, err := client.Start(ctx, c, s)
+		for _, w := range warnings {
+			e.warn(w)
+		}
+		if err != nil && o.rm {
+			err = errors.Join(err, e.removeCreated(client.Records, c))
+		}
+		return err
+	})
+}
+
+// startDetached starts a container in the background. One that was to remove
+// itself does so if it can't be started.
+func (e *env) startDetached(ctx context.Context, client *supervisor.Client, c supervisor.Config) error {
+	warnings, err := client.Start(ctx, c, nil)
+	for _, w := range warnings {
+		e.warn(w)
+	}
+	if err != nil && c.AutoRemove {
+		err = errors.Join(err, e.removeCreated(client.Records, c))
+	}
+	return err
+}
+
+// removeCreated removes a container that could not be started, if the monitor
+// hasn't.
+func (e *env) removeCreated(r supervisor.Records, c supervisor.Config) error {
+	err := r.Remove(c)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, supervisor.ErrRunning) {
+		return nil
+	}
+	return err
+}
+
+// client asks the holders of containers. It needs no store for itself: what
+// the containers stand on is kept by their records.
+func (e *env) client() (*supervisor.Client, error) {
 	s, err := e.store()
 	if err != nil {
-		return 0, err
+		return nil, err
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	spawn := []string{exe, "--root", s.Path(), "monitor"}
+	return &supervisor.Client{Records: supervisor.NewRecords(s), Spawn: spawn}, nil
+}
+
+// rootFS opens what images are unpacked to.
+func (e *env) rootFS() (*store.Store, *rootfs.RootFS, error) {
+	s, err := e.store()
+	if err != nil {
+		return nil, nil, err
 	}
 	rfs, err := rootfs.Open(s)
-	if err != nil {
-		return 0, err
-	}
-	img, below, err := e.unpackForRun(ctx, s, rfs, o, name)
-	if err != nil {
-		return 0, err
-	}
-	spec, err := o.spec(e, img, args)
-	if err != nil {
-		return 0, err
-	}
-	cs := containerStore{s}
-	rec := &record{Name: o.name, Image: name, ImageID: img.ID().String(), Snapshot: string(below), Args: spec.Args, Created: time.Now(), AutoRemove: o.rm}
-	lock, err := cs.create(rec)
-	if err != nil {
-		return 0, err
-	}
-	defer func() {
-		if o.rm || rec.Pid == 0 {
-			err = errors.Join(err, cs.removeHeld(*rec))
-		}
-		lock.Release()
-	}()
-	active, err := rfs.Snapshots().Prepare(ctx, below, cs.dir(rec.ID))
-	if err != nil {
-		return 0, err
-	}
-	spec.ID = rec.ID
-	// What the container stands on is kept by its record from now on: others
-	// need not wait for its end to collect the rest.
-	if err := s.Leave(); err != nil {
-		return 0, err
-	}
-	return e.runProcess(ctx, o, cs, rec, spec, active, lock)
+	return s, rfs, err
 }
 
 // unpackForRun finds the image, fetching it if need be, and makes its file
 // system.
-func (e *env) unpackForRun(ctx context.Context, s *store.Store, rfs *rootfs.RootFS, o *runOptions, name string) (image.Image, snapshot.ID, error) {
+func (e *env) unpackForRun(ctx context.Context, s *store.Store, rfs *rootfs.RootFS, o *createOptions, name string) (image.Image, snapshot.ID, error) {
 	mode := "auto"
 	if o.quiet {
 		mode = "quiet"
@@ -225,211 +283,6 @@ func (l *lazyDisplay) close() error {
 	return l.d.Close()
 }
 
-// spec is the container that flags and image ask for.
-func (o *runOptions) spec(e *env, img image.Image, args []string) (container.Spec, error) {
-	c := img.Config.Config
-	entrypoint, cmd := c.Entrypoint, c.Cmd
-	if o.entrypointSet {
-		entrypoint, cmd = nil, nil
-		if o.entrypoint != "" {
-			entrypoint = []string{o.entrypoint}
-		}
-	}
-	if len(args) > 0 {
-		cmd = args
-	}
-	spec := container.Spec{
-		Args: append(append([]string(nil), entrypoint...), cmd...), Dir: first(o.workdir, c.WorkingDir), User: first(o.user, c.User),
-		GroupAdd: o.groupAdd, Hostname: o.hostname, ReadOnly: o.readOnly, Init: o.init, Privileged: o.privileged,
-		CapAdd: o.capAdd, CapDrop: o.capDrop, Terminal: o.tty, KillWithParent: true,
-		Warn: func(msg string) { fmt.Fprintf(e.stderr, "builder: warning: %s\n", msg) },
-	}
-	if len(spec.Args) == 0 {
-		return spec, errors.New("no command given, and the image names none")
-	}
-	if spec.Dir != "" && !filepath.IsAbs(spec.Dir) {
-		return spec, &usageError{msg: fmt.Sprintf("run: --workdir %q is not an absolute path", spec.Dir)}
-	}
-	vars := dockerfile.NewEnv(c.Env...)
-	if o.tty {
-		vars.Set("TERM", "xterm")
-	}
-	if err := o.setEnv(e, vars); err != nil {
-		return spec, err
-	}
-	spec.Env = vars.List()
-	return spec, o.confine(&spec)
-}
-
-func first(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
-}
-
-// setEnv adds the variables of --env-file and -e.
-func (o *runOptions) setEnv(e *env, vars *dockerfile.Env) error {
-	var words []string
-	for _, name := range o.envFile {
-		data, err := os.ReadFile(name)
-		if err != nil {
-			return fmt.Errorf("--env-file: %w", err)
-		}
-		for _, line := range strings.Split(string(data), "\n") {
-			line = strings.TrimSuffix(line, "\r")
-			if trimmed := strings.TrimSpace(line); trimmed == "" || strings.HasPrefix(trimmed, "#") {
-				continue
-			}
-			words = append(words, strings.TrimLeft(line, " \t"))
-		}
-	}
-	for _, w := range append(words, o.env...) {
-		k, v, ok := strings.Cut(w, "=")
-		if k == "" {
-			return &usageError{msg: fmt.Sprintf("run: invalid environment variable %q", w)}
-		}
-		if !ok {
-			if v, ok = lookupEnv(e, k); !ok {
-				continue
-			}
-		}
-		vars.Set(k, v)
-	}
-	return nil
-}
-
-// confine sets networks, limits and mounts.
-func (o *runOptions) confine(spec *container.Spec) error {
-	bad := func(flag string, err error) error {
-		return &usageError{msg: fmt.Sprintf("run: --%s: %v", flag, err), hint: "builder run --help"}
-	}
-	switch o.network {
-	case "host":
-		spec.Network = container.NetworkHost
-	case "none":
-		spec.Network = container.NetworkNone
-	default:
-		return bad("network", fmt.Errorf("%q is not supported: want host or none", o.network))
-	}
-	var err error
-	if spec.Hosts, err = parseHosts(o.addHosts); err != nil {
-		return bad("add-host", err)
-	}
-	if spec.Rlimits, err = parseUlimits(o.ulimits); err != nil {
-		return bad("ulimit", err)
-	}
-	if o.shmSize != "" {
-		if spec.ShmSize, err = units.RAMInBytes(o.shmSize); err != nil {
-			return bad("shm-size", err)
-		}
-	}
-	for _, opt := range o.securityOpt {
-		if err := securityOption(opt, &spec.Seccomp, &spec.NoNewPrivileges); err != nil {
-			return bad("security-opt", err)
-		}
-	}
-	for _, v := range o.volumes {
-		m, err := parseVolume(v)
-		if err != nil {
-			return bad("volume", err)
-		}
-		spec.Mounts = append(spec.Mounts, m)
-	}
-	return nil
-}
-
-// parseVolume reads PATH:TARGET[:OPTIONS]. A path that isn't there is made as
-// a directory, as docker does.
-func parseVolume(v string) (mount.Mount, error) {
-	parts := strings.SplitN(v, ":", 3)
-	m := mount.Mount{Type: mount.Bind, Recursive: true}
-	if len(parts) < 2 {
-		return m, fmt.Errorf("%q: want PATH:TARGET[:OPTIONS]; volumes without a path are not supported yet", v)
-	}
-	m.Source, m.Target = parts[0], parts[1]
-	if !filepath.IsAbs(m.Source) {
-		if !strings.HasPrefix(m.Source, ".") {
-			return m, fmt.Errorf("%q: named volumes are not supported yet: give a path", v)
-		}
-		abs, err := filepath.Abs(m.Source)
-		if err != nil {
-			return m, err
-		}
-		m.Source = abs
-	}
-	if !filepath.IsAbs(m.Target) || filepath.Clean(m.Target) == "/" {
-		return m, fmt.Errorf("%q: %q must be an absolute path other than /", v, m.Target)
-	}
-	if len(parts) == 3 {
-		for _, opt := range strings.Split(parts[2], ",") {
-			switch opt {
-			case "ro":
-				m.ReadOnly = true
-			case "rw", "z", "Z": // z and Z relabel for SELinux, which builder doesn't use
-			case "private", "rprivate", "slave", "rslave", "shared", "rshared":
-				m.Propagation = opt
-			default:
-				return m, fmt.Errorf("%q: option %q is not supported", v, opt)
-			}
-		}
-	}
-	return m, os.MkdirAll(missingDir(m.Source), 0o755)
-}
-
-// missingDir is name if nothing is there, else a directory that is.
-func missingDir(name string) string {
-	if _, err := os.Stat(name); err == nil {
-		return "/"
-	}
-	return name
-}
-
-// runProcess starts the container's process and sees it through.
-func (e *env) runProcess(ctx context.Context, o *runOptions, cs containerStore, rec *record, spec container.Spec, active snapshot.Active, _ *filelock.Lock) (int, error) {
-	root, err := active.Mount()
-	if err != nil {
-		return 0, err
-	}
-	defer root.Close()
-	spec.Root = root
-	if o.interactive {
-		spec.Stdin = e.stdin
-	}
-	spec.Stdout, spec.Stderr = e.stdout, e.stderr
-	restore := func() {}
-	if o.tty {
-		spec.Width, spec.Height = e.terminalSize()
-		if restore, err = e.rawTerminal(o.interactive); err != nil {
-			return 0, err
-		}
-	}
-	defer restore()
-	// Signals go to the process, which decides what they mean: the
-	// container does not end with ctx.
-	p, err := container.Start(context.WithoutCancel(ctx), spec)
-	if err != nil {
-		return 0, err
-	}
-	rec.Pid = p.Pid()
-	err = cs.save(rec)
-	stop := e.forwardSignals(p, o.tty)
-	waitErr := p.Wait()
-	stop()
-	var exit *container.ExitError
-	if waitErr != nil && !errors.As(waitErr, &exit) {
-		return 0, waitErr
-	}
-	if exit != nil {
-		rec.ExitCode = exit.Code
-	}
-	rec.Done, rec.Finished = true, time.Now()
-	if !o.rm {
-		err = errors.Join(err, cs.save(rec))
-	}
-	return rec.ExitCode, err
-}
-
 func (e *env) terminalSize() (width, height uint16) {
 	for _, f := range []*os.File{e.stdin, e.stdout, e.stderr} {
 		if w, h, err := term.GetSize(int(f.Fd())); err == nil {
@@ -453,9 +306,15 @@ func (e *env) rawTerminal(interactive bool) (restore func(), err error) {
 	return func() { term.Restore(fd, state) }, nil
 }
 
+// signalled is what signals are passed on to.
+type signalled interface {
+	Signal(syscall.Signal)
+	Resize(width, height uint16)
+}
+
 // forwardSignals passes what this process is sent on to the container's, and
 // the terminal's changes of size. stop ends that.
-func (e *env) forwardSignals(p *container.Process, tty bool) (stop func()) {
+func (e *env) forwardSignals(p signalled, tty bool) (stop func()) {
 	ch := make(chan os.Signal, 64)
 	signal.Notify(ch)
 	done := make(chan struct{})
@@ -475,16 +334,15 @@ func (e *env) forwardSignals(p *container.Process, tty bool) (stop func()) {
 	}
 }
 
-func (e *env) forward(p *container.Process, sig syscall.Signal, tty bool) {
+func (e *env) forward(p signalled, sig syscall.Signal, tty bool) {
 	switch sig {
 	case syscall.SIGCHLD, syscall.SIGPIPE, syscall.SIGURG, syscall.SIGTTIN, syscall.SIGTTOU:
 		// Meant for this process: its children, its streams, its runtime.
 	case syscall.SIGWINCH:
 		if tty {
-			w, h := e.terminalSize()
-			_ = p.Resize(w, h) // it may have ended meanwhile
+			p.Resize(e.terminalSize())
 		}
 	default:
-		_ = p.Signal(sig) // it may have ended meanwhile
+		p.Signal(sig)
 	}
 }

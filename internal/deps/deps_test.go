@@ -56,6 +56,7 @@ var graph = map[string]string{
 	"rootfs":                        "image layer mount progress snapshot store internal/atomicfile internal/filelock internal/sys",
 	"build": "buildcontext cache cdi container dockerfile image layer mount progress remotecache rootfs snapshot store " +
 		"internal/atomicfile internal/filelock internal/secrets internal/sys",
+	"supervisor":  "container snapshot store internal/atomicfile internal/filelock internal/sys",
 	"cdi":         "container mount",
 	"cmd/builder": "*",
 }

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"builder/supervisor"
+)
+
+// attachOptions say how this process attaches to a container.
+type attachOptions struct {
+	stdin, tty, sigProxy bool
+	keys                 []byte
+}
+
+// attached attaches to a container by begin and stays until it ends; it returns
+// the exit code of its process. Who leaves by the detach keys gets 0.
+func (e *env) attached(a attachOptions, begin func(*supervisor.Session) error) (int, error) {
+	s := &supervisor.Session{Stdout: e.stdout, Stderr: e.stderr}
+	if a.stdin {
+		s.Stdin = e.stdin
+	}
+	restore := func() {}
+	if a.tty {
+		s.Width, s.Height = e.terminalSize()
+		if a.stdin {
+			s.Detach = a.keys
+		}
+	}
+	if err := begin(s); err != nil {
+		return 0, err
+	}
+	if a.tty {
+		var err error
+		if restore, err = e.rawTerminal(a.stdin); err != nil {
+			return 0, err
+		}
+	}
+	stop := func() {}
+	if a.sigProxy {
+		stop = e.forwardSignals(s, a.tty)
+	}
+	st, err := s.Wait()
+	stop()
+	restore()
+	if errors.Is(err, supervisor.ErrDetached) {
+		fmt.Fprintln(e.stderr)
+		return 0, nil
+	}
+	return st.ExitCode, err
+}
+
+// parseDetachKeys reads docker's notation: keys separated by commas, each a
+// character or ctrl- with a letter or one of @ [ \ ] ^ _.
+func parseDetachKeys(text string) ([]byte, error) {
+	if text == "" {
+		return []byte{16, 17}, nil // ctrl-p, ctrl-q
+	}
+	var keys []byte
+	for _, k := range strings.Split(text, ",") {
+		c, ctrl := strings.CutPrefix(strings.ToLower(k), "ctrl-")
+		switch {
+		case !ctrl && len(k) == 1:
+			keys = append(keys, k[0])
+		case ctrl && len(c) == 1 && (c[0] >= 'a' && c[0] <= 'z'):
+			keys = append(keys, c[0]-'a'+1)
+		case ctrl && len(c) == 1 && strings.Contains(`@[\]^_`, c):
+			keys = append(keys, c[0]&0x1f)
+		default:
+			return nil, fmt.Errorf("unknown key %q: want characters, or ctrl- with a letter, separated by commas", k)
+		}
+	}
+	return keys, nil
+}
+
+func runAttach(ctx context.Context, e *env, args []string) error {
+	fs := flags("attach")
+	keyText := fs.String("detach-keys", "", "`KEYS` that leave the container, which runs on (default ctrl-p,ctrl-q)")
+	noStdin := fs.Bool("no-stdin", false, "don't pass standard input")
+	sigProxy := fs.Bool("sig-proxy", true, "pass signals on to the process")
+	words, err := e.parse(fs, args, 1, 1)
+	if err != nil {
+		return err
+	}
+	keys, err := parseDetachKeys(*keyText)
+	if err != nil {
+		return &usageError{msg: fmt.Sprintf("attach: --detach-keys: %v", err)}
+	}
+	client, err := e.client()
+	if err != nil {
+		return err
+	}
+	c, err := client.Records.Find(words[0])
+	if err != nil {
+		return err
+	}
+	if !c.State.Alive() {
+		return fmt.Errorf("container %s is not running: builder start -a starts it", c.Name)
+	}
+	a := attachOptions{stdin: !*noStdin && c.OpenStdin, tty: c.Spec.Terminal, sigProxy: *sigProxy, keys: keys}
+	code, err := e.attached(a, func(s *supervisor.Session) error { return client.Attach(ctx, c.Config, s) })
+	if err == nil && code != 0 {
+		return &exitError{code}
+	}
+	return err
+}

@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"builder/container"
+	"builder/dockerfile"
+	"builder/image"
+	"builder/internal/filelock"
+	"builder/mount"
+	"builder/supervisor"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/pflag"
+)
+
+// createOptions are the flags that say what a container is to be.
+type createOptions struct {
+	lifeFlags
+
+	interactive, tty, readOnly, init, privileged, quiet bool
+
+	workdir, user, entrypoint, network, hostname, shmSize, pull, platform string
+
+	env, envFile, volumes, addHosts, ulimits, capAdd, capDrop, securityOpt, groupAdd []string
+
+	dnsFlags
+
+	attach []string
+
+	entrypointSet, attachStdin bool
+	set                        map[string]any // flags given, for inspect
+}
+
+func (o *createOptions) addFlags(fs *pflag.FlagSet) {
+	fs.SetInterspersed(false)
+	o.lifeFlags.addFlags(fs)
+	fs.BoolVarP(&o.interactive, "interactive", "i", false, "pass standard input to the process")
+	fs.BoolVarP(&o.tty, "tty", "t", false, "give the process a terminal")
+	fs.StringArrayVarP(&o.attach, "attach", "a", nil, "attach to `stdin|stdout|stderr` (default the last two, and the first with -i)")
+	fs.StringArrayVarP(&o.env, "env", "e", nil, "set a variable, `NAME=VALUE`, or NAME for the environment's")
+	fs.StringArrayVar(&o.envFile, "env-file", nil, "read variables from a `FILE`")
+	fs.StringVarP(&o.workdir, "workdir", "w", "", "working `DIR`ectory")
+	fs.StringVarP(&o.user, "user", "u", "", "user and group, `NAME|UID[:GROUP|GID]`")
+	fs.StringArrayVar(&o.groupAdd, "group-add", nil, "further group of the process")
+	fs.StringArrayVarP(&o.volumes, "volume", "v", nil, "mount a directory or file of this machine, `PATH:TARGET[:ro]`")
+	fs.StringVar(&o.entrypoint, "entrypoint", "", "run this instead of the image's entry point")
+	fs.StringVar(&o.network, "network", "host", "network: host or none")
+	fs.StringVarP(&o.hostname, "hostname", "h", "", "host name in the container")
+	fs.BoolVar(&o.readOnly, "read-only", false, "make the file system read-only")
+	fs.BoolVar(&o.init, "init", false, "run a small init process that reaps others")
+	fs.BoolVar(&o.privileged, "privileged", false, "drop nearly all confinement")
+	fs.StringArrayVar(&o.capAdd, "cap-add", nil, "give a capability")
+	fs.StringArrayVar(&o.capDrop, "cap-drop", nil, "take a capability away")
+	fs.StringArrayVar(&o.securityOpt, "security-opt", nil, "no-new-privileges, or seccomp=unconfined|FILE")
+	fs.StringArrayVar(&o.addHosts, "add-host", nil, "further line of /etc/hosts, `NAME:IP`")
+	o.dnsFlags.addFlags(fs)
+	fs.StringVar(&o.shmSize, "shm-size", "", "size of /dev/shm, such as 64m")
+	fs.StringArrayVar(&o.ulimits, "ulimit", nil, "resource limit, `NAME=SOFT[:HARD]`")
+	fs.StringVar(&o.pull, "pull", "missing", "fetch the image: always, missing or never")
+	fs.BoolVarP(&o.quiet, "quiet", "q", false, "don't show the fetching of the image")
+}
+
+// given notes which flags were given.
+func (o *createOptions) given(fs *pflag.FlagSet) {
+	o.entrypointSet = fs.Changed("entrypoint")
+	o.set = map[string]any{}
+	fs.Visit(func(f *pflag.Flag) {
+		if slice, ok := f.Value.(pflag.SliceValue); ok {
+			o.set[f.Name] = slice.GetSlice()
+		} else {
+			o.set[f.Name] = f.Value.String()
+		}
+	})
+}
+
+// runCreate makes a container that is started later.
+func runCreate(ctx context.Context, e *env, args []string) error {
+	fs := flags("create")
+	var o createOptions
+	o.addFlags(fs)
+	rest, err := e.parse(fs, args, 1, -1)
+	if err != nil {
+		return err
+	}
+	o.given(fs)
+	o.attachStdin = o.interactive
+	c, lock, err := e.createContainer(ctx, &o, rest[0], rest[1:])
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(e.stdout, c.ID)
+	return lock.Release()
+}
+
+// createContainer makes a container of an image, with its lock held.
+func (e *env) createContainer(ctx context.Context, o *createOptions, name string, args []string) (c supervisor.Config, lock *filelock.Lock, err error) {
+	s, rfs, err := e.rootFS()
+	if err != nil {
+		return c, nil, err
+	}
+	if err := o.check(); err != nil {
+		return c, nil, err
+	}
+	img, below, err := e.unpackForRun(ctx, s, rfs, o, name)
+	if err != nil {
+		return c, nil, err
+	}
+	c = supervisor.Config{
+		ID: supervisor.NewID(), Name: o.name, Image: name, ImageID: img.ID().String(), Snapshot: string(below), Created: time.Now(),
+		OpenStdin: o.interactive, StdinOnce: o.attachStdin, AutoRemove: o.rm,
+	}
+	if err := o.fill(e, img, args, &c); err != nil {
+		return c, nil, err
+	}
+	if c.Options, err = json.Marshal(o.set); err != nil {
+		return c, nil, err
+	}
+	records := supervisor.NewRecords(s)
+	lock, err = records.Create(&c, func(dir string) error {
+		_, err := rfs.Snapshots().Prepare(ctx, below, dir)
+		return err
+	})
+	if err != nil {
+		return c, nil, err
+	}
+	if err := o.writeCidfile(c.ID); err != nil {
+		return c, nil, errors.Join(err, records.RemoveHeld(c), lock.Release())
+	}
+	records.Event(c, "create", nil)
+	// What the container stands on is kept by its record from now on: others
+	// need not wait for its end to collect the rest.
+	if err := s.Leave(); err != nil {
+		return c, nil, errors.Join(err, lock.Release())
+	}
+	return c, lock, nil
+}
+
+// fill is the container that flags and image ask for.
+func (o *createOptions) fill(e *env, img image.Image, args []string, c *supervisor.Config) error {
+	config := img.Config.Config
+	c.Entrypoint, c.Cmd = config.Entrypoint, config.Cmd
+	if o.entrypointSet {
+		c.Entrypoint, c.Cmd = nil, nil
+		if o.entrypoint != "" {
+			c.Entrypoint = []string{o.entrypoint}
+		}
+	}
+	if len(args) > 0 {
+		c.Cmd = args
+	}
+	for port := range config.ExposedPorts {
+		c.Ports = append(c.Ports, port)
+	}
+	slices.Sort(c.Ports)
+	c.Spec = container.Spec{
+		Args: append(slices.Clone(c.Entrypoint), c.Cmd...), Dir: first(o.workdir, config.WorkingDir), User: first(o.user, config.User),
+		GroupAdd: o.groupAdd, Hostname: o.hostname, ReadOnly: o.readOnly, Init: o.init, Privileged: o.privileged,
+		CapAdd: o.capAdd, CapDrop: o.capDrop, Terminal: o.tty,
+	}
+	if len(c.Spec.Args) == 0 {
+		return errors.New("no command given, and the image names none")
+	}
+	if c.Spec.Dir != "" && !filepath.IsAbs(c.Spec.Dir) {
+		return &usageError{msg: fmt.Sprintf("run: --workdir %q is not an absolute path", c.Spec.Dir)}
+	}
+	vars := dockerfile.NewEnv(config.Env...)
+	if o.tty {
+		vars.Set("TERM", "xterm")
+	}
+	if err := o.setEnv(e, vars); err != nil {
+		return err
+	}
+	c.Spec.Env = vars.List()
+	if err := o.life(img, c); err != nil {
+		return err
+	}
+	return o.confine(&c.Spec)
+}
+
+func first(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// setEnv adds the variables of --env-file and -e.
+func (o *createOptions) setEnv(e *env, vars *dockerfile.Env) error {
+	var words []string
+	for _, name := range o.envFile {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			return fmt.Errorf("--env-file: %w", err)
+		}
+		for _, line := range strings.Split(string(data), "\n") {
+			line = strings.TrimSuffix(line, "\r")
+			if trimmed := strings.TrimSpace(line); trimmed == "" || strings.HasPrefix(trimmed, "#") {
+				continue
+			}
+			words = append(words, strings.TrimLeft(line, " \t"))
+		}
+	}
+	for _, w := range append(words, o.env...) {
+		k, v, ok := strings.Cut(w, "=")
+		if k == "" {
+			return &usageError{msg: fmt.Sprintf("run: invalid environment variable %q", w)}
+		}
+		if !ok {
+			if v, ok = lookupEnv(e, k); !ok {
+				continue
+			}
+		}
+		vars.Set(k, v)
+	}
+	return nil
+}
+
+// confine sets networks, limits and mounts.
+func (o *createOptions) confine(spec *container.Spec) error {
+	bad := func(flag string, err error) error {
+		return &usageError{msg: fmt.Sprintf("run: --%s: %v", flag, err), hint: "builder run --help"}
+	}
+	switch o.network {
+	case "host":
+		spec.Network = container.NetworkHost
+	case "none":
+		spec.Network = container.NetworkNone
+	default:
+		return bad("network", fmt.Errorf("%q is not supported: want host or none", o.network))
+	}
+	var err error
+	if spec.Hosts, err = parseHosts(o.addHosts); err != nil {
+		return bad("add-host", err)
+	}
+	if flag, err := o.resolveDNS(&spec.DNS); err != nil {
+		return bad(flag, err)
+	}
+	if spec.Rlimits, err = parseUlimits(o.ulimits); err != nil {
+		return bad("ulimit", err)
+	}
+	if o.shmSize != "" {
+		if spec.ShmSize, err = units.RAMInBytes(o.shmSize); err != nil {
+			return bad("shm-size", err)
+		}
+	}
+	for _, opt := range o.securityOpt {
+		if err := securityOption(opt, &spec.Seccomp, &spec.NoNewPrivileges); err != nil {
+			return bad("security-opt", err)
+		}
+	}
+	for _, v := range o.volumes {
+		m, err := parseVolume(v)
+		if err != nil {
+			return bad("volume", err)
+		}
+		spec.Mounts = append(spec.Mounts, m)
+	}
+	return nil
+}
+
+// parseVolume reads PATH:TARGET[:OPTIONS]. A path that isn't there is made as
+// a directory, as docker does.
+func parseVolume(v string) (mount.Mount, error) {
+	parts := strings.SplitN(v, ":", 3)
+	m := mount.Mount{Type: mount.Bind, Recursive: true}
+	if len(parts) < 2 {
+		return m, fmt.Errorf("%q: want PATH:TARGET[:OPTIONS]; volumes without a path are not supported yet", v)
+	}
+	m.Source, m.Target = parts[0], parts[1]
+	if !filepath.IsAbs(m.Source) {
+		if !strings.HasPrefix(m.Source, ".") {
+			return m, fmt.Errorf("%q: named volumes are not supported yet: give a path", v)
+		}
+		abs, err := filepath.Abs(m.Source)
+		if err != nil {
+			return m, err
+		}
+		m.Source = abs
+	}
+	if !filepath.IsAbs(m.Target) || filepath.Clean(m.Target) == "/" {
+		return m, fmt.Errorf("%q: %q must be an absolute path other than /", v, m.Target)
+	}
+	if len(parts) == 3 {
+		for _, opt := range strings.Split(parts[2], ",") {
+			switch opt {
+			case "ro":
+				m.ReadOnly = true
+			case "rw", "z", "Z": // z and Z relabel for SELinux, which builder doesn't use
+			case "private", "rprivate", "slave", "rslave", "shared", "rshared":
+				m.Propagation = opt
+			default:
+				return m, fmt.Errorf("%q: option %q is not supported", v, opt)
+			}
+		}
+	}
+	return m, os.MkdirAll(missingDir(m.Source), 0o755)
+}
+
+// missingDir is name if nothing is there, else a directory that is.
+func missingDir(name string) string {
+	if _, err := os.Stat(name); err == nil {
+		return "/"
+	}
+	return name
+}

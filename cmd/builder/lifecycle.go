@@ -1,0 +1,401 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"builder/internal/sys"
+	"builder/rootfs"
+	"builder/supervisor"
+)
+
+// runMonitor is the process that holds the containers of the state directory;
+// [supervisor.Client] starts it.
+func runMonitor(ctx context.Context, e *env, args []string) error {
+	fs := flags("monitor")
+	if _, err := e.parse(fs, args, 0, 0); err != nil {
+		return err
+	}
+	s, err := e.store()
+	if err != nil {
+		return err
+	}
+	rfs, err := rootfs.Open(s)
+	if err != nil {
+		return err
+	}
+	if err := s.Leave(); err != nil {
+		return err
+	}
+	log := func(msg string) {
+		fmt.Fprintf(e.stderr, "%s %s\n", time.Now().UTC().Format(time.RFC3339), msg)
+	}
+	ready := func() { os.NewFile(3, "ready").Close() }
+	err = supervisor.NewMonitor(supervisor.NewRecords(s), rfs.Snapshots(), log).Run(ctx, ready)
+	if errors.Is(err, supervisor.ErrMonitor) {
+		return nil
+	}
+	return err
+}
+
+// forContainers calls do for each container named and prints the name when it
+// is done. All are tried; several at once, for each may take as long as it
+// takes a process to end.
+func (e *env) forContainers(names []string, do func(*supervisor.Client, supervisor.Container) error) error {
+	client, err := e.client()
+	if err != nil {
+		return err
+	}
+	errs := make([]error, len(names))
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	slots := make(chan struct{}, 32)
+	for i, name := range names {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			c, err := client.Records.Find(name)
+			if err == nil {
+				err = do(client, c)
+			}
+			if errs[i] = err; err == nil {
+				mu.Lock()
+				defer mu.Unlock()
+				fmt.Fprintln(e.stdout, name)
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// named are the containers that a command is for: those named, or all that a
+// filter wants.
+func (e *env) named(words []string, all bool, want func(supervisor.Container) bool) ([]string, error) {
+	if !all {
+		return words, nil
+	}
+	if len(words) > 0 {
+		return nil, &usageError{msg: "name containers or give --all, not both"}
+	}
+	s, err := e.store()
+	if err != nil {
+		return nil, err
+	}
+	list, err := supervisor.NewRecords(s).List()
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range list {
+		if want(c) {
+			words = append(words, c.ID)
+		}
+	}
+	return words, nil
+}
+
+func running(c supervisor.Container) bool { return c.State.Alive() }
+
+func runStart(ctx context.Context, e *env, args []string) error {
+	fs := flags("start")
+	attach := fs.BoolP("attach", "a", false, "attach to its output and pass signals on")
+	interactive := fs.BoolP("interactive", "i", false, "pass standard input too")
+	keyText := fs.String("detach-keys", "", "`KEYS` that leave the container, which runs on (default ctrl-p,ctrl-q)")
+	sigProxy := fs.Bool("sig-proxy", true, "pass signals on to the process")
+	all := fs.Bool("all", false, "start all containers that don't run")
+	filters := fs.StringArray("filter", nil, "with --all, only those of a filter as ps has")
+	words, err := e.parse(fs, args, 0, -1)
+	if err != nil {
+		return err
+	}
+	match, err := parseContainerFilters(*filters)
+	if err != nil {
+		return err
+	}
+	words, err = e.named(words, *all, func(c supervisor.Container) bool { return !c.State.Alive() && match(c) })
+	if err != nil {
+		return err
+	}
+	if len(words) == 0 && !*all {
+		return &usageError{msg: "start: name a container", hint: "builder start --help"}
+	}
+	if *attach || *interactive {
+		if len(words) != 1 {
+			return &usageError{msg: "start: attach to one container at a time"}
+		}
+		keys, err := parseDetachKeys(*keyText)
+		if err != nil {
+			return &usageError{msg: fmt.Sprintf("start: --detach-keys: %v", err)}
+		}
+		return e.startAttached(ctx, words[0], attachOptions{stdin: *interactive, sigProxy: *sigProxy, keys: keys})
+	}
+	return e.forContainers(words, func(client *supervisor.Client, c supervisor.Container) error {
+		if c.State.Alive() {
+			return nil
+		}
+		return e.startDetached(ctx, client, c.Config)
+	})
+}
+
+func (e *env) startAttached(ctx context.Context, name string, a attachOptions) error {
+	client, err := e.client()
+	if err != nil {
+		return err
+	}
+	c, err := client.Records.Find(name)
+	if err != nil {
+		return err
+	}
+	a.tty, a.stdin = c.Spec.Terminal, a.stdin && c.OpenStdin
+	code, err := e.attached(a, func(s *supervisor.Session) error {
+		if c.State.Alive() {
+			return client.Attach(ctx, c.Config, s)
+		}
+		warnings, err := client.Start(ctx, c.Config, s)
+		for _, w := range warnings {
+			e.warn(w)
+		}
+		return err
+	})
+	if err == nil && code != 0 {
+		return &exitError{code}
+	}
+	return err
+}
+
+// stopping are the flags of stop and restart.
+type stopping struct {
+	seconds int
+	signal  string
+	changed func(string) bool
+}
+
+// how is the signal and the time that a container gets to end.
+func (o *stopping) how(c *supervisor.Config) (sig syscall.Signal, grace time.Duration, err error) {
+	grace = c.Grace()
+	if o.changed("time") || o.changed("timeout") {
+		grace = time.Duration(o.seconds) * time.Second
+	}
+	if o.signal != "" {
+		sig, err = sys.ParseSignal(o.signal)
+	} else {
+		sig, err = c.Stop()
+	}
+	return sig, grace, err
+}
+
+func runStop(ctx context.Context, e *env, args []string) error {
+	return e.stopOrRestart(ctx, "stop", args)
+}
+func runRestart(ctx context.Context, e *env, args []string) error {
+	return e.stopOrRestart(ctx, "restart", args)
+}
+
+func (e *env) stopOrRestart(ctx context.Context, name string, args []string) error {
+	fs := flags(name)
+	o := stopping{changed: fs.Changed}
+	fs.IntVarP(&o.seconds, "time", "t", 10, "seconds to wait before it is killed, -1 for any (default the container's, or 10)")
+	fs.IntVar(&o.seconds, "timeout", 10, "the same")
+	fs.StringVarP(&o.signal, "signal", "s", "", "signal to send (default the container's, or SIGTERM)")
+	all := fs.BoolP("all", "a", false, "all that run")
+	ignore := fs.BoolP("ignore", "i", false, "don't mind containers that are not there")
+	words, err := e.parse(fs, args, 0, -1)
+	if err != nil {
+		return err
+	}
+	if o.signal != "" {
+		if _, err := sys.ParseSignal(o.signal); err != nil {
+			return &usageError{msg: fmt.Sprintf("%s: --signal: %v", name, err)}
+		}
+	}
+	words, err = e.named(words, *all, running)
+	if err != nil {
+		return err
+	}
+	if len(words) == 0 && !*all {
+		return &usageError{msg: name + ": name a container", hint: "builder " + name + " --help"}
+	}
+	err = e.forContainers(words, func(client *supervisor.Client, c supervisor.Container) error {
+		sig, grace, err := o.how(&c.Config)
+		if err != nil {
+			return err
+		}
+		if name == "restart" {
+			return client.Restart(ctx, c.Config, sig, grace)
+		}
+		return client.Stop(ctx, c.Config, sig, grace)
+	})
+	if *ignore && errors.Is(err, supervisor.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+func runKill(ctx context.Context, e *env, args []string) error {
+	fs := flags("kill")
+	name := fs.StringP("signal", "s", "KILL", "signal to send")
+	all := fs.BoolP("all", "a", false, "all that run")
+	words, err := e.parse(fs, args, 0, -1)
+	if err != nil {
+		return err
+	}
+	sig, err := sys.ParseSignal(*name)
+	if err != nil {
+		return &usageError{msg: fmt.Sprintf("kill: --signal: %v", err)}
+	}
+	words, err = e.named(words, *all, running)
+	if err != nil {
+		return err
+	}
+	if len(words) == 0 && !*all {
+		return &usageError{msg: "kill: name a container", hint: "builder kill --help"}
+	}
+	return e.forContainers(words, func(client *supervisor.Client, c supervisor.Container) error {
+		return client.Kill(ctx, c.Config, sig)
+	})
+}
+
+func runPause(ctx context.Context, e *env, args []string) error {
+	return e.pauseOrUnpause(args, "pause", running, func(client *supervisor.Client, c supervisor.Config) error { return client.Pause(ctx, c) })
+}
+
+func runUnpause(ctx context.Context, e *env, args []string) error {
+	paused := func(c supervisor.Container) bool { return c.State.Status == supervisor.Paused }
+	return e.pauseOrUnpause(args, "unpause", paused, func(client *supervisor.Client, c supervisor.Config) error { return client.Unpause(ctx, c) })
+}
+
+func (e *env) pauseOrUnpause(args []string, name string, want func(supervisor.Container) bool, do func(*supervisor.Client, supervisor.Config) error) error {
+	fs := flags(name)
+	all := fs.BoolP("all", "a", false, "all for which it can be done")
+	words, err := e.parse(fs, args, 0, -1)
+	if err != nil {
+		return err
+	}
+	words, err = e.named(words, *all, want)
+	if err != nil {
+		return err
+	}
+	if len(words) == 0 && !*all {
+		return &usageError{msg: name + ": name a container", hint: "builder " + name + " --help"}
+	}
+	return e.forContainers(words, func(client *supervisor.Client, c supervisor.Container) error { return do(client, c.Config) })
+}
+
+// runWait prints the exit codes of containers when they end.
+func runWait(ctx context.Context, e *env, args []string) error {
+	fs := flags("wait")
+	names, err := e.parse(fs, args, 1, -1)
+	if err != nil {
+		return err
+	}
+	client, err := e.client()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, name := range names {
+		c, err := client.Records.Find(name)
+		if err == nil {
+			var st supervisor.State
+			if st, err = client.Wait(ctx, c.Config); err == nil {
+				fmt.Fprintln(e.stdout, st.ExitCode)
+			}
+		}
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func runRename(_ context.Context, e *env, args []string) error {
+	fs := flags("rename")
+	words, err := e.parse(fs, args, 2, 2)
+	if err != nil {
+		return err
+	}
+	s, err := e.store()
+	if err != nil {
+		return err
+	}
+	records := supervisor.NewRecords(s)
+	c, err := records.Find(words[0])
+	if err != nil {
+		return err
+	}
+	if err := records.Rename(c.Config, words[1]); err != nil {
+		return err
+	}
+	records.Event(c.Config, "rename", map[string]string{"oldName": c.Name, "name": words[1]})
+	return nil
+}
+
+func runRm(ctx context.Context, e *env, args []string) error {
+	fs := flags("rm")
+	force := fs.BoolP("force", "f", false, "kill it first if it runs, and don't mind if it isn't there")
+	all := fs.BoolP("all", "a", false, "all containers")
+	stop := fs.IntP("time", "t", 0, "with --force, seconds that it gets to stop")
+	ignore := fs.BoolP("ignore", "i", false, "don't mind containers that are not there")
+	words, err := e.parse(fs, args, 0, -1)
+	if err != nil {
+		return err
+	}
+	words, err = e.named(words, *all, func(supervisor.Container) bool { return true })
+	if err != nil {
+		return err
+	}
+	if len(words) == 0 && !*all {
+		return &usageError{msg: "rm: name a container", hint: "builder rm --help"}
+	}
+	client, err := e.client()
+	if err != nil {
+		return err
+	}
+	if *force || *ignore {
+		words = slices.DeleteFunc(slices.Clone(words), func(name string) bool {
+			_, err := client.Records.Find(name)
+			return errors.Is(err, supervisor.ErrNotFound)
+		})
+	}
+	return e.forContainers(words, func(client *supervisor.Client, c supervisor.Container) error {
+		return e.removeContainer(ctx, client, c, *force, time.Duration(*stop)*time.Second)
+	})
+}
+
+// removeContainer removes a container, with force one that runs too.
+func (e *env) removeContainer(ctx context.Context, client *supervisor.Client, c supervisor.Container, force bool, grace time.Duration) error {
+	if force {
+		sig := syscall.SIGKILL
+		if grace > 0 {
+			var err error
+			if sig, err = c.Stop(); err != nil {
+				return err
+			}
+		}
+		if err := client.Stop(ctx, c.Config, sig, grace); err != nil {
+			return err
+		}
+	}
+	for wait := time.Millisecond; ; wait *= 2 {
+		err := client.Records.Remove(c.Config)
+		if err == nil {
+			client.Records.Event(c.Config, "destroy", nil)
+			return nil
+		}
+		if !errors.Is(err, supervisor.ErrRunning) {
+			return err
+		}
+		if !force || wait > time.Second {
+			return fmt.Errorf("%w: stop it first, or use --force", err)
+		}
+		time.Sleep(wait) // its holder is about to let go of it
+	}
+}

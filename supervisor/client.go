@@ -1,0 +1,411 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package supervisor
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"sync"
+	"syscall"
+	"time"
+
+	"builder/container"
+)
+
+// A Client asks the holders of containers. The zero values of its fields but
+// Spawn are usable.
+type Client struct {
+	Records Records
+	// Spawn is the command line that runs a [Monitor], with a descriptor 3
+	// that it closes when it is ready.
+	Spawn []string
+}
+
+// NotRunningError says that a container doesn't run.
+type NotRunningError struct{ Name string }
+
+func (e *NotRunningError) Error() string { return fmt.Sprintf("container %s is not running", e.Name) }
+
+// dial connects to a socket. The error wraps fs.ErrNotExist if nobody listens.
+func (r Records) dial(name string) (*conn, error) {
+	path, dir, err := r.socket(name)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return nil, fmt.Errorf("%w: nobody listens on %s", fs.ErrNotExist, name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return newConn(c), nil
+}
+
+// monitor connects to the monitor, which it starts if there is none.
+func (cl *Client) monitor(ctx context.Context) (*conn, error) {
+	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
+		c, err := cl.Records.dial(monitorSocket)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return c, err
+		}
+		if err := cl.spawn(); err != nil {
+			return nil, fmt.Errorf("start monitor: %w", err)
+		}
+		if c, err = cl.Records.dial(monitorSocket); !errors.Is(err, fs.ErrNotExist) {
+			return c, err
+		}
+		// Another one is beginning, or ending.
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(wait):
+		}
+		if wait == 100*time.Millisecond {
+			return nil, fmt.Errorf("the monitor does not start: see %s", cl.Records.s.Path("run", "monitor.log"))
+		}
+	}
+}
+
+// spawn starts a monitor in a session of its own and waits until it is ready
+// or has ended.
+func (cl *Client) spawn() error {
+	if err := os.MkdirAll(cl.Records.s.Path("run"), 0o700); err != nil {
+		return err
+	}
+	log, err := os.OpenFile(cl.Records.s.Path("run", "monitor.log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	ready, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer ready.Close()
+	cmd := exec.Command(cl.Spawn[0], cl.Spawn[1:]...)
+	cmd.Dir, cmd.Stderr = "/", log
+	cmd.ExtraFiles = []*os.File{w}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	err = cmd.Start()
+	w.Close()
+	if err != nil {
+		return err
+	}
+	go cmd.Wait() //nolint:errcheck // it is asked by its socket
+	_, err = io.Copy(io.Discard, ready)
+	return err
+}
+
+// request asks the holder of a container. spawn says that a monitor is started
+// if there is none. Without a holder it is a [NotRunningError].
+func (cl *Client) request(ctx context.Context, c Config, req request, spawn bool) (*conn, response, error) {
+	req.ID = c.ID
+	for try := 0; ; try++ {
+		var resp response
+		nc, err := cl.connect(ctx, c, spawn)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, resp, &NotRunningError{c.Name}
+		}
+		if err != nil {
+			return nil, resp, err
+		}
+		stop := context.AfterFunc(ctx, func() { nc.Close() })
+		if err = nc.writeJSON(req); err == nil {
+			err = nc.readJSON(&resp)
+		}
+		stop()
+		switch {
+		case ctx.Err() != nil:
+			nc.Close()
+			return nil, resp, context.Cause(ctx)
+		case err != nil && try < 5:
+			nc.Close() // a monitor that was just ending, or was killed
+			time.Sleep(time.Duration(try) * 10 * time.Millisecond)
+			continue
+		case err != nil:
+			nc.Close()
+			return nil, resp, fmt.Errorf("ask the holder of container %s: %w", c.Name, err)
+		case resp.NotHeld:
+			nc.Close()
+			return nil, resp, &NotRunningError{c.Name}
+		case resp.Error != "":
+			nc.Close()
+			err := errors.New(resp.Error)
+			if resp.Code != 0 {
+				err = &container.StartError{Err: err, Code: resp.Code}
+			}
+			return nil, resp, err
+		}
+		return nc, resp, nil
+	}
+}
+
+// connect finds who holds a container. A container that lives and has no
+// holder gets a monitor.
+func (cl *Client) connect(ctx context.Context, c Config, spawn bool) (*conn, error) {
+	nc, err := cl.Records.dial(c.ID[:12] + ".sock")
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nc, err
+	}
+	st := cl.Records.readState(c.ID)
+	if spawn || st.Alive() && !st.Foreground || st.Status == Restarting {
+		return cl.monitor(ctx)
+	}
+	return cl.Records.dial(monitorSocket)
+}
+
+func (cl *Client) simple(ctx context.Context, c Config, req request) (State, error) {
+	nc, resp, err := cl.request(ctx, c, req, false)
+	if err != nil {
+		return State{}, err
+	}
+	nc.Close()
+	if resp.State == nil {
+		return State{}, nil
+	}
+	return *resp.State, nil
+}
+
+// Start has the monitor start a container. With s it attaches first, so that
+// no output is missed.
+func (cl *Client) Start(ctx context.Context, c Config, s *Session) (warnings []string, err error) {
+	req := request{Op: "start"}
+	if s != nil {
+		req.Attach, req.Width, req.Height = s.attachment(), s.Width, s.Height
+	}
+	nc, resp, err := cl.request(ctx, c, req, true)
+	if err != nil {
+		return resp.Warnings, err
+	}
+	if s == nil {
+		return resp.Warnings, nc.Close()
+	}
+	s.begin(nc)
+	return resp.Warnings, nil
+}
+
+// Attach attaches to a container that runs.
+func (cl *Client) Attach(ctx context.Context, c Config, s *Session) error {
+	nc, _, err := cl.request(ctx, c, request{Op: "attach", Attach: s.attachment(), Width: s.Width, Height: s.Height}, false)
+	if err != nil {
+		return err
+	}
+	s.begin(nc)
+	return nil
+}
+
+// Stop stops a container by a signal and, after the grace time, by SIGKILL. One
+// that doesn't run stays as it is.
+func (cl *Client) Stop(ctx context.Context, c Config, sig syscall.Signal, grace time.Duration) error {
+	_, err := cl.simple(ctx, c, request{Op: "stop", Signal: int(sig), Grace: grace})
+	var not *NotRunningError
+	if errors.As(err, &not) {
+		return nil
+	}
+	return err
+}
+
+// Restart stops a container, if it runs, and starts it.
+func (cl *Client) Restart(ctx context.Context, c Config, sig syscall.Signal, grace time.Duration) error {
+	st := cl.Records.State(c.ID)
+	if st.Foreground && st.Alive() {
+		// It ends with the command that holds it: another one takes it on.
+		if err := cl.Stop(ctx, c, sig, grace); err != nil {
+			return err
+		}
+	}
+	_, err := cl.simple(ctx, c, request{Op: "restart", Signal: int(sig), Grace: grace})
+	var not *NotRunningError
+	if errors.As(err, &not) {
+		_, err = cl.Start(ctx, c, nil)
+	}
+	return err
+}
+
+// Kill sends a signal to a container's process.
+func (cl *Client) Kill(ctx context.Context, c Config, sig syscall.Signal) error {
+	_, err := cl.simple(ctx, c, request{Op: "kill", Signal: int(sig)})
+	return err
+}
+
+// Pause stops all processes of a container until Unpause.
+func (cl *Client) Pause(ctx context.Context, c Config) error {
+	_, err := cl.simple(ctx, c, request{Op: "pause"})
+	return err
+}
+
+// Unpause lets a paused container go on.
+func (cl *Client) Unpause(ctx context.Context, c Config) error {
+	_, err := cl.simple(ctx, c, request{Op: "unpause"})
+	return err
+}
+
+// Wait waits until a container's process ends, and says how. One that doesn't
+// run has ended already.
+func (cl *Client) Wait(ctx context.Context, c Config) (State, error) {
+	for {
+		st, err := cl.simple(ctx, c, request{Op: "wait"})
+		var not *NotRunningError
+		if errors.As(err, &not) {
+			return cl.Records.State(c.ID), nil
+		}
+		if err == nil || ctx.Err() != nil {
+			return st, err
+		}
+		// The holder was killed while it waited.
+		if _, err := cl.Records.load(c.ID); err != nil {
+			return State{Status: Exited, ExitCode: 255}, nil
+		}
+	}
+}
+
+// Session is one attachment to a container's streams. Its fields are set
+// before it is used.
+type Session struct {
+	Stdin          io.Reader // nil for none
+	Stdout, Stderr io.Writer // nil for none
+	Width, Height  uint16    // of the terminal
+	// Detach is the sequence of keys that ends the session, and not the
+	// container; nil for none.
+	Detach []byte
+
+	c        *conn
+	detached chan struct{}
+	once     sync.Once
+}
+
+// ErrDetached says that the user left a container that runs on.
+var ErrDetached = errors.New("detached")
+
+func (s *Session) attachment() *attachment {
+	return &attachment{Stdin: s.Stdin != nil, Stdout: s.Stdout != nil, Stderr: s.Stderr != nil}
+}
+
+func (s *Session) begin(c *conn) {
+	s.c, s.detached = c, make(chan struct{})
+	if s.Stdin != nil {
+		go s.feed()
+	}
+}
+
+// feed passes the input on.
+func (s *Session) feed() {
+	in := io.Reader(s.Stdin)
+	if len(s.Detach) > 0 {
+		in = &detachReader{r: in, keys: s.Detach}
+	}
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := in.Read(buf)
+		if n > 0 && s.c.writeFrame(frameStdin, buf[:n]) != nil {
+			return
+		}
+		if errors.Is(err, ErrDetached) {
+			s.leave()
+			return
+		}
+		if err != nil {
+			_ = s.c.writeFrame(frameEOF, nil)
+			return
+		}
+	}
+}
+
+func (s *Session) leave() {
+	s.once.Do(func() {
+		close(s.detached)
+		s.c.Close()
+	})
+}
+
+// Resize says that the user's terminal has another size.
+func (s *Session) Resize(width, height uint16) {
+	var b [4]byte
+	binary.BigEndian.PutUint16(b[:], width)
+	binary.BigEndian.PutUint16(b[2:], height)
+	_ = s.c.writeFrame(frameResize, b[:])
+}
+
+// Signal passes a signal on to the container's process.
+func (s *Session) Signal(sig syscall.Signal) { _ = s.c.writeFrame(frameSignal, []byte{byte(sig)}) }
+
+// Wait copies output until the container's process has ended, and says how; or
+// until the user detaches: then it returns [ErrDetached].
+func (s *Session) Wait() (State, error) {
+	defer s.c.Close()
+	buf := make([]byte, 64<<10)
+	for {
+		kind, b, err := s.c.readFrame(buf)
+		if err != nil {
+			select {
+			case <-s.detached:
+				return State{}, ErrDetached
+			default:
+			}
+			return State{}, errMonitorGone
+		}
+		var to io.Writer
+		switch kind {
+		case frameEnd:
+			var st State
+			err := json.Unmarshal(b, &st)
+			return st, err
+		case frameStdout:
+			to = s.Stdout
+		case frameStderr:
+			to = s.Stderr
+		}
+		if to != nil {
+			if _, err := to.Write(b); err != nil {
+				return State{}, fmt.Errorf("write output: %w", err)
+			}
+		}
+	}
+}
+
+// errMonitorGone says that nobody holds the container any more.
+var errMonitorGone = errors.New("the monitor was killed: the container may run on; builder ps tells")
+
+// detachReader ends with [ErrDetached] where its source has the keys. What may
+// be their beginning is held back until it is known.
+type detachReader struct {
+	r    io.Reader
+	keys []byte
+	seen int
+}
+
+func (d *detachReader) Read(b []byte) (int, error) {
+	in := make([]byte, max(1, len(b)-len(d.keys)))
+	n, err := d.r.Read(in)
+	out := b[:0]
+	for _, c := range in[:n] {
+		if c == d.keys[d.seen] {
+			if d.seen++; d.seen == len(d.keys) {
+				return len(out), ErrDetached
+			}
+			continue
+		}
+		out = append(out, d.keys[:d.seen]...)
+		d.seen = 0
+		if c == d.keys[0] {
+			d.seen = 1
+			continue
+		}
+		out = append(out, c)
+	}
+	if err != nil {
+		out = append(out, d.keys[:d.seen]...)
+		d.seen = 0
+	}
+	return len(out), err
+}

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package supervisor keeps containers: what each is to be and how it fares, its
+// start, its end and whether it starts again, its output, and who looks on.
+//
+// A container is held by one process at a time: by the command that runs it in
+// the foreground, or by the monitor, one process for all others of a state
+// directory, which is there as long as one of them runs. The holder has the
+// lock of the container, writes its state, and serves its requests on a socket.
+// When a holder of detached containers is killed they run on, and the next
+// monitor takes them over.
+package supervisor
+
+import (
+	"encoding/json"
+	"syscall"
+	"time"
+
+	"builder/container"
+	"builder/internal/sys"
+)
+
+// Config says what a container is to be. It is written by who makes it and
+// changes only by rename and update.
+type Config struct {
+	ID       string    `json:"id"`
+	Name     string    `json:"name"`
+	Image    string    `json:"image"` // as the user named it
+	ImageID  string    `json:"imageID"`
+	Snapshot string    `json:"snapshot"` // what it stands on
+	Created  time.Time `json:"created"`
+
+	// Spec is what runs; Root and streams are given to it at each start.
+	Spec       container.Spec `json:"spec"`
+	Entrypoint []string       `json:"entrypoint,omitempty"` // the part of Spec.Args that is the entry point
+	Cmd        []string       `json:"cmd,omitempty"`        // the rest
+
+	Labels      map[string]string `json:"labels,omitempty"`
+	OpenStdin   bool              `json:"openStdin,omitempty"`   // standard input is a pipe and not /dev/null
+	StdinOnce   bool              `json:"stdinOnce,omitempty"`   // it ends when the one who is attached goes
+	StopSignal  string            `json:"stopSignal,omitempty"`  // "" for SIGTERM
+	StopTimeout *int              `json:"stopTimeout,omitempty"` // seconds before SIGKILL, negative for never; nil for 10
+	Restart     Restart           `json:"restart"`
+	Health      *Healthcheck      `json:"health,omitempty"`
+	Log         LogConfig         `json:"log"`
+	Ports       []string          `json:"ports,omitempty"` // that the image exposes, "80/tcp"
+
+	// AutoRemove says that nobody wants it once it has ended.
+	AutoRemove bool `json:"autoRemove,omitempty"`
+	// Options are the command line that it was made by, for inspect.
+	Options json.RawMessage `json:"options,omitempty"`
+}
+
+// Stop is the signal that stops it.
+func (c *Config) Stop() (syscall.Signal, error) {
+	if c.StopSignal == "" {
+		return syscall.SIGTERM, nil
+	}
+	return sys.ParseSignal(c.StopSignal)
+}
+
+// Grace is how long it may take to stop, negative for as long as it likes.
+func (c *Config) Grace() time.Duration {
+	if c.StopTimeout == nil {
+		return 10 * time.Second
+	}
+	return time.Duration(*c.StopTimeout) * time.Second
+}
+
+// Restart policies.
+const (
+	RestartNo            = "no"
+	RestartAlways        = "always"
+	RestartOnFailure     = "on-failure"
+	RestartUnlessStopped = "unless-stopped"
+)
+
+// Restart says when an ended container is started again.
+type Restart struct {
+	Name string `json:"name,omitempty"` // "" is [RestartNo]
+	Max  int    `json:"max,omitempty"`  // times, of on-failure; 0 is any number
+}
+
+// Healthcheck is how a container is asked whether it works. Zero durations are
+// docker's defaults.
+type Healthcheck struct {
+	Test          []string      `json:"test"` // "CMD", … or "CMD-SHELL", command
+	Interval      time.Duration `json:"interval,omitempty"`
+	Timeout       time.Duration `json:"timeout,omitempty"`
+	StartPeriod   time.Duration `json:"startPeriod,omitempty"`
+	StartInterval time.Duration `json:"startInterval,omitempty"`
+	Retries       int           `json:"retries,omitempty"`
+}
+
+// LogConfig says what is kept of a container's output.
+type LogConfig struct {
+	Driver  string `json:"driver,omitempty"`  // "" for local, or none
+	MaxSize int64  `json:"maxSize,omitempty"` // bytes of one file, 0 for the default, negative for any number
+	MaxFile int    `json:"maxFile,omitempty"` // files, 0 for the default
+}
+
+// Status is docker's word for how a container fares.
+type Status string
+
+// The states.
+const (
+	Created    Status = "created"
+	Running    Status = "running"
+	Paused     Status = "paused"
+	Restarting Status = "restarting" // ended, and about to be started again
+	Exited     Status = "exited"
+)
+
+// State says how a container fares. It is written by its holder. Whether it
+// runs is told by the kernel: see [Records.State].
+type State struct {
+	Status   Status    `json:"status"`
+	Pid      int       `json:"pid,omitempty"`
+	PidStart uint64    `json:"pidStart,omitempty"` // see container.StartTime
+	Boot     string    `json:"boot,omitempty"`     // in which Pid has a meaning
+	Started  time.Time `json:"started,omitzero"`
+	Finished time.Time `json:"finished,omitzero"`
+	ExitCode int       `json:"exitCode"`
+	OOM      bool      `json:"oom,omitempty"`
+	Error    string    `json:"error,omitempty"` // why it could not start, or what is not known
+	Restarts int       `json:"restarts,omitempty"`
+	// Stopped says that a user has stopped it: it is not started again.
+	Stopped bool `json:"stopped,omitempty"`
+	// Foreground says that it ends with the process that holds it.
+	Foreground bool    `json:"foreground,omitempty"`
+	Health     *Health `json:"health,omitempty"`
+	// Network is what the network package knows of its connections.
+	Network json.RawMessage `json:"network,omitempty"`
+}
+
+// Alive says whether it has processes.
+func (s State) Alive() bool { return s.Status == Running || s.Status == Paused }
+
+// Health is what the last checks said.
+type Health struct {
+	Status        string  `json:"status"` // starting, healthy, unhealthy
+	FailingStreak int     `json:"failingStreak"`
+	Log           []Probe `json:"log,omitempty"` // the last five, oldest first
+}
+
+// Probe is one health check.
+type Probe struct {
+	Start, End time.Time
+	ExitCode   int
+	Output     string
+}
+
+// Container is one of the containers of a state directory.
+type Container struct {
+	Config
+	State State
+}

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"builder/container"
+	"builder/internal/filelock"
+	"builder/snapshot"
+)
+
+// Foreground is a container that this process holds: it ends with it.
+type Foreground struct {
+	h      *holder
+	l      *net.UnixListener
+	socket string
+}
+
+// IO are the streams of a container in the foreground; nil ones are dropped.
+type IO struct {
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	Width, Height  uint16
+}
+
+// RunForeground starts a container of which the caller has the lock, and holds
+// it. One that removes itself at its end gets the streams as they are and keeps
+// no log.
+func (r Records) RunForeground(snaps *snapshot.Overlay, c Config, lock *filelock.Lock, io IO, warn func(string)) (*Foreground, error) {
+	h := newHolder(r, snaps, c, lock)
+	h.warn, h.foreground, h.size = warn, &io, [2]uint16{io.Width, io.Height}
+	f := &Foreground{h: h, socket: c.ID[:12] + ".sock"}
+	l, err := r.listen(f.socket)
+	if err != nil {
+		return nil, errors.Join(err, h.giveUp())
+	}
+	f.l = l
+	go f.accept()
+	if err := h.start(); err != nil {
+		return nil, errors.Join(err, f.close(), h.giveUp())
+	}
+	return f, nil
+}
+
+// giveUp lets go of a container that did not start. One that would remove
+// itself, or that was only made to be run, is removed.
+func (h *holder) giveUp() error {
+	close(h.ended)
+	if h.config.AutoRemove {
+		return errors.Join(h.records.RemoveHeld(h.config), h.lock.Release())
+	}
+	return h.lock.Release()
+}
+
+func (f *Foreground) close() error {
+	err := f.l.Close()
+	return errors.Join(err, os.Remove(filepath.Join(f.h.records.s.Path("run"), f.socket)))
+}
+
+func (f *Foreground) accept() {
+	for {
+		c, err := f.l.AcceptUnix()
+		if err != nil {
+			return
+		}
+		go handle(context.Background(), c, f)
+	}
+}
+
+func (f *Foreground) held(id string) *holder {
+	if id != f.h.config.ID {
+		return nil
+	}
+	return f.h
+}
+
+func (f *Foreground) begin(string, func(string)) (*holder, error) { return nil, ErrRunning }
+
+func (f *Foreground) keep(*holder, func(error)) {}
+
+// Signal sends a signal to the container's process.
+func (f *Foreground) Signal(sig syscall.Signal) { _ = f.h.signal(sig) }
+
+// Resize says that the user's terminal has another size.
+func (f *Foreground) Resize(width, height uint16) { _ = f.h.resize(width, height) }
+
+// Wait returns when the container has ended, how, and has it removed if it is
+// to be.
+func (f *Foreground) Wait() State {
+	f.h.wait()
+	f.h.release()
+	close(f.h.ended)
+	if err := f.close(); err != nil {
+		f.h.warn(err.Error())
+	}
+	return f.h.current()
+}
+
+// foregroundStreams gives the container the streams of this process.
+func (h *holder) foregroundStreams(spec *container.Spec, dir string) (*output, []*os.File, error) {
+	spec.KillWithParent = true
+	spec.Stdin = h.foreground.Stdin
+	out := &output{tty: spec.Terminal}
+	view := Streams{Out: h.foreground.Stdout, Err: h.foreground.Stderr}
+	switch {
+	case spec.Terminal:
+		spec.Width, spec.Height = h.size[0], h.size[1]
+		out.add(view)
+		spec.Stdout = out
+	case h.config.AutoRemove:
+		spec.Stdout, spec.Stderr = view.Out, view.Err
+		return out, nil, nil
+	}
+	if !h.config.AutoRemove && h.config.Log.Driver != "none" {
+		log, err := openLog(filepath.Join(dir, "log"), h.config.Log)
+		if err != nil {
+			return nil, nil, err
+		}
+		out.log = log
+	}
+	if spec.Terminal {
+		return out, nil, nil
+	}
+	out.add(view)
+	child, err := out.pipes(dir, true)
+	if err != nil {
+		return nil, nil, errors.Join(err, out.close())
+	}
+	spec.Stdout, spec.Stderr = child[Stdout], child[Stderr]
+	return out, []*os.File{child[Stdout], child[Stderr]}, nil
+}

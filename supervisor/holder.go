@@ -1,0 +1,589 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"builder/container"
+	"builder/internal/filelock"
+	"builder/internal/sys"
+	"builder/snapshot"
+)
+
+// holder holds one container: it starts it, sees it through, and starts it
+// again if that is its policy.
+type holder struct {
+	records Records
+	snaps   *snapshot.Overlay
+	config  Config
+	lock    *filelock.Lock
+	warn    func(string)
+
+	mu      sync.Mutex
+	state   State
+	last    State              // after the last end of its process
+	process *container.Process // while it runs
+	input   *input             // while it runs
+	out     *output            // while it runs
+	waiting []Viewer           // for the next start
+
+	foreground *IO // of a container in the foreground
+
+	size     [2]uint16     // of the terminal
+	stopping bool          // it is not to be started again
+	again    bool          // it is to be started again, whatever its policy is
+	wake     chan struct{} // ends the pause before a restart
+	ended    chan struct{} // closed when it is no longer held
+}
+
+func newHolder(r Records, snaps *snapshot.Overlay, c Config, lock *filelock.Lock) *holder {
+	return &holder{
+		records: r, snaps: snaps, config: c, lock: lock, warn: func(string) {},
+		wake: make(chan struct{}, 1), ended: make(chan struct{}),
+	}
+}
+
+// input feeds a container's standard input. Each container has one, those who
+// are attached write to it.
+type input struct {
+	w    *os.File
+	r    *os.File
+	once sync.Once
+}
+
+func newInput() (*input, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	return &input{w: w, r: r}, nil
+}
+
+func (i *input) Write(b []byte) (int, error) { return i.w.Write(b) }
+
+// end is what a process sees as the end of its input.
+func (i *input) end() { i.once.Do(func() { i.w.Close() }) }
+
+// close gives it up when the process is gone.
+func (i *input) close() {
+	i.end()
+	i.r.Close()
+}
+
+// run starts the container and holds it until it has ended for good. started
+// is called once, with the error if it could not be started at first.
+func (h *holder) run(started func(error)) {
+	defer close(h.ended)
+	defer h.release()
+	err := h.start()
+	started(err)
+	if err != nil {
+		return
+	}
+	h.hold()
+}
+
+// hold sees a container that has been started or taken over to its end.
+func (h *holder) hold() {
+	for failures := 0; ; failures++ {
+		begun := time.Now()
+		h.wait()
+		pause, again := h.decide(time.Since(begun), failures)
+		if !again {
+			return
+		}
+		if time.Since(begun) > steady {
+			failures = 0
+		}
+		select {
+		case <-time.After(pause):
+		case <-h.wake:
+		}
+		if !h.restart() {
+			return
+		}
+	}
+}
+
+const (
+	steady       = 10 * time.Second // a container that has run so long works
+	firstPause   = 100 * time.Millisecond
+	longestPause = time.Minute
+)
+
+// decide says whether the ended container is to be started again, and after
+// which pause; the state says so then.
+func (h *holder) decide(ran time.Duration, failures int) (time.Duration, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	again := h.again || !h.stopping && h.config.Restart.wants(h.state)
+	pause := time.Duration(0)
+	if again && !h.again {
+		if ran > steady {
+			failures = 0
+		}
+		pause = min(firstPause<<min(failures, 20), longestPause)
+	}
+	if !again {
+		return 0, false
+	}
+	h.state.Status = Restarting
+	h.save()
+	return pause, true
+}
+
+// wants says whether a container that has ended so is to be started again.
+func (p Restart) wants(s State) bool {
+	switch p.Name {
+	case RestartAlways, RestartUnlessStopped:
+		return true
+	case RestartOnFailure:
+		return s.ExitCode != 0 && (p.Max == 0 || s.Restarts < p.Max)
+	}
+	return false
+}
+
+// restart starts the container once more. One that can't be started is tried
+// again as one that has ended with an error.
+func (h *holder) restart() bool {
+	for failures := 1; ; failures++ {
+		h.mu.Lock()
+		stop := h.stopping && !h.again
+		if h.again {
+			h.stopping = false
+		}
+		h.again = false
+		if stop {
+			h.state.Status = Exited
+			h.save()
+			h.mu.Unlock()
+			return false
+		}
+		h.state.Restarts++
+		h.mu.Unlock()
+		err := h.start()
+		if err == nil {
+			return true
+		}
+		h.mu.Lock()
+		again := !h.stopping && h.config.Restart.wants(h.state)
+		if again {
+			h.state.Status = Restarting
+			h.save()
+		}
+		h.mu.Unlock()
+		if !again {
+			return false
+		}
+		select {
+		case <-time.After(min(firstPause<<min(failures, 20), longestPause)):
+		case <-h.wake:
+		}
+	}
+}
+
+// save writes the state. h.mu is held. What can't be written is told by the
+// kernel as well, except for how a container ended.
+func (h *holder) save() {
+	if err := h.records.saveState(h.config.ID, h.state); err != nil {
+		h.warn(fmt.Sprintf("write state of container %s: %v", h.config.Name, err))
+	}
+}
+
+// start makes the container's root and starts its process.
+func (h *holder) start() (err error) {
+	defer func() {
+		if err != nil {
+			h.failed(err)
+		}
+	}()
+	dir := h.records.Dir(h.config.ID)
+	active, err := h.snaps.Reopen(dir, snapshot.ID(h.config.Snapshot))
+	if err != nil {
+		return err
+	}
+	mount := active.Mount
+	if !h.config.AutoRemove {
+		mount = active.MountDurable
+	}
+	root, err := mount()
+	if err != nil {
+		return err
+	}
+	spec := h.config.Spec
+	spec.ID, spec.Root, spec.Warn = h.config.ID, root, h.warn
+	out, in, ends, err := h.streams(&spec, dir)
+	if err != nil {
+		root.Close()
+		return err
+	}
+	p, err := container.Start(context.Background(), spec)
+	closeAll(ends)
+	if err != nil {
+		root.Close()
+		out.close()
+		if in != nil {
+			in.close()
+		}
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.process, h.out, h.input = p, out, in
+	restarts, stopped := h.state.Restarts, false
+	h.state = State{
+		Status: Running, Pid: p.Pid(), PidStart: container.StartTime(p.Pid()), Boot: sys.BootID(),
+		Started: time.Now(), Restarts: restarts, Stopped: stopped, Foreground: spec.KillWithParent,
+	}
+	h.save()
+	// The kernel writes a whole disk's changes when the last user of a
+	// durable root goes: that is to be here, not where others wait for the
+	// container's end.
+	go func() {
+		_ = p.Wait()
+		root.Close()
+	}()
+	h.records.event(h.config, "start", nil)
+	return nil
+}
+
+// failed notes that a start has failed.
+func (h *holder) failed(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	code := 125
+	var start *container.StartError
+	if errors.As(err, &start) {
+		code = start.Code
+	}
+	// What never ran stays created, as with docker.
+	if h.state.Status == "" {
+		h.state.Status = Created
+	}
+	if h.state.Status != Created {
+		h.state.Status = Exited
+		h.state.Finished = time.Now()
+	}
+	h.state.ExitCode, h.state.Error, h.state.Pid = code, err.Error(), 0
+	h.save()
+}
+
+// streams gives the container its streams. ends are to be closed once it has
+// started.
+func (h *holder) streams(spec *container.Spec, dir string) (out *output, in *input, ends []*os.File, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.foreground != nil {
+		out, ends, err = h.foregroundStreams(spec, dir)
+		return out, nil, ends, err
+	}
+	out = &output{tty: spec.Terminal, viewers: h.waiting}
+	h.waiting = nil
+	if h.config.Log.Driver != "none" {
+		if out.log, err = openLog(filepath.Join(dir, "log"), h.config.Log); err != nil {
+			return nil, nil, nil, fmt.Errorf("open log: %w", err)
+		}
+	}
+	defer func() {
+		if err != nil {
+			out.close()
+		}
+	}()
+	if h.config.OpenStdin {
+		if in, err = newInput(); err != nil {
+			return nil, nil, nil, err
+		}
+		spec.Stdin = in.r
+		if spec.Terminal {
+			spec.Stdin = struct{ io.Reader }{in.r} // copied to the terminal
+		} else {
+			ends = append(ends, in.r)
+		}
+	}
+	if spec.Terminal {
+		spec.Width, spec.Height = h.size[0], h.size[1]
+		spec.Stdout = out
+		return out, in, ends, nil
+	}
+	child, err := out.pipes(dir, true)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	spec.Stdout, spec.Stderr = child[Stdout], child[Stderr]
+	return out, in, append(ends, child[Stdout], child[Stderr]), nil
+}
+
+// close waits until all output has been taken and closes the log.
+func (o *output) close() error {
+	o.pumps.Wait()
+	if o.log == nil {
+		return nil
+	}
+	return o.log.Close()
+}
+
+// wait waits for the process's end and notes it.
+func (h *holder) wait() {
+	err := h.process.Wait()
+	h.mu.Lock()
+	out, in := h.out, h.input
+	h.mu.Unlock()
+	if in != nil {
+		in.close()
+	}
+	logErr := out.close()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.process, h.input, h.out = nil, nil, nil
+	h.state.Status, h.state.Finished, h.state.Pid, h.state.PidStart = Exited, time.Now(), 0, 0
+	h.state.ExitCode, h.state.OOM, h.state.Error = 0, false, ""
+	var exit *container.ExitError
+	switch {
+	case errors.As(err, &exit):
+		h.state.ExitCode, h.state.OOM = exit.Code, exit.OOM
+		if exit.Unknown {
+			h.state.Error = exit.Error()
+		}
+	case err != nil:
+		h.state.Error = err.Error()
+	}
+	if logErr != nil {
+		h.state.Error = logErr.Error()
+	}
+	h.state.Stopped = h.stopping && !h.again
+	h.last = h.state
+	h.save()
+	h.records.event(h.config, "die", map[string]string{"exitCode": fmt.Sprint(h.state.ExitCode)})
+}
+
+// release gives up the container, which has ended, and removes it if it is to
+// be removed.
+func (h *holder) release() {
+	var err error
+	if h.config.AutoRemove {
+		err = h.records.RemoveHeld(h.config)
+	}
+	if err := errors.Join(err, h.lock.Release()); err != nil {
+		h.warn(err.Error())
+	}
+	if h.config.AutoRemove {
+		h.records.event(h.config, "destroy", nil)
+	}
+}
+
+// current is the state as it is.
+func (h *holder) current() State {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.state
+}
+
+// signal sends a signal to the container's process.
+func (h *holder) signal(sig syscall.Signal) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.process == nil {
+		return h.notRunning()
+	}
+	if err := h.process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	return nil
+}
+
+func (h *holder) notRunning() error {
+	return fmt.Errorf("container %s is not running", h.config.Name)
+}
+
+// kill sends a signal as a user's kill does: after SIGKILL and the stop signal
+// it is not started again.
+func (h *holder) kill(sig syscall.Signal) error {
+	h.mu.Lock()
+	if stop, err := h.config.Stop(); sig == syscall.SIGKILL || err == nil && sig == stop {
+		h.stopping = true
+	}
+	h.mu.Unlock()
+	if sig == syscall.SIGKILL {
+		_ = h.thaw()
+	}
+	err := h.signal(sig)
+	if err == nil {
+		h.records.event(h.config, "kill", map[string]string{"signal": fmt.Sprint(int(sig))})
+	}
+	return err
+}
+
+// stop ends the container: by its stop signal and, after the grace time, by
+// SIGKILL. A negative grace is for ever.
+func (h *holder) stop(ctx context.Context, sig syscall.Signal, grace time.Duration) error {
+	h.mu.Lock()
+	h.stopping = true
+	p := h.process
+	h.mu.Unlock()
+	select {
+	case h.wake <- struct{}{}:
+	default:
+	}
+	if p == nil {
+		return nil
+	}
+	if err := h.thaw(); err != nil {
+		return err
+	}
+	done := make(chan struct{})
+	go func() {
+		_ = p.Wait()
+		close(done)
+	}()
+	if err := p.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	var over <-chan time.Time
+	if grace >= 0 {
+		over = time.After(grace)
+	}
+	select {
+	case <-done:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-over:
+		if err := p.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			return err
+		}
+		<-done
+	}
+	h.records.event(h.config, "stop", nil)
+	return nil
+}
+
+// startAgain has the container start anew once it has ended, whatever its
+// policy says.
+func (h *holder) startAgain() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.again, h.stopping = true, false
+}
+
+// pause stops all its processes until thaw.
+func (h *holder) pause() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.state.Status == Paused {
+		return fmt.Errorf("container %s is already paused", h.config.Name)
+	}
+	if h.process == nil {
+		return h.notRunning()
+	}
+	if err := h.process.Freeze(); err != nil {
+		return err
+	}
+	h.state.Status = Paused
+	h.save()
+	h.records.event(h.config, "pause", nil)
+	return nil
+}
+
+// thaw lets a paused container go on.
+func (h *holder) thaw() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.state.Status != Paused || h.process == nil {
+		return nil
+	}
+	if err := h.process.Thaw(); err != nil {
+		return err
+	}
+	h.state.Status = Running
+	h.save()
+	h.records.event(h.config, "unpause", nil)
+	return nil
+}
+
+// resize sets the size of the terminal.
+func (h *holder) resize(width, height uint16) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.size = [2]uint16{width, height}
+	if h.process == nil {
+		return nil
+	}
+	return h.process.Resize(width, height)
+}
+
+// watch adds one who looks on, now or from the next start on.
+func (h *holder) watch(v Viewer) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.out != nil {
+		h.out.add(v)
+	} else {
+		h.waiting = append(h.waiting, v)
+	}
+}
+
+func (h *holder) unwatch(v Viewer) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.out != nil {
+		h.out.remove(v)
+	}
+}
+
+// feed writes to standard input. Without one it is dropped.
+func (h *holder) feed(b []byte) {
+	h.mu.Lock()
+	in := h.input
+	h.mu.Unlock()
+	if in != nil {
+		_, _ = in.Write(b) // who doesn't read has closed it
+	}
+}
+
+// endInput ends standard input, if it ends with the one who is attached.
+func (h *holder) endInput() {
+	h.mu.Lock()
+	in := h.input
+	h.mu.Unlock()
+	if in != nil && h.config.StdinOnce && !h.config.Spec.Terminal {
+		in.end()
+	}
+}
+
+// takeOver goes on with a container whose holder was killed.
+func (h *holder) takeOver(st State) error {
+	p, err := container.Adopt(h.config.specWithID(), st.Pid, st.PidStart)
+	if err != nil {
+		return err
+	}
+	dir := h.records.Dir(h.config.ID)
+	out := &output{tty: h.config.Spec.Terminal}
+	if h.config.Log.Driver != "none" {
+		if out.log, err = openLog(filepath.Join(dir, "log"), h.config.Log); err != nil {
+			return fmt.Errorf("open log: %w", err)
+		}
+	}
+	if !out.tty {
+		if _, err := out.pipes(dir, false); err != nil {
+			return err
+		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.process, h.out, h.state = p, out, st
+	return nil
+}
+
+func (c *Config) specWithID() container.Spec {
+	spec := c.Spec
+	spec.ID = c.ID
+	return spec
+}

@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"builder/internal/filelock"
+	"builder/internal/sys"
+	"builder/snapshot"
+)
+
+// The sockets lie in run/: monitor.sock, and ID.sock of each container that a
+// command holds. monitor.lock is held by the monitor.
+
+// socket returns a path of a socket that is short enough for an address, by
+// way of an open directory, which the caller closes after use.
+func (r Records) socket(name string) (path string, dir *os.File, err error) {
+	dir, err = os.Open(r.s.Path("run"))
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := os.Mkdir(r.s.Path("run"), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return "", nil, err
+		}
+		dir, err = os.Open(r.s.Path("run"))
+	}
+	if err != nil {
+		return "", nil, err
+	}
+	return filepath.Join(sys.FDPath(dir), name), dir, nil
+}
+
+const monitorSocket = "monitor.sock"
+
+// listen makes a socket in place of one that a killed process left.
+func (r Records) listen(name string) (*net.UnixListener, error) {
+	path, dir, err := r.socket(name)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false)
+	return l, nil
+}
+
+// Monitor holds all containers of a state directory that no command holds.
+type Monitor struct {
+	records Records
+	snaps   *snapshot.Overlay
+	log     func(string) // where warnings of containers go that nobody waits for
+
+	mu      sync.Mutex
+	holders map[string]*holder
+	busy    atomic.Int64 // connections being served
+	changed chan struct{}
+}
+
+// ErrMonitor says that there is a monitor already.
+var ErrMonitor = errors.New("there is a monitor already")
+
+// NewMonitor makes the monitor of a state directory.
+func NewMonitor(r Records, snaps *snapshot.Overlay, log func(string)) *Monitor {
+	return &Monitor{records: r, snaps: snaps, log: log, holders: map[string]*holder{}, changed: make(chan struct{}, 1)}
+}
+
+// idle is how long a monitor stays that has no containers.
+const idle = 2 * time.Second
+
+// Run takes over the containers that run and have no holder, starts those that
+// are to be started again, and serves requests until it holds none any more.
+// ready is called when it listens. The error wraps [ErrMonitor] if there is
+// one.
+func (m *Monitor) Run(ctx context.Context, ready func()) error {
+	if err := os.MkdirAll(m.records.s.Path("run"), 0o700); err != nil {
+		return err
+	}
+	lock, err := filelock.TryAcquire(m.records.s.Path("run", "monitor.lock"), filelock.Exclusive)
+	if errors.Is(err, filelock.ErrLocked) {
+		return ErrMonitor
+	}
+	if err != nil {
+		return err
+	}
+	defer lock.Release()
+	l, err := m.records.listen(monitorSocket)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	if err := m.adopt(); err != nil {
+		return err
+	}
+	ready()
+	go m.accept(ctx, l)
+	m.untilIdle(ctx)
+	return nil
+}
+
+func (m *Monitor) accept(ctx context.Context, l *net.UnixListener) {
+	for {
+		c, err := l.AcceptUnix()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			time.Sleep(10 * time.Millisecond) // no descriptors left, perhaps
+			continue
+		}
+		m.busy.Add(1)
+		go func() {
+			defer m.release()
+			handle(ctx, c, m)
+		}()
+	}
+}
+
+func (m *Monitor) release() {
+	m.busy.Add(-1)
+	select {
+	case m.changed <- struct{}{}:
+	default:
+	}
+}
+
+// untilIdle returns when nothing has been held or asked for a while.
+func (m *Monitor) untilIdle(ctx context.Context) {
+	for {
+		m.mu.Lock()
+		n := len(m.holders)
+		m.mu.Unlock()
+		var over <-chan time.Time
+		if n == 0 && m.busy.Load() == 0 {
+			over = time.After(idle)
+		}
+		select {
+		case <-m.changed:
+		case <-over:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (m *Monitor) held(id string) *holder {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.holders[id]
+}
+
+func (m *Monitor) begin(id string, warn func(string)) (*holder, error) {
+	c, err := m.records.load(id)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %s", ErrNotFound, id)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if m.held(id) != nil {
+		return nil, fmt.Errorf("container %s: %w", c.Name, ErrRunning)
+	}
+	lock, err := m.records.lock(c)
+	if err != nil {
+		return nil, err
+	}
+	st := m.records.readState(id)
+	if st.Alive() && st.processLives() {
+		return nil, errors.Join(fmt.Errorf("container %s: %w", c.Name, ErrRunning), lock.Release())
+	}
+	h := newHolder(m.records, m.snaps, c, lock)
+	h.warn = warn
+	h.state = st
+	h.state.Restarts = 0
+	return h, nil
+}
+
+func (m *Monitor) keep(h *holder, started func(error)) {
+	m.mu.Lock()
+	m.holders[h.config.ID] = h
+	m.mu.Unlock()
+	go func() {
+		defer m.drop(h)
+		h.run(func(err error) {
+			h.warn = m.log
+			started(err)
+		})
+	}()
+}
+
+func (m *Monitor) drop(h *holder) {
+	m.mu.Lock()
+	if m.holders[h.config.ID] == h {
+		delete(m.holders, h.config.ID)
+	}
+	m.mu.Unlock()
+	select {
+	case m.changed <- struct{}{}:
+	default:
+	}
+}
+
+// adopt takes over what an earlier monitor held when it was killed.
+func (m *Monitor) adopt() error {
+	all, err := m.records.configs()
+	if err != nil {
+		return err
+	}
+	for _, c := range all {
+		if err := m.adoptOne(c); err != nil {
+			m.log(fmt.Sprintf("take over container %s: %v", c.Name, err))
+		}
+	}
+	return nil
+}
+
+func (m *Monitor) adoptOne(c Config) error {
+	st := m.records.readState(c.ID)
+	if !st.Alive() && st.Status != Restarting {
+		if c.AutoRemove && st.Status == Exited {
+			if err := m.records.Remove(c); err != nil && !errors.Is(err, ErrRunning) {
+				return err
+			}
+		}
+		return nil
+	}
+	if st.Foreground {
+		return nil // its holder is a command, or it has ended with it
+	}
+	lock, err := m.records.lock(c)
+	if errors.Is(err, ErrRunning) || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	h := newHolder(m.records, m.snaps, c, lock)
+	h.warn = m.log
+	if st.Alive() && st.processLives() {
+		if err := h.takeOver(st); err != nil {
+			return errors.Join(err, lock.Release())
+		}
+		m.add(h, h.hold)
+		return nil
+	}
+	if st.Alive() {
+		h.state = st.abandoned(time.Now())
+		h.save()
+	} else {
+		h.state = st
+	}
+	if !c.Restart.wants(h.state) || h.state.Stopped {
+		if h.state.Status == Restarting {
+			h.state.Status = Exited
+			h.save()
+		}
+		h.release()
+		return nil
+	}
+	m.add(h, func() {
+		if h.restart() {
+			h.hold()
+		}
+	})
+	return nil
+}
+
+func (m *Monitor) add(h *holder, run func()) {
+	m.mu.Lock()
+	m.holders[h.config.ID] = h
+	m.mu.Unlock()
+	go func() {
+		defer m.drop(h)
+		defer close(h.ended)
+		defer h.release()
+		run()
+	}()
+}

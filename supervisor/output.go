@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package supervisor
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"sync"
+	"syscall"
+)
+
+// output takes what a container writes to its log and to those who look on.
+type output struct {
+	log *logWriter // nil for none
+
+	mu      sync.Mutex
+	viewers []Viewer
+	pumps   sync.WaitGroup
+	tty     bool
+}
+
+// A Viewer gets what a container writes from the moment on when it comes. An
+// error ends its view. A viewer that doesn't take it makes the container wait.
+type Viewer interface {
+	Output(s Stream, b []byte) error
+}
+
+// Streams is a Viewer that copies to writers, of which nil ones get nothing.
+type Streams struct{ Out, Err io.Writer }
+
+// Output implements [Viewer].
+func (v Streams) Output(s Stream, b []byte) error {
+	to := v.Out
+	if s == Stderr {
+		to = v.Err
+	}
+	if to == nil {
+		return nil
+	}
+	_, err := to.Write(b)
+	return err
+}
+
+func (o *output) add(v Viewer) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.viewers = append(o.viewers, v)
+}
+
+func (o *output) remove(v Viewer) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.viewers = slices.DeleteFunc(o.viewers, func(have Viewer) bool { return have == v })
+}
+
+func (o *output) watched() []Viewer {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.viewers[:len(o.viewers):len(o.viewers)]
+}
+
+func (o *output) show(s Stream, b []byte) {
+	for _, v := range o.watched() {
+		if v.Output(s, b) != nil {
+			o.remove(v)
+		}
+	}
+}
+
+// Write takes a terminal's output. It never fails: the container is not to
+// notice who looks on.
+func (o *output) Write(b []byte) (int, error) {
+	if o.log != nil {
+		o.log.Write(Stdout, b)
+	}
+	o.show(Stdout, b)
+	return len(b), nil
+}
+
+// pipes are a container's outputs that are no terminal: named pipes in its
+// directory, whose other ends its processes have open for reading and writing,
+// so that a killed holder does not end them and the next one finds what they
+// have written.
+func (o *output) pipes(dir string, fresh bool) (child [3]*os.File, err error) {
+	for s, name := range map[Stream]string{Stdout: dir + "/out", Stderr: dir + "/err"} {
+		if fresh {
+			if err := makePipe(name); err != nil {
+				return child, err
+			}
+		}
+		reader, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+		if err != nil {
+			return child, err
+		}
+		if fresh {
+			// Not through Go's poller: the container gets a blocking one.
+			fd, err := syscall.Open(name, syscall.O_RDWR|syscall.O_CLOEXEC, 0)
+			if err != nil {
+				reader.Close()
+				return child, &os.PathError{Op: "open", Path: name, Err: err}
+			}
+			child[s] = os.NewFile(uintptr(fd), name)
+		}
+		o.pumps.Go(func() {
+			defer reader.Close()
+			o.pump(s, reader)
+		})
+	}
+	return child, nil
+}
+
+func makePipe(name string) error {
+	if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := syscall.Mkfifo(name, 0o600); err != nil {
+		return &os.PathError{Op: "mkfifo", Path: name, Err: err}
+	}
+	// A process of any user opens it anew as /dev/stdout; nobody else comes
+	// to where it is.
+	return os.Chmod(name, 0o666)
+}
+
+// pieceSize is how much is moved at a time: a pipe's capacity.
+const pieceSize = 64 << 10
+
+// pump moves what comes through a pipe until nobody has its other end.
+func (o *output) pump(s Stream, pipe *os.File) {
+	conn, err := pipe.SyscallConn()
+	if err != nil {
+		return
+	}
+	var copies [2]*os.File
+	defer func() { closeAll(copies[:]) }()
+	for {
+		var n int64
+		var moved error
+		var seen []byte
+		err := conn.Read(func(fd uintptr) bool {
+			n, seen, moved = o.move(s, fd, &copies)
+			return !errors.Is(moved, syscall.EAGAIN)
+		})
+		if len(seen) > 0 {
+			o.show(s, seen)
+		}
+		if err != nil || moved != nil || n == 0 {
+			return
+		}
+	}
+}
+
+// move moves a piece to the log and returns it too if anybody looks on, by
+// tee(2), which takes nothing out of the pipe.
+func (o *output) move(s Stream, fd uintptr, copies *[2]*os.File) (n int64, seen []byte, err error) {
+	most := pieceSize
+	watched := len(o.watched()) > 0
+	if o.log == nil {
+		buf := make([]byte, 32<<10)
+		m, err := syscall.Read(int(fd), buf)
+		return int64(max(m, 0)), buf[:max(m, 0)], err
+	}
+	if watched {
+		if seen, err = tee(fd, most, copies); err != nil || len(seen) == 0 {
+			return 0, nil, err
+		}
+		most = len(seen)
+	}
+	for n < int64(most) {
+		m, err := o.log.splice(s, fd, most-int(n))
+		n += m
+		if err != nil && n == 0 {
+			return n, seen, err
+		}
+		if !watched || err != nil || m == 0 {
+			break
+		}
+	}
+	return n, seen, nil
+}
+
+// tee copies what a pipe holds and leaves it there.
+func tee(fd uintptr, most int, copies *[2]*os.File) ([]byte, error) {
+	if copies[0] == nil {
+		r, w, err := os.Pipe()
+		if err != nil {
+			return nil, err
+		}
+		copies[0], copies[1] = r, w
+	}
+	for {
+		n, err := syscall.Tee(int(fd), int(copies[1].Fd()), most, spliceNonblock)
+		if errors.Is(err, syscall.EINTR) {
+			continue
+		}
+		if err != nil || n == 0 {
+			return nil, err
+		}
+		b := make([]byte, n)
+		if _, err := io.ReadFull(copies[0], b); err != nil {
+			return nil, fmt.Errorf("read copy of output: %w", err)
+		}
+		return b, nil
+	}
+}

@@ -1,0 +1,393 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package supervisor
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"builder/container"
+	"builder/internal/atomicfile"
+	"builder/internal/filelock"
+	"builder/internal/sys"
+	"builder/snapshot"
+	"builder/store"
+)
+
+// Records are the containers of a state directory.
+//
+//	containers/ID/container.json  what it is to be: [Config]
+//	containers/ID/state.json      how it fares: [State]
+//	containers/ID/lock            held by its holder
+//	containers/ID/fs, work        its file system on top of the image's
+//	containers/ID/log/            its output
+//	containers/ID/out, err        the pipes of its output
+type Records struct{ s *store.Store }
+
+// NewRecords are the containers of a store.
+func NewRecords(s *store.Store) Records { return Records{s} }
+
+// Dir is where a container's files are.
+func (r Records) Dir(id string) string { return r.s.Path("containers", id) }
+
+// ErrNotFound says that no container has the name or ID.
+var ErrNotFound = errors.New("no such container")
+
+// ErrRunning says that something can't be done to a container that runs.
+var ErrRunning = errors.New("container is running")
+
+var nameRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`) })
+
+// CheckName says what is wrong with a name.
+func CheckName(name string) error {
+	if !nameRE().MatchString(name) {
+		return fmt.Errorf("invalid container name %q: want two or more letters, digits, _, . and -, beginning with a letter or digit", name)
+	}
+	return nil
+}
+
+// NewID makes an ID.
+func NewID() string {
+	var b [32]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+// Create makes a container that has not started, with its lock held by the
+// caller. An empty name is made from the ID. prepare fills its directory,
+// which is not yet in its place: others see a whole container or none.
+func (r Records) Create(c *Config, prepare func(dir string) error) (*filelock.Lock, error) {
+	if c.Name == "" {
+		c.Name = "c-" + c.ID[:12]
+	}
+	if err := CheckName(c.Name); err != nil {
+		return nil, err
+	}
+	dir, err := r.s.TempDir()
+	if err != nil {
+		return nil, err
+	}
+	lock, err := filelock.TryAcquire(filepath.Join(dir, "lock"), filelock.Exclusive)
+	if err != nil {
+		return nil, err
+	}
+	if err := prepare(dir); err != nil {
+		return nil, errors.Join(err, lock.Release())
+	}
+	if err := r.publish(c, dir); err != nil {
+		return nil, errors.Join(err, lock.Release())
+	}
+	return lock, nil
+}
+
+func (r Records) publish(c *Config, dir string) error {
+	names, err := r.lockNames()
+	if err != nil {
+		return err
+	}
+	defer names.Release()
+	if err := r.nameFree(c.Name, c.ID); err != nil {
+		return err
+	}
+	if err := save(filepath.Join(dir, "container.json"), c); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(r.s.Path("containers"), 0o700); err != nil {
+		return err
+	}
+	return os.Rename(dir, r.Dir(c.ID))
+}
+
+// lockNames takes the lock on which container has which name.
+func (r Records) lockNames() (*filelock.Lock, error) {
+	return filelock.Acquire(context.Background(), r.s.Path("locks", "containers"), filelock.Exclusive, nil)
+}
+
+// nameFree says whether no container but the one of that ID has a name. On the
+// way it removes what nobody wants any more.
+func (r Records) nameFree(name, id string) error {
+	all, err := r.configs()
+	if err != nil {
+		return err
+	}
+	for _, c := range all {
+		if c.AutoRemove && c.ID != id && r.abandoned(c) {
+			if err := r.Remove(c); err != nil && !errors.Is(err, ErrRunning) {
+				return err
+			}
+			continue
+		}
+		if c.Name == name && c.ID != id {
+			return fmt.Errorf("the name %q is in use by container %s: remove it with builder rm, or take another name", name, c.ID[:12])
+		}
+	}
+	return nil
+}
+
+// abandoned says whether a container that removes itself can't do it any more:
+// its holder was killed.
+func (r Records) abandoned(c Config) bool {
+	return !r.held(c.ID) && !r.State(c.ID).Alive()
+}
+
+// Rename gives a container another name.
+func (r Records) Rename(c Config, name string) error {
+	if err := CheckName(name); err != nil {
+		return err
+	}
+	names, err := r.lockNames()
+	if err != nil {
+		return err
+	}
+	defer names.Release()
+	if err := r.nameFree(name, c.ID); err != nil {
+		return err
+	}
+	c.Name = name
+	return r.Save(c)
+}
+
+// Save writes what a container is to be anew.
+func (r Records) Save(c Config) error {
+	return save(filepath.Join(r.Dir(c.ID), "container.json"), c)
+}
+
+func (r Records) saveState(id string, s State) error {
+	return save(filepath.Join(r.Dir(id), "state.json"), s)
+}
+
+func save(name string, v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(name, data, 0o600)
+}
+
+// configs are all containers, newest first, without their states.
+func (r Records) configs() ([]Config, error) {
+	entries, err := os.ReadDir(r.s.Path("containers"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list containers: %w", err)
+	}
+	out := make([]Config, 0, len(entries))
+	for _, e := range entries {
+		c, err := r.load(e.Name())
+		if errors.Is(err, fs.ErrNotExist) {
+			if _, err := os.Stat(r.Dir(e.Name())); err != nil {
+				continue // removed meanwhile
+			}
+		}
+		if err != nil {
+			c = Config{ID: e.Name(), Name: "?", Image: "?", AutoRemove: true} // what a power cut left
+		}
+		out = append(out, c)
+	}
+	slices.SortStableFunc(out, func(a, b Config) int { return b.Created.Compare(a.Created) })
+	return out, nil
+}
+
+func (r Records) load(id string) (Config, error) {
+	data, err := os.ReadFile(filepath.Join(r.Dir(id), "container.json"))
+	if err != nil {
+		return Config{}, err
+	}
+	var c Config
+	if err := json.Unmarshal(data, &c); err != nil {
+		return c, fmt.Errorf("container %s: %w", id, err)
+	}
+	if c.ID != id {
+		return c, fmt.Errorf("container %s: its record is that of %q", id, c.ID)
+	}
+	return c, nil
+}
+
+// List returns all containers, newest first.
+func (r Records) List() ([]Container, error) {
+	configs, err := r.configs()
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Container, len(configs))
+	for i, c := range configs {
+		out[i] = Container{Config: c, State: r.State(c.ID)}
+	}
+	return out, nil
+}
+
+// Find returns the container of a name, an ID or the beginning of one. The
+// error wraps [ErrNotFound] if there is none.
+func (r Records) Find(name string) (Container, error) {
+	c, err := r.find(name)
+	if err != nil {
+		return Container{}, err
+	}
+	return Container{Config: c, State: r.State(c.ID)}, nil
+}
+
+func (r Records) find(name string) (Config, error) {
+	if len(name) == 64 {
+		if c, err := r.load(name); err == nil {
+			return c, nil
+		}
+	}
+	all, err := r.configs()
+	if err != nil {
+		return Config{}, err
+	}
+	var found []Config
+	for _, c := range all {
+		if c.Name == name || c.ID == name || "/"+c.Name == name {
+			return c, nil
+		}
+		if name != "" && strings.HasPrefix(c.ID, name) {
+			found = append(found, c)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return Config{}, fmt.Errorf("%w: %s", ErrNotFound, name)
+	case 1:
+		return found[0], nil
+	}
+	return Config{}, fmt.Errorf("container ID %s is ambiguous: give more of its digits", name)
+}
+
+// State tells how a container fares. Its holder's word counts, but not against
+// the kernel's: a holder may have been killed.
+func (r Records) State(id string) State {
+	for wait := time.Millisecond; ; wait *= 2 {
+		s := r.readState(id)
+		alive := s.Alive() && s.processLives()
+		if s.Alive() == alive && s.Status != Restarting {
+			return s
+		}
+		if r.held(id) {
+			if s.Status == Restarting || wait > time.Second {
+				return s
+			}
+			time.Sleep(wait) // its holder is about to write it down
+			continue
+		}
+		return s.abandoned(time.Now())
+	}
+}
+
+func (r Records) readState(id string) State {
+	s := State{Status: Created}
+	data, err := os.ReadFile(filepath.Join(r.Dir(id), "state.json"))
+	if err != nil || json.Unmarshal(data, &s) != nil {
+		return State{Status: Created}
+	}
+	return s
+}
+
+func (s State) processLives() bool {
+	return s.Boot == sys.BootID() && container.StartTime(s.Pid) == s.PidStart && s.PidStart != 0
+}
+
+// abandoned is the state of a container that has ended when nobody held it.
+func (s State) abandoned(now time.Time) State {
+	switch {
+	case s.Status == Restarting:
+	case s.Foreground:
+		s.ExitCode, s.Error = 137, "killed with the command that ran it"
+	default:
+		s.ExitCode, s.Error = 255, "it ended, nobody knows how, while the monitor was not there"
+	}
+	s.Status, s.Pid = Exited, 0
+	if s.Finished.Before(s.Started) {
+		s.Finished = s.Started
+	}
+	return s
+}
+
+// held says whether a process holds a container.
+func (r Records) held(id string) bool {
+	lock, err := filelock.TryAcquire(filepath.Join(r.Dir(id), "lock"), filelock.Shared)
+	if err != nil {
+		return errors.Is(err, filelock.ErrLocked)
+	}
+	lock.Release()
+	return false
+}
+
+// lookWait is for how long others may have a container's lock who only look
+// whether it is held.
+const lookWait = 100 * time.Millisecond
+
+// lock takes the lock of a container that nobody holds. The error wraps
+// [ErrRunning] if somebody does, or fs.ErrNotExist if it was removed.
+func (r Records) lock(c Config) (*filelock.Lock, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), lookWait)
+	defer cancel()
+	lock, err := filelock.Acquire(ctx, filepath.Join(r.Dir(c.ID), "lock"), filelock.Exclusive, nil)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return nil, fmt.Errorf("container %s: %w", c.Name, ErrRunning)
+	}
+	return lock, err
+}
+
+// Remove removes a container that doesn't run; the error wraps [ErrRunning] if
+// it does. One that somebody else removes at the same time is removed.
+func (r Records) Remove(c Config) error {
+	lock, err := r.lock(c)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer lock.Release()
+	if s := r.readState(c.ID); s.Alive() && s.processLives() {
+		return fmt.Errorf("container %s: %w", c.Name, ErrRunning)
+	}
+	return r.RemoveHeld(c)
+}
+
+// RemoveHeld removes a container whose lock the caller has.
+func (r Records) RemoveHeld(c Config) error {
+	// At once, and then what it held: who looks for its lock meanwhile would
+	// make the file again.
+	dir, err := r.s.TempDir()
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(r.Dir(c.ID), filepath.Join(dir, "container")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove container %s: %w", c.Name, err)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("remove container %s: %w", c.Name, err)
+	}
+	return nil
+}
+
+// Snapshots are those that containers stand on.
+func (r Records) Snapshots() ([]snapshot.ID, error) {
+	all, err := r.configs()
+	if err != nil {
+		return nil, err
+	}
+	var ids []snapshot.ID
+	for _, c := range all {
+		if c.Snapshot != "" {
+			ids = append(ids, snapshot.ID(c.Snapshot))
+		}
+	}
+	return ids, nil
+}

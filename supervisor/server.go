@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package supervisor
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"builder/container"
+)
+
+// handle serves one connection. hold finds the holder of a container; with
+// start it may begin to hold it.
+func handle(ctx context.Context, nc net.Conn, s holders) {
+	c := newConn(nc)
+	defer c.Close()
+	var req request
+	if err := c.readJSON(&req); err != nil {
+		return
+	}
+	if req.Op == "ping" {
+		_ = c.writeJSON(response{})
+		return
+	}
+	if req.Op == "start" {
+		serveStart(ctx, c, s, req)
+		return
+	}
+	h := s.held(req.ID)
+	if h == nil {
+		_ = c.writeJSON(response{NotHeld: true, Error: "not running"})
+		return
+	}
+	switch req.Op {
+	case "attach":
+		serveAttach(c, h, req)
+	case "wait":
+		serveWait(ctx, c, h)
+	default:
+		err := serve(ctx, h, req)
+		st := h.current()
+		_ = c.writeJSON(answer(&st, err))
+	}
+}
+
+// holders are the containers that a process holds.
+type holders interface {
+	held(id string) *holder
+	// begin begins to hold a container. It returns with its lock held and
+	// nothing started.
+	begin(id string, warn func(string)) (*holder, error)
+	// keep has the holder run; started is called when the container has
+	// started, or couldn't be.
+	keep(h *holder, started func(error))
+}
+
+func answer(st *State, err error) response {
+	r := response{State: st}
+	if err != nil {
+		r.Error = err.Error()
+		var start *container.StartError
+		if errors.As(err, &start) {
+			r.Code = start.Code
+		}
+	}
+	return r
+}
+
+// serve does what needs no streams.
+func serve(ctx context.Context, h *holder, req request) error {
+	switch req.Op {
+	case "stop":
+		return h.stop(ctx, syscall.Signal(req.Signal), req.Grace)
+	case "restart":
+		h.startAgain()
+		before := h.current().Started
+		if err := h.stop(ctx, syscall.Signal(req.Signal), req.Grace); err != nil {
+			return err
+		}
+		return h.awaitRestart(ctx, before)
+	case "kill":
+		return h.kill(syscall.Signal(req.Signal))
+	case "pause":
+		return h.pause()
+	case "unpause":
+		if h.current().Status != Paused {
+			return fmt.Errorf("container %s is not paused", h.config.Name)
+		}
+		return h.thaw()
+	case "resize":
+		return h.resize(req.Width, req.Height)
+	}
+	return fmt.Errorf("unknown request %q: command and monitor are of different versions", req.Op)
+}
+
+// awaitRestart waits until the container runs again.
+func (h *holder) awaitRestart(ctx context.Context, before time.Time) error {
+	for {
+		st := h.current()
+		switch {
+		case st.Alive() && st.Started.After(before):
+			return nil
+		case st.Error != "" && st.Status == Exited:
+			return errors.New(st.Error)
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-h.ended:
+			return nil
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+func serveStart(ctx context.Context, c *conn, s holders, req request) {
+	var mu sync.Mutex
+	var warnings []string
+	h, err := s.begin(req.ID, func(msg string) {
+		mu.Lock()
+		defer mu.Unlock()
+		warnings = append(warnings, msg)
+	})
+	if err != nil {
+		_ = c.writeJSON(answer(nil, err))
+		return
+	}
+	if err := h.resize(req.Width, req.Height); err != nil {
+		_ = c.writeJSON(answer(nil, err))
+		return
+	}
+	var v *view
+	if req.Attach != nil {
+		v = newView(c, *req.Attach)
+		h.watch(v)
+	}
+	result := make(chan error, 1)
+	s.keep(h, func(err error) { result <- err })
+	err = <-result
+	st := h.current()
+	r := answer(&st, err)
+	mu.Lock()
+	r.Warnings = warnings
+	mu.Unlock()
+	if c.writeJSON(r) != nil || err != nil || v == nil {
+		v.stop()
+		return
+	}
+	v.serve(h)
+}
+
+func serveAttach(c *conn, h *holder, req request) {
+	st := h.current()
+	if st.Status == Paused {
+		_ = c.writeJSON(answer(&st, fmt.Errorf("container %s is paused: unpause it first", h.config.Name)))
+		return
+	}
+	var v *view
+	if req.Attach != nil {
+		v = newView(c, *req.Attach)
+		h.watch(v)
+	}
+	if err := h.resize(req.Width, req.Height); err != nil || c.writeJSON(answer(&st, err)) != nil || v == nil {
+		h.unwatch(v)
+		v.stop()
+		return
+	}
+	v.serve(h)
+}
+
+func serveWait(ctx context.Context, c *conn, h *holder) {
+	gone := make(chan struct{})
+	go func() {
+		_, _ = c.r.ReadByte() // the client says nothing more
+		close(gone)
+	}()
+	h.mu.Lock()
+	p, st := h.process, h.state
+	h.mu.Unlock()
+	if p != nil {
+		done := make(chan struct{})
+		go func() {
+			_ = p.Wait()
+			close(done)
+		}()
+		select {
+		case <-done:
+		case <-gone:
+			return
+		case <-ctx.Done():
+			return
+		}
+		st = h.after(p)
+	}
+	_ = c.writeJSON(answer(&st, nil))
+}
+
+// after is how a process ended, when that is known and all its output has been
+// taken.
+func (h *holder) after(p *container.Process) State {
+	for {
+		h.mu.Lock()
+		last, over := h.last, h.process != p
+		h.mu.Unlock()
+		if over {
+			return last
+		}
+		time.Sleep(200 * time.Microsecond)
+	}
+}
+
+// view is a client that is attached.
+type view struct {
+	c    *conn
+	want attachment
+	gate chan struct{} // closed when output may be written
+	once sync.Once
+	dead chan struct{} // closed when the client is gone
+}
+
+func newView(c *conn, want attachment) *view {
+	return &view{c: c, want: want, gate: make(chan struct{}), dead: make(chan struct{})}
+}
+
+var errGone = errors.New("client is gone")
+
+// Output implements [Viewer]. It waits until the client has its answer.
+func (v *view) Output(s Stream, b []byte) error {
+	select {
+	case <-v.gate:
+	case <-v.dead:
+		return errGone
+	}
+	switch {
+	case s == Stdout && v.want.Stdout:
+		return v.c.writeFrame(frameStdout, b)
+	case s == Stderr && v.want.Stderr:
+		return v.c.writeFrame(frameStderr, b)
+	}
+	return nil
+}
+
+// stop lets go of a view that doesn't begin.
+func (v *view) stop() {
+	if v != nil {
+		v.once.Do(func() { close(v.dead) })
+	}
+}
+
+// serve passes input on until the client goes or the container ends.
+func (v *view) serve(h *holder) {
+	h.mu.Lock()
+	p := h.process
+	h.mu.Unlock()
+	close(v.gate)
+	go func() {
+		defer v.stop()
+		v.input(h)
+	}()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if p != nil {
+			_ = p.Wait()
+			h.after(p)
+		}
+	}()
+	select {
+	case <-v.dead:
+		h.unwatch(v)
+		return
+	case <-ended:
+	}
+	data, err := json.Marshal(h.after(p))
+	if err == nil {
+		_ = v.c.writeFrame(frameEnd, data)
+	}
+}
+
+func (v *view) input(h *holder) {
+	buf := make([]byte, 32<<10)
+	for {
+		kind, b, err := v.c.readFrame(buf)
+		if err != nil {
+			if v.want.Stdin {
+				h.endInput()
+			}
+			return
+		}
+		switch {
+		case kind == frameStdin && v.want.Stdin:
+			h.feed(b)
+		case kind == frameEOF && v.want.Stdin:
+			h.endInput()
+		case kind == frameResize && len(b) == 4:
+			_ = h.resize(binary.BigEndian.Uint16(b), binary.BigEndian.Uint16(b[2:]))
+		case kind == frameSignal && len(b) == 1:
+			_ = h.signal(syscall.Signal(b[0]))
+		}
+	}
+}

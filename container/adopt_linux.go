@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"syscall"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -27,14 +26,20 @@ var ErrGone = errors.New("process is gone")
 // number it names the process for as long as the machine is up. It is 0 for a
 // process that is not there or has ended and was not waited for yet. See
 // proc_pid_stat(5).
-func StartTime(pid int) uint64 {
+func StartTime(pid int) uint64 { return startTime(pid, false) }
+
+// EndedStartTime is [StartTime] of a process that has ended and was not waited
+// for yet.
+func EndedStartTime(pid int) uint64 { return startTime(pid, true) }
+
+func startTime(pid int, ended bool) uint64 {
 	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
 		return 0
 	}
 	// The command's name may hold anything but ends at the last parenthesis.
 	fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
-	if len(fields) < 20 || string(fields[0]) == "Z" || string(fields[0]) == "X" {
+	if len(fields) < 20 || !ended && (string(fields[0]) == "Z" || string(fields[0]) == "X") {
 		return 0
 	}
 	start, err := strconv.ParseUint(string(fields[19]), 10, 64)
@@ -69,25 +74,42 @@ func SignalProcess(pidfd *os.File, sig syscall.Signal) error {
 	return (&Process{pidfd: pidfd}).Signal(sig)
 }
 
+// Adoption is what [Adopt] needs to know of a container besides its Spec.
+type Adoption struct {
+	Pid   int
+	Start uint64 // see [StartTime]
+	// Terminal is the other side of its terminal, which becomes the Process's;
+	// the Spec's Stdin and Stdout are then copied from and to it. Other
+	// streams are the caller's business.
+	Terminal *os.File
+	// Exit says how a process ended that is no child of this one, if anybody
+	// knows.
+	Exit func() (syscall.WaitStatus, bool)
+}
+
 // Adopt takes over a container that another process has started and no longer
-// holds, because it was killed: the container's first process with the time at
-// which it began. spec is what it was started with. [Process.Wait] then works
-// as for one that was started here, except that streams are nobody's, and that
-// before Linux 6.15 the exit code can't be known: it is an [ExitError] with
-// Unknown set. The error wraps [ErrGone] if the container has ended.
-func Adopt(spec Spec, pid int, start uint64) (*Process, error) {
+// holds, because it was killed. spec is what it was started with.
+// [Process.Wait] then works as for one that was started here; the exit code is
+// that of Adoption.Exit or, from Linux 6.15 on, the kernel's, or it is an
+// [ExitError] with Unknown set. The error wraps [ErrGone] if the container has
+// ended.
+func Adopt(spec Spec, a Adoption) (*Process, error) {
 	h, err := theHost()
 	if err != nil {
 		return nil, err
 	}
-	pidfd, err := OpenProcess(pid, start)
+	pidfd, err := OpenProcess(a.Pid, a.Start)
 	if err != nil {
 		return nil, err
 	}
 	p := &Process{
-		id: spec.ID, cause: func() error { return nil }, pid: pid, pidfd: pidfd, adopted: true,
+		id: spec.ID, cause: func() error { return nil }, pid: a.Pid, pidfd: pidfd, adopted: &a,
 		io: &stdio{}, cgroup: h.findCgroup(&spec), stubs: &stubs{}, unhook: func() bool { return true }, done: make(chan struct{}),
 	}
+	if a.Terminal != nil {
+		p.io.terminalStreams(&spec, a.Terminal)
+	}
+	p.io.started()
 	go p.finish()
 	return p, nil
 }
@@ -102,18 +124,6 @@ func (h *host) findCgroup(spec *Spec) *cgroup {
 	}
 	return g
 }
-
-// pidfdInfo is struct pidfd_info of linux/pidfd.h in its first form.
-type pidfdInfo struct {
-	mask, cgroup uint64
-	ids          [11]uint32
-	exitCode     int32
-}
-
-const (
-	pidfdGetInfo  = 0xC0000000 | 64<<16 | 0xFF<<8 | 11 // _IOWR(PIDFS_IOCTL_MAGIC, 11, struct pidfd_info)
-	pidfdInfoExit = 1 << 3
-)
 
 // reapAdopted waits for the end of a process that is no child of this one. ok
 // is false if the kernel doesn't say how it ended.
@@ -132,18 +142,18 @@ func (p *Process) reapAdopted() (status syscall.WaitStatus, ok bool) {
 			time.Sleep(50 * time.Millisecond)
 		}
 	}
-	// The code is there once its parent has waited for it.
+	// It is known once its parent has waited for it.
 	for wait := 100 * time.Microsecond; wait < time.Second; wait *= 2 {
-		info := pidfdInfo{mask: pidfdInfoExit}
-		var errno unix.Errno
-		err := conn.Control(func(fd uintptr) {
-			_, _, errno = unix.Syscall(unix.SYS_IOCTL, fd, pidfdGetInfo, uintptr(unsafe.Pointer(&info)))
-		})
-		if err != nil || errno != 0 && errno != unix.ESRCH {
-			return 0, false
+		if p.adopted.Exit != nil {
+			if status, ok := p.adopted.Exit(); ok {
+				return status, true
+			}
 		}
-		if errno == 0 && info.mask&pidfdInfoExit != 0 {
-			return syscall.WaitStatus(info.exitCode), true
+		info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
+		var errGet error
+		err := conn.Control(func(fd uintptr) { errGet = unix.IoctlPidfdInfo(int(fd), &info) })
+		if err == nil && errGet == nil && info.Mask&unix.PIDFD_INFO_EXIT != 0 {
+			return syscall.WaitStatus(info.Exit_code), true
 		}
 		time.Sleep(wait)
 	}

@@ -29,8 +29,8 @@ type Process struct {
 	cgroup *cgroup
 	stubs  *stubs
 	unhook func() bool // undoes the wait for ctx
-	// adopted says that it is no child of this process.
-	adopted bool
+	// adopted is set if it is no child of this process.
+	adopted *Adoption
 	done    chan struct{} // closed when err is set
 	err     error
 }
@@ -172,7 +172,7 @@ func (e notInPath) Unwrap() error { return e.errno }
 func (p *Process) finish() {
 	defer close(p.done)
 	status, known := syscall.WaitStatus(0), true
-	if p.adopted {
+	if p.adopted != nil {
 		status, known = p.reapAdopted()
 	} else {
 		status = p.reap()
@@ -282,6 +282,10 @@ func (p *Process) Kill() error { return p.Signal(syscall.SIGKILL) }
 
 // Resize sets the size of the terminal. Without a terminal it does nothing.
 func (p *Process) Resize(width, height uint16) error { return p.io.resize(width, height) }
+
+// Terminal is the other side of its terminal, nil without one. It is the
+// Process's: the caller may hand it to another process, to keep it open.
+func (p *Process) Terminal() *os.File { return p.io.terminal }
 
 // Pid is the process's id in the caller's PID namespace.
 func (p *Process) Pid() int { return p.pid }

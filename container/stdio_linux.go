@@ -134,15 +134,21 @@ func (s *stdio) openTerminal(spec *Spec, pts *os.File) error {
 	f := os.NewFile(peer, "pts")
 	s.ours = append(s.ours, f)
 	s.child = [3]*os.File{f, f, f}
+	s.terminalStreams(spec, s.terminal)
+	return s.resize(spec.Width, spec.Height)
+}
+
+// terminalStreams are the copies from and to the other side of a terminal.
+func (s *stdio) terminalStreams(spec *Spec, terminal *os.File) {
+	s.terminal = terminal
 	if spec.Stdin != nil {
-		s.input = &copying{to: s.terminal, from: spec.Stdin}
+		s.input = &copying{to: terminal, from: spec.Stdin}
 	}
 	out := spec.Stdout
 	if out == nil {
 		out = io.Discard // else the process blocks when the terminal's buffer is full
 	}
-	s.copies = append(s.copies, copying{to: out, from: s.terminal, end: s.terminal})
-	return s.resize(spec.Width, spec.Height)
+	s.copies = append(s.copies, copying{to: out, from: terminal, end: terminal})
 }
 
 func (s *stdio) resize(width, height uint16) error {

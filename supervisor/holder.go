@@ -36,7 +36,8 @@ type holder struct {
 	out     *output            // while it runs
 	waiting []Viewer           // for the next start
 
-	foreground *IO // of a container in the foreground
+	foreground *IO  // of a container in the foreground
+	kept       Kept // of the monitor
 
 	size     [2]uint16     // of the terminal
 	stopping bool          // it is not to be started again
@@ -245,6 +246,9 @@ func (h *holder) start() (err error) {
 		Started: time.Now(), Restarts: restarts, Stopped: stopped, Foreground: spec.KillWithParent,
 	}
 	h.save()
+	if err := h.kept.keepTerminal(h.config.ID, p.Terminal()); err != nil {
+		h.warn(fmt.Sprintf("keep the terminal of container %s: %v", h.config.Name, err))
+	}
 	// The kernel writes a whole disk's changes when the last user of a
 	// durable root goes: that is to be here, not where others wait for the
 	// container's end.
@@ -341,6 +345,9 @@ func (h *holder) wait() {
 		in.close()
 	}
 	logErr := out.close()
+	if h.config.Spec.Terminal {
+		h.kept.dropTerminal(h.config.ID)
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.process, h.input, h.out = nil, nil, nil
@@ -560,30 +567,41 @@ func (h *holder) endInput() {
 
 // takeOver goes on with a container whose holder was killed.
 func (h *holder) takeOver(st State) error {
-	p, err := container.Adopt(h.config.specWithID(), st.Pid, st.PidStart)
-	if err != nil {
-		return err
-	}
+	spec := h.config.Spec
+	spec.ID = h.config.ID
 	dir := h.records.Dir(h.config.ID)
-	out := &output{tty: h.config.Spec.Terminal}
+	out := &output{tty: spec.Terminal}
+	var err error
 	if h.config.Log.Driver != "none" {
 		if out.log, err = openLog(filepath.Join(dir, "log"), h.config.Log); err != nil {
 			return fmt.Errorf("open log: %w", err)
 		}
 	}
-	if !out.tty {
-		if _, err := out.pipes(dir, false); err != nil {
-			return err
+	a := container.Adoption{
+		Pid: st.Pid, Start: st.PidStart,
+		Exit: func() (syscall.WaitStatus, bool) { return h.records.exitOf(st.Pid, st.PidStart) },
+	}
+	var in *input
+	switch {
+	case !spec.Terminal:
+		_, err = out.pipes(dir, false)
+	case h.kept.terminals[h.config.ID] != nil:
+		a.Terminal, spec.Stdout = h.kept.terminals[h.config.ID], out
+		if h.config.OpenStdin {
+			if in, err = newInput(); err == nil {
+				spec.Stdin = struct{ io.Reader }{in.r}
+			}
 		}
+	}
+	if err != nil {
+		return err
+	}
+	p, err := container.Adopt(spec, a)
+	if err != nil {
+		return err
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.process, h.out, h.state = p, out, st
+	h.process, h.out, h.input, h.state = p, out, in, st
 	return nil
-}
-
-func (c *Config) specWithID() container.Spec {
-	spec := c.Spec
-	spec.ID = c.ID
-	return spec
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -63,6 +64,7 @@ type Monitor struct {
 	records Records
 	snaps   *snapshot.Overlay
 	log     func(string) // where warnings of containers go that nobody waits for
+	kept    Kept
 
 	mu      sync.Mutex
 	holders map[string]*holder
@@ -74,8 +76,8 @@ type Monitor struct {
 var ErrMonitor = errors.New("there is a monitor already")
 
 // NewMonitor makes the monitor of a state directory.
-func NewMonitor(r Records, snaps *snapshot.Overlay, log func(string)) *Monitor {
-	return &Monitor{records: r, snaps: snaps, log: log, holders: map[string]*holder{}, changed: make(chan struct{}, 1)}
+func NewMonitor(r Records, snaps *snapshot.Overlay, kept Kept, log func(string)) *Monitor {
+	return &Monitor{records: r, snaps: snaps, kept: kept, log: log, holders: map[string]*holder{}, changed: make(chan struct{}, 1)}
 }
 
 // idle is how long a monitor stays that has no containers.
@@ -183,7 +185,7 @@ func (m *Monitor) begin(id string, warn func(string)) (*holder, error) {
 		return nil, errors.Join(fmt.Errorf("container %s: %w", c.Name, ErrRunning), lock.Release())
 	}
 	h := newHolder(m.records, m.snaps, c, lock)
-	h.warn = warn
+	h.warn, h.kept = warn, m.kept
 	h.state = st
 	h.state.Restarts = 0
 	return h, nil
@@ -225,6 +227,26 @@ func (m *Monitor) adopt() error {
 			m.log(fmt.Sprintf("take over container %s: %v", c.Name, err))
 		}
 	}
+	return m.forgetExits(all)
+}
+
+// forgetExits removes what the keeper has noted and nobody waits for.
+func (m *Monitor) forgetExits(all []Config) error {
+	wanted := map[string]bool{}
+	for _, c := range all {
+		if st := m.records.readState(c.ID); st.Alive() {
+			wanted[strconv.Itoa(st.Pid)] = true
+		}
+	}
+	entries, err := os.ReadDir(filepath.Dir(m.records.exitFile(0)))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, e := range entries {
+		if !wanted[e.Name()] {
+			_ = os.Remove(filepath.Join(filepath.Dir(m.records.exitFile(0)), e.Name()))
+		}
+	}
 	return nil
 }
 
@@ -249,7 +271,7 @@ func (m *Monitor) adoptOne(c Config) error {
 		return err
 	}
 	h := newHolder(m.records, m.snaps, c, lock)
-	h.warn = m.log
+	h.warn, h.kept = m.log, m.kept
 	if st.Alive() && st.processLives() {
 		if err := h.takeOver(st); err != nil {
 			return errors.Join(err, lock.Release())
@@ -258,7 +280,7 @@ func (m *Monitor) adoptOne(c Config) error {
 		return nil
 	}
 	if st.Alive() {
-		h.state = st.abandoned(time.Now())
+		h.state = m.records.abandonedState(st)
 		h.save()
 	} else {
 		h.state = st

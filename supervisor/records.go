@@ -284,7 +284,7 @@ func (r Records) State(id string) State {
 			time.Sleep(wait) // its holder is about to write it down
 			continue
 		}
-		return s.abandoned(time.Now())
+		return r.abandonedState(s)
 	}
 }
 
@@ -302,9 +302,14 @@ func (s State) processLives() bool {
 }
 
 // abandoned is the state of a container that has ended when nobody held it.
-func (s State) abandoned(now time.Time) State {
+func (r Records) abandonedState(s State) State {
+	status, known := r.exitOf(s.Pid, s.PidStart)
 	switch {
 	case s.Status == Restarting:
+	case known && status.Signaled():
+		s.ExitCode = 128 + int(status.Signal())
+	case known:
+		s.ExitCode = status.ExitStatus()
 	case s.Foreground:
 		s.ExitCode, s.Error = 137, "killed with the command that ran it"
 	default:

@@ -13,22 +13,19 @@ import (
 	"time"
 
 	"builder/internal/sys"
-	"builder/rootfs"
 	"builder/supervisor"
 )
 
-// runMonitor is the process that holds the containers of the state directory;
-// [supervisor.Client] starts it.
+// runMonitor is the process that holds the containers of the state directory,
+// or the one that keeps it running; [supervisor.Client] starts that one.
 func runMonitor(ctx context.Context, e *env, args []string) error {
 	fs := flags("monitor")
+	worker := fs.Bool("kept", false, "be the monitor")
+	terminals := fs.StringArray("terminal", nil, "container whose terminal is inherited")
 	if _, err := e.parse(fs, args, 0, 0); err != nil {
 		return err
 	}
-	s, err := e.store()
-	if err != nil {
-		return err
-	}
-	rfs, err := rootfs.Open(s)
+	s, rfs, err := e.rootFS()
 	if err != nil {
 		return err
 	}
@@ -38,8 +35,13 @@ func runMonitor(ctx context.Context, e *env, args []string) error {
 	log := func(msg string) {
 		fmt.Fprintf(e.stderr, "%s %s\n", time.Now().UTC().Format(time.RFC3339), msg)
 	}
-	ready := func() { os.NewFile(3, "ready").Close() }
-	err = supervisor.NewMonitor(supervisor.NewRecords(s), rfs.Snapshots(), log).Run(ctx, ready)
+	records := supervisor.NewRecords(s)
+	if !*worker {
+		command := []string{os.Args[0], "--root", s.Path(), "monitor", "--kept"}
+		return supervisor.Keep(records, command, os.NewFile(3, "ready"), log)
+	}
+	ready, kept := supervisor.Inherit(*terminals)
+	err = supervisor.NewMonitor(records, rfs.Snapshots(), kept, log).Run(ctx, func() { ready.Close() })
 	if errors.Is(err, supervisor.ErrMonitor) {
 		return nil
 	}

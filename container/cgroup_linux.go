@@ -74,6 +74,8 @@ type cgroup struct {
 	v1   []*cgroup // its twins in hierarchies of version 1
 	// owned is root where nobody else has it, to be closed with the group.
 	owned *os.File
+	// kept says that it is another one's.
+	kept bool
 }
 
 // make makes the group of a container. A group of that name that is left over
@@ -176,6 +178,9 @@ func newCgroup(root *os.File, parent, id string) (*cgroup, error) {
 
 // remove removes the group, which has no processes left. It is done once.
 func (g *cgroup) remove() error {
+	if g.kept {
+		return nil
+	}
 	var err error
 	if g.dir != nil {
 		err = g.dir.Close()

@@ -264,7 +264,7 @@ func TestOwnExecutable(t *testing.T) {
 
 // loaderELF is an executable whose loader is at a path.
 func loaderELF(loader string) string {
-	b := elfFile([]byte{0xcc})
+	b := elfFile([]byte{0xcc}, nil)
 	// The second header becomes PT_INTERP, for a string at the end.
 	ph := b[64+56:]
 	ph[0], ph[1], ph[2], ph[3] = 3, 0, 0, 0

@@ -18,6 +18,9 @@ import (
 // trampolineAddrs returns the addresses of the code in trampoline_amd64.s.
 func trampolineAddrs() (exec, init uintptr)
 
+// walkerAddr returns the address of the walker's code.
+func walkerAddr() (addr uintptr)
+
 //go:noescape
 func cloneWalk(args unsafe.Pointer, size uintptr, image unsafe.Pointer) (pid uintptr)
 

@@ -255,6 +255,30 @@ func helperCommand(name string, args []string) {
 	case "append-proc-exe":
 		_, err := os.OpenFile("/proc/1/exe", os.O_RDWR, 0)
 		fmt.Println(errnoName(err))
+	case "watch": // what other processes than 1 and this are executed from, until told to end
+		fmt.Println("ready")
+		seen := map[string]bool{}
+		for {
+			if _, err := os.Stat("/tmp/end"); err == nil {
+				break
+			}
+			exes, _ := filepath.Glob("/proc/[0-9]*/exe")
+			for _, exe := range exes {
+				to, err := os.Readlink(exe)
+				if err != nil || to == "/bin/helper" || seen[to] {
+					continue
+				}
+				seen[to] = true
+				_, err = os.OpenFile(exe, os.O_RDWR, 0)
+				fmt.Println(to, errnoName(err))
+			}
+		}
+	case "namespaces":
+		for _, ns := range []string{"cgroup", "ipc", "mnt", "net", "pid", "uts", "user"} {
+			to, err := os.Readlink("/proc/self/ns/" + ns)
+			check(err)
+			fmt.Println(to)
+		}
 	case "find": // every path below a directory, on its file system
 		check(filepath.WalkDir(arg(0), func(p string, _ os.DirEntry, err error) error {
 			fmt.Println(p)

@@ -86,7 +86,7 @@ func TestLeaks(t *testing.T) {
 	}
 	eachCarrier(t, func(t *testing.T, run runner) {
 		dir := image(t)
-		must(t, os.WriteFile(filepath.Join(dir, "bin/true"), elfFile([]byte{0x31, 0xff, 0xb8, 60, 0, 0, 0, 0x0f, 0x05}), 0o755))
+		must(t, os.WriteFile(filepath.Join(dir, "bin/true"), elfFile([]byte{0x31, 0xff, 0xb8, 60, 0, 0, 0, 0x0f, 0x05}, nil), 0o755))
 		once := func(i int) {
 			base, err := os.MkdirTemp(t.TempDir(), "")
 			must(t, err)
@@ -241,7 +241,7 @@ func TestStartLimit(t *testing.T) {
 // trueImage is an image with a tiny static program, /bin/true.
 func trueImage(b testing.TB) string {
 	dir := image(b)
-	must(b, os.WriteFile(filepath.Join(dir, "bin/true"), elfFile([]byte{0x31, 0xff, 0xb8, 60, 0, 0, 0, 0x0f, 0x05}), 0o755))
+	must(b, os.WriteFile(filepath.Join(dir, "bin/true"), elfFile([]byte{0x31, 0xff, 0xb8, 60, 0, 0, 0, 0x0f, 0x05}, nil), 0o755))
 	for _, d := range []string{"proc", "dev", "sys"} {
 		must(b, os.Mkdir(filepath.Join(dir, d), 0o755))
 	}

@@ -12,3 +12,5 @@ import "golang.org/x/sys/unix"
 func trampolineAddrs() (exec, init uintptr) { return 0, 0 }
 
 func fastCarrier(*plan) (child, error) { return child{}, unix.ENOSYS }
+
+func walkerAddr() uintptr { return 0 }

@@ -52,6 +52,16 @@ func newTrampoline(name string, addr uintptr) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	f, err := sealedFile(name, elfFile(code, nil))
+	if err != nil {
+		return nil, fmt.Errorf("make trampoline: %w", err)
+	}
+	return f, nil
+}
+
+// sealedFile makes a memory file that everybody may execute and nobody may
+// change.
+func sealedFile(name string, data []byte) (*os.File, error) {
 	fd, err := unix.MemfdCreate("builder-"+name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
 	if errors.Is(err, unix.EINVAL) { // Linux before 6.3 has no MFD_EXEC
 		fd, err = unix.MemfdCreate("builder-"+name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
@@ -59,9 +69,9 @@ func newTrampoline(name string, addr uintptr) (*os.File, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("memfd_create", err)
 	}
-	f := os.NewFile(uintptr(fd), "trampoline "+name)
+	f := os.NewFile(uintptr(fd), name)
 	const seals = unix.F_SEAL_WRITE | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
-	_, err = f.Write(elfFile(code))
+	_, err = f.Write(data)
 	if err == nil {
 		// The command may run as any user.
 		err = f.Chmod(0o555)
@@ -71,7 +81,7 @@ func newTrampoline(name string, addr uintptr) (*os.File, error) {
 	}
 	if err != nil {
 		f.Close()
-		return nil, fmt.Errorf("make trampoline: %w", err)
+		return nil, err
 	}
 	return f, nil
 }
@@ -90,16 +100,20 @@ func textAt(addr uintptr) ([]byte, error) {
 	return nil, errors.New("make trampoline: no end of its code")
 }
 
-// elfFile makes a static executable of position-independent code (elf(5)).
-func elfFile(code []byte) []byte {
+// elfFile makes a static executable of position-independent code (elf(5)). Data,
+// if there is any, is mapped at imageAddr and may be written to.
+func elfFile(code, data []byte) []byte {
 	const (
 		base           = 0x400000
+		page           = 4096
 		ehsize, phsize = 64, 56
-		headers        = ehsize + 2*phsize
+		headers        = ehsize + 3*phsize
 		readExec       = 5
 		readWrite      = 6
+		load, stack    = 1, 0x6474e551 // without PT_GNU_STACK the stack is executable
 	)
 	total := uint64(headers + len(code))
+	dataAt := (total + page - 1) &^ (page - 1)
 	le := binary.LittleEndian
 	b := []byte{0x7f, 'E', 'L', 'F', 2, 1, 1, 15: 0} // 64 bits, little-endian, version 1
 	b = le.AppendUint16(b, 2)                        // ET_EXEC
@@ -109,16 +123,27 @@ func elfFile(code []byte) []byte {
 	b = le.AppendUint64(b, ehsize)       // program headers
 	b = le.AppendUint64(b, 0)            // no section headers
 	b = le.AppendUint32(b, 0)
-	for _, v := range []uint16{ehsize, phsize, 2, 0, 0, 0} {
+	n := uint16(2)
+	if len(data) > 0 {
+		n++
+	}
+	for _, v := range []uint16{ehsize, phsize, n, 0, 0, 0} {
 		b = le.AppendUint16(b, v)
 	}
-	b = le.AppendUint32(b, 1) // PT_LOAD
-	b = le.AppendUint32(b, readExec)
-	for _, v := range []uint64{0, base, base, total, total, 4096} {
-		b = le.AppendUint64(b, v)
+	segment := func(kind, flags uint32, offset, addr, size uint64) {
+		b = le.AppendUint32(b, kind)
+		b = le.AppendUint32(b, flags)
+		for _, v := range []uint64{offset, addr, addr, size, size, page} {
+			b = le.AppendUint64(b, v)
+		}
 	}
-	b = le.AppendUint32(b, 0x6474e551) // PT_GNU_STACK: else the stack is executable
-	b = le.AppendUint32(b, readWrite)
-	b = append(b, make([]byte, 6*8)...)
-	return append(b, code...)
+	segment(load, readExec, 0, base, total)
+	segment(stack, readWrite, 0, 0, 0)
+	if len(data) == 0 {
+		return append(append(b, make([]byte, phsize)...), code...)
+	}
+	segment(load, readWrite, dataAt, imageAddr, uint64(len(data)))
+	b = append(b, code...)
+	b = append(b, make([]byte, dataAt-total)...)
+	return append(b, data...)
 }

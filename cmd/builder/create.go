@@ -178,7 +178,7 @@ func (o *createOptions) fill(e *env, img image.Image, args []string, c *supervis
 	if o.tty {
 		vars.Set("TERM", "xterm")
 	}
-	if err := o.setEnv(e, vars); err != nil {
+	if err := setEnv(e, vars, o.envFile, o.env); err != nil {
 		return err
 	}
 	c.Spec.Env = vars.List()
@@ -196,9 +196,9 @@ func first(a, b string) string {
 }
 
 // setEnv adds the variables of --env-file and -e.
-func (o *createOptions) setEnv(e *env, vars *dockerfile.Env) error {
+func setEnv(e *env, vars *dockerfile.Env, files, env []string) error {
 	var words []string
-	for _, name := range o.envFile {
+	for _, name := range files {
 		data, err := os.ReadFile(name)
 		if err != nil {
 			return fmt.Errorf("--env-file: %w", err)
@@ -211,7 +211,7 @@ func (o *createOptions) setEnv(e *env, vars *dockerfile.Env) error {
 			words = append(words, strings.TrimLeft(line, " \t"))
 		}
 	}
-	for _, w := range append(words, o.env...) {
+	for _, w := range append(words, env...) {
 		k, v, ok := strings.Cut(w, "=")
 		if k == "" {
 			return &usageError{msg: fmt.Sprintf("run: invalid environment variable %q", w)}

@@ -101,6 +101,7 @@ func commands() []command {
 		{"pause", "CONTAINER [CONTAINER...]", "stop the processes of containers until unpause", runPause},
 		{"unpause", "CONTAINER [CONTAINER...]", "let paused containers go on", runUnpause},
 		{"wait", "CONTAINER [CONTAINER...]", "wait for the end of containers and print their exit codes", runWait},
+		{"exec", "[OPTIONS] CONTAINER COMMAND [ARG...]", "run a command in a running container", runExec},
 		{"attach", "[OPTIONS] CONTAINER", "connect to a running container's streams", runAttach},
 		{"logs", "[OPTIONS] CONTAINER", "show what a container has written", runLogs},
 		{"events", "[OPTIONS]", "show what happens to containers", runEvents},

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+
+	"builder/container"
+	"builder/dockerfile"
+	"builder/supervisor"
+
+	"golang.org/x/term"
+)
+
+// execOptions are the flags of exec.
+type execOptions struct {
+	interactive, tty, detach, privileged bool
+
+	user, workdir string
+	env, envFile  []string
+}
+
+// runExec runs a further command in a running container.
+func runExec(ctx context.Context, e *env, args []string) error {
+	fs := flags("exec")
+	fs.SetInterspersed(false)
+	var o execOptions
+	fs.BoolVarP(&o.interactive, "interactive", "i", false, "pass standard input to the process")
+	fs.BoolVarP(&o.tty, "tty", "t", false, "give the process a terminal")
+	fs.BoolVarP(&o.detach, "detach", "d", false, "don't wait for it")
+	fs.BoolVar(&o.privileged, "privileged", false, "give the process all capabilities")
+	fs.StringVarP(&o.user, "user", "u", "", "user and group, `NAME|UID[:GROUP|GID]` (default the container's)")
+	fs.StringVarP(&o.workdir, "workdir", "w", "", "working `DIR`ectory (default the container's)")
+	fs.StringArrayVarP(&o.env, "env", "e", nil, "set a variable, `NAME=VALUE`, or NAME for the environment's")
+	fs.StringArrayVar(&o.envFile, "env-file", nil, "read variables from a `FILE`")
+	fs.String("detach-keys", "", "accepted, and not used: the process ends with its terminal")
+	words, err := e.parse(fs, args, 2, -1)
+	if err != nil {
+		return setupFailure(err)
+	}
+	code, err := e.execIn(ctx, o, words[0], words[1:])
+	if err != nil {
+		var start *container.StartError
+		if errors.As(err, &start) {
+			return setupFailure(err)
+		}
+		return err
+	}
+	if code != 0 {
+		return &exitError{code}
+	}
+	return nil
+}
+
+// execIn runs a command in the container of a name and returns its exit code.
+func (e *env) execIn(ctx context.Context, o execOptions, name string, args []string) (int, error) {
+	if o.tty && o.interactive && !term.IsTerminal(int(e.stdin.Fd())) {
+		return 0, &usageError{msg: "exec: standard input is no terminal: leave out -t"}
+	}
+	s, err := e.store()
+	if err != nil {
+		return 0, err
+	}
+	records := supervisor.NewRecords(s)
+	c, err := records.Find(name)
+	if err != nil {
+		return 0, err
+	}
+	if err := s.Leave(); err != nil {
+		return 0, err
+	}
+	switch {
+	case c.State.Status == supervisor.Paused:
+		return 0, fmt.Errorf("container %s is paused: unpause it first", c.Name)
+	case !c.State.Alive():
+		return 0, fmt.Errorf("container %s is not running", c.Name)
+	}
+	spec, err := o.spec(e, c, args)
+	if err != nil {
+		return 0, err
+	}
+	return e.execProcess(ctx, o, records, c, spec)
+}
+
+func (o execOptions) spec(e *env, c supervisor.Container, args []string) (container.ExecSpec, error) {
+	spec := container.ExecSpec{
+		Args: args, Dir: first(o.workdir, c.Spec.Dir), User: first(o.user, c.Spec.User), GroupAdd: c.Spec.GroupAdd,
+		Privileged: o.privileged, Terminal: o.tty, Warn: e.warn,
+	}
+	vars := dockerfile.NewEnv(c.Spec.Env...)
+	if o.tty {
+		vars.Set("TERM", "xterm")
+	}
+	if err := setEnv(e, vars, o.envFile, o.env); err != nil {
+		return spec, err
+	}
+	spec.Env = vars.List()
+	return spec, nil
+}
+
+func (e *env) execProcess(ctx context.Context, o execOptions, records supervisor.Records, c supervisor.Container, spec container.ExecSpec) (int, error) {
+	restore := func() {}
+	if !o.detach {
+		if o.interactive {
+			spec.Stdin = e.stdin
+		}
+		spec.Stdout, spec.Stderr = e.stdout, e.stderr
+		if o.tty {
+			spec.Width, spec.Height = e.terminalSize()
+			var err error
+			if restore, err = e.rawTerminal(o.interactive); err != nil {
+				return 0, err
+			}
+		}
+	}
+	defer restore()
+	target := container.Target{Pid: c.State.Pid, Start: c.State.PidStart, Spec: c.Spec}
+	target.Spec.ID = c.ID
+	p, err := container.Exec(context.WithoutCancel(ctx), target, spec)
+	if err != nil {
+		return 0, err
+	}
+	records.Event(c.Config, "exec_start", map[string]string{"execCommand": fmt.Sprint(spec.Args)})
+	if o.detach {
+		return 0, nil
+	}
+	stop := e.forwardSignals(inProcess{p}, o.tty)
+	err = p.Wait()
+	stop()
+	var exit *container.ExitError
+	switch {
+	case errors.As(err, &exit):
+		records.Event(c.Config, "exec_die", map[string]string{"exitCode": fmt.Sprint(exit.Code)})
+		return exit.Code, nil
+	case errors.Is(err, os.ErrClosed), errors.Is(err, syscall.EPIPE):
+		return 0, nil
+	}
+	records.Event(c.Config, "exec_die", map[string]string{"exitCode": "0"})
+	return 0, err
+}

@@ -1,0 +1,372 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package container
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"builder/internal/sys"
+)
+
+// Target is a running container that [Exec] enters.
+type Target struct {
+	Pid   int
+	Start uint64 // see [StartTime]
+	// Spec is what the container was started with. Its confinement holds for
+	// the new process too.
+	Spec Spec
+}
+
+// ExecSpec says what runs in a container that runs already.
+type ExecSpec struct {
+	Args []string
+	// Env is the whole environment; HOME and PATH are added as in [Spec].
+	Env      []string
+	Dir      string // "" for "/"
+	User     string // as in [Spec]
+	GroupAdd []string
+	// Privileged gives it all capabilities and no seccomp filter.
+	Privileged bool
+
+	Terminal      bool
+	Width, Height uint16
+	Stdin         io.Reader
+	Stdout        io.Writer
+	Stderr        io.Writer
+
+	Warn func(message string)
+}
+
+// Exec runs a process in a running container, whoever holds that: in its
+// namespaces and control groups, and confined as it is. It returns when the
+// command has been executed, or with a *[StartError]. When ctx ends the process
+// is killed. The error wraps [ErrGone] if the container has ended.
+//
+// The processes of the container see the new one before it is confined. So it
+// is made of nothing that they could make use of: a program of a few hundred
+// bytes in a memory file with the set-up's program behind it, which shares no
+// memory with this process and is nobody's to trace (CVE-2016-9962,
+// CVE-2019-5736).
+func Exec(ctx context.Context, t Target, spec ExecSpec) (*Process, error) {
+	h, err := theHost()
+	if err != nil {
+		return nil, setupError("", err)
+	}
+	if err := context.Cause(ctx); err != nil {
+		return nil, setupError("exec", err)
+	}
+	x, err := newExec(h, t, spec)
+	if err != nil {
+		return nil, err
+	}
+	return x.start(ctx)
+}
+
+// execution is what Exec prepares. The plan is that of a container, of which
+// only a part is used.
+type execution struct {
+	plan
+	pidfd  *os.File
+	userns bool // the container has another user namespace
+}
+
+func newExec(h *host, t Target, spec ExecSpec) (*execution, error) {
+	s := t.Spec
+	s.Args, s.Env, s.Dir, s.User, s.GroupAdd = spec.Args, spec.Env, spec.Dir, spec.User, spec.GroupAdd
+	s.Privileged, s.Init, s.KillWithParent, s.RunStep = spec.Privileged || t.Spec.Privileged, false, false, false
+	s.Terminal, s.Width, s.Height = spec.Terminal, spec.Width, spec.Height
+	s.Stdin, s.Stdout, s.Stderr, s.Warn = spec.Stdin, spec.Stdout, spec.Stderr, spec.Warn
+	x := &execution{plan: plan{spec: &s, host: h, prog: newProgram()}}
+	for _, phase := range []struct {
+		name string
+		run  func() error
+	}{
+		{"enter container", func() error { return x.enter(t) }},
+		{"", x.checkExec},
+		{"", x.resolveUser},
+		{"confine", x.resolveConfinement},
+		{"prepare streams", x.openExecStreams},
+		{"join control group", func() error { return x.joinCgroups(t) }},
+	} {
+		if err := phase.run(); err != nil {
+			if phase.name != "" {
+				err = fmt.Errorf("%s: %w", phase.name, err)
+			}
+			return nil, &StartError{Err: errors.Join(err, x.give()), Code: codeSetup}
+		}
+	}
+	x.writeJoin()
+	x.writeStreams()
+	x.writeDir()
+	x.writeLimits()
+	x.writeConfinement()
+	x.writeExec()
+	return x, nil
+}
+
+// enter opens the container's first process and its root. What was opened is
+// that process's: the pidfd was opened before.
+func (x *execution) enter(t Target) error {
+	var err error
+	if x.pidfd, err = OpenProcess(t.Pid, t.Start); err != nil {
+		return err
+	}
+	x.keep(x.pidfd)
+	proc := "/proc/" + strconv.Itoa(t.Pid)
+	root, err := os.OpenFile(proc+"/root", unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	x.root = x.keep(root)
+	mine, err := os.Readlink("/proc/self/ns/user")
+	if err != nil {
+		return err
+	}
+	its, err := os.Readlink(proc + "/ns/user")
+	if err != nil {
+		return err
+	}
+	x.userns = mine != its
+	if StartTime(t.Pid) != t.Start {
+		return fmt.Errorf("process %d: %w", t.Pid, ErrGone)
+	}
+	return nil
+}
+
+func (x *execution) checkExec() error {
+	s := x.spec
+	if len(s.Args) == 0 || s.Args[0] == "" {
+		return errors.New("no command specified")
+	}
+	for _, text := range append(append([]string{s.Dir}, s.Args...), s.Env...) {
+		if strings.ContainsRune(text, 0) {
+			return fmt.Errorf("a zero byte in %q", text)
+		}
+	}
+	x.dir = path.Clean("/" + s.Dir)
+	return nil
+}
+
+// openExecStreams makes the streams; a terminal is one of the container's.
+func (x *execution) openExecStreams() error {
+	var err error
+	if x.report, x.errfd, err = os.Pipe(); err != nil {
+		return err
+	}
+	x.keep(x.errfd)
+	if x.spec.Terminal {
+		fd, err := unix.Openat2(int(x.root.Fd()), "dev/pts", &unix.OpenHow{
+			Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_SYMLINKS,
+		})
+		if err != nil {
+			return &fs.PathError{Op: "open", Path: "/dev/pts", Err: err}
+		}
+		x.pts = x.keep(os.NewFile(uintptr(fd), "/dev/pts"))
+		var st unix.Statfs_t
+		if err := unix.Fstatfs(fd, &st); err != nil || st.Type != unix.DEVPTS_SUPER_MAGIC {
+			return errors.New("the container has no /dev/pts for a terminal")
+		}
+	}
+	null := func() (*os.File, error) { return os.OpenFile(os.DevNull, os.O_RDWR, 0) }
+	if x.io, err = newStdio(x.spec, x.pts, null); err != nil {
+		return err
+	}
+	return x.io.giveTo(x.user.UID)
+}
+
+// joinCgroups opens the groups that the container's first process is in, of
+// every hierarchy that can be written to.
+func (x *execution) joinCgroups(t Target) error {
+	x.cgroup = &cgroup{root: x.host.cgroups.root}
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(t.Pid) + "/cgroup")
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(data)) {
+		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(parts) != 3 || parts[2] == "/" {
+			continue
+		}
+		root := x.host.cgroups.root
+		if parts[1] != "" {
+			if root = openV1(parts[1]); root == nil {
+				continue
+			}
+			defer root.Close()
+		}
+		procs, err := sys.OpenInRoot(root, parts[2]+"/cgroup.procs", unix.O_WRONLY, 0)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+			continue // of another engine, or not ours to write
+		}
+		if err != nil {
+			return err
+		}
+		x.v1procs = append(x.v1procs, x.keep(procs))
+	}
+	return nil
+}
+
+// openV1 opens the hierarchy of a controller of version 1 where machines mount
+// it, nil if it isn't there.
+func openV1(controllers string) *os.File {
+	for name := range strings.SplitSeq(controllers, ",") {
+		name = strings.TrimPrefix(name, "name=")
+		f, err := os.OpenFile("/sys/fs/cgroup/"+name, unix.O_PATH|unix.O_DIRECTORY, 0)
+		if err != nil {
+			continue
+		}
+		var st unix.Statfs_t
+		if unix.Fstatfs(int(f.Fd()), &st) == nil && st.Type == unix.CGROUP_SUPER_MAGIC {
+			return f
+		}
+		f.Close()
+	}
+	return nil
+}
+
+// pidReport is the index of a report that is none of an error: its second word
+// is the process that goes on.
+const pidReport = ^uint64(2)
+
+// writeJoin enters control groups and namespaces. A process can't enter a PID
+// namespace, but its children are in it: so a child goes on, which is made this
+// process's own child.
+func (x *execution) writeJoin() {
+	pr := &x.prog
+	pr.do("be nobody's to trace", unix.SYS_PRCTL, num(unix.PR_SET_DUMPABLE), num(0), num(0), num(0), num(0))
+	for _, procs := range x.v1procs {
+		pr.do("join control group", unix.SYS_WRITE, pr.file(procs), pr.str("0"), num(1))
+	}
+	flags := uintptr(unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET | unix.CLONE_NEWCGROUP)
+	if x.userns {
+		flags |= unix.CLONE_NEWUSER
+	}
+	pr.do("join namespaces", unix.SYS_SETNS, pr.file(x.pidfd), num(flags))
+	buf := make([]byte, 16)
+	binary.NativeEndian.PutUint64(buf, pidReport)
+	report := pr.bytes(buf)
+	fork := pr.do("make process", unix.SYS_CLONE, num(unix.CLONE_PARENT|int(unix.SIGCHLD)), num(0), num(0), num(0), num(0))
+	fork.result = int(report.v) + 8
+	child := arg{argSlot, report.v + 8}
+	// Only the parent has a process of that number: for the child it is 0, for
+	// which this fails.
+	pr.do("tell process", unix.SYS_PIDFD_OPEN, child, num(0))
+	pr.ignore(2, unix.EINVAL)
+	pr.do("report process", unix.SYS_WRITE, pr.file(x.errfd), report, num(16))
+	pr.do("leave", unix.SYS_EXIT_GROUP, num(0))
+	pr.do("new session", unix.SYS_SETSID)
+}
+
+// start makes the process.
+func (x *execution) start(ctx context.Context) (*Process, error) {
+	first, err := x.spawn()
+	if err != nil {
+		return nil, &StartError{Err: errors.Join(err, x.give()), Code: codeSetup}
+	}
+	p := &Process{
+		id: x.spec.ID, cause: func() error { return context.Cause(ctx) },
+		io: x.io, cgroup: &cgroup{kept: true}, stubs: &stubs{}, done: make(chan struct{}),
+	}
+	var report [16]byte
+	_, err = io.ReadFull(x.report, report[:])
+	reapFirst(first)
+	index, value := binary.NativeEndian.Uint64(report[:]), binary.NativeEndian.Uint64(report[8:])
+	switch {
+	case err != nil:
+		err = setupError("enter container", errors.New("the process ended while it was set up"))
+	case index != pidReport:
+		err = x.prog.failure(index, value)
+	}
+	if err != nil {
+		return nil, errors.Join(err, x.give())
+	}
+	p.pid = int(value)
+	fd, err := unix.PidfdOpen(p.pid, 0)
+	if err != nil {
+		_ = unix.Kill(p.pid, unix.SIGKILL)
+		reapFirst(p.pid)
+		return nil, errors.Join(setupError("pidfd_open", err), x.give())
+	}
+	p.pidfd = newPidfd(fd)
+	p.unhook = context.AfterFunc(ctx, func() { _ = p.Kill() })
+	x.release()
+	if err := x.await(); err != nil {
+		p.unhook()
+		_ = p.Kill()
+		_ = p.reap()
+		p.io.closeAll()
+		_ = p.cleanUp()
+		return nil, err
+	}
+	p.io.started()
+	go p.finish()
+	return p, nil
+}
+
+// spawn executes the walker with the program behind it.
+func (x *execution) spawn() (pid int, err error) {
+	errfd := x.prog.fdOf(x.errfd) + firstFD
+	image := x.prog.encode(imageAddr, errfd, func(i int) int { return firstFD + i })
+	code, err := textAt(walkerAddr())
+	if err != nil {
+		return 0, err
+	}
+	walker, err := sealedFile("exec", elfFile(code, image))
+	if err != nil {
+		return 0, err
+	}
+	defer walker.Close()
+	files := make([]uintptr, firstFD, firstFD+len(x.prog.files))
+	for i := range files {
+		files[i] = ^uintptr(0) // closed
+	}
+	for i, c := range x.io.child {
+		files[i] = c.Fd()
+	}
+	for _, f := range x.prog.files {
+		files = append(files, f.Fd())
+	}
+	// Out of the way of those that the process gets, as its own number.
+	high, err := unix.FcntlInt(walker.Fd(), unix.F_DUPFD_CLOEXEC, 2*len(files)+firstFD)
+	if err != nil {
+		return 0, os.NewSyscallError("fcntl", err)
+	}
+	defer unix.Close(high)
+	pid, err = syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(high), []string{"builder-exec"}, &syscall.ProcAttr{Files: files})
+	if err != nil {
+		return 0, fmt.Errorf("make process: %w", err)
+	}
+	return pid, nil
+}
+
+func reapFirst(pid int) {
+	for {
+		if _, err := syscall.Wait4(pid, nil, 0, nil); !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
+}
+
+// give undoes what was prepared for a process that won't run.
+func (x *execution) give() error {
+	x.release()
+	if x.io != nil {
+		x.io.closeAll()
+	}
+	if x.report != nil {
+		x.report.Close()
+	}
+	return nil
+}

@@ -102,9 +102,13 @@ func hostsFile(spec *Spec, hostname string) ([]byte, error) {
 	switch {
 	case spec.RunStep:
 		fmt.Fprintf(&b, "127.0.0.1\tlocalhost %s\n::1\tlocalhost ip6-localhost ip6-loopback\n", hostname)
-	case spec.Network == NetworkNone:
-		fmt.Fprintf(&b, "127.0.0.1\tlocalhost %s\n::1\tlocalhost ip6-localhost ip6-loopback\n"+
-			"fe00::\tip6-localnet\nff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n", hostname)
+	case spec.Network == NetworkNone, spec.Network == NetworkPrivate:
+		own := " " + hostname
+		if spec.Network == NetworkPrivate {
+			own = "" // it has an address of its own
+		}
+		fmt.Fprintf(&b, "127.0.0.1\tlocalhost%s\n::1\tlocalhost ip6-localhost ip6-loopback\n"+
+			"fe00::\tip6-localnet\nff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n", own)
 	default:
 		text, err := os.ReadFile("/etc/hosts")
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -137,7 +141,7 @@ func resolvConf(network Network, readFile func(string) ([]byte, error)) ([]byte,
 		return nil, err
 	}
 	servers := nameServers(text)
-	if network != NetworkNone && len(servers) > 0 {
+	if network != NetworkNone && network != NetworkPrivate && len(servers) > 0 {
 		return text, nil
 	}
 	if len(servers) == 1 && servers[0] == netip.AddrFrom4([4]byte{127, 0, 0, 53}) {

@@ -102,8 +102,10 @@ func (p *plan) checkSpec() error {
 		return errors.New("container has no root")
 	case len(s.Args) == 0 || s.Args[0] == "":
 		return errors.New("no command specified")
-	case s.Network != "" && s.Network != NetworkHost && s.Network != NetworkNone:
+	case s.Network != "" && s.Network != NetworkHost && s.Network != NetworkNone && s.Network != NetworkPrivate:
 		return fmt.Errorf("unknown network %q", s.Network)
+	case (s.Network == NetworkPrivate) != (s.NetNS != nil):
+		return errors.New("a private network has a network namespace, and no other has one")
 	case len(s.Hostname) > 64:
 		return fmt.Errorf("host name %q is longer than 64 bytes", s.Hostname)
 	}
@@ -121,7 +123,7 @@ func (p *plan) checkSpec() error {
 	p.root = s.Root
 	p.dir = path.Clean("/" + s.Dir)
 	p.hostname = s.Hostname
-	if p.hostname == "" && s.Network != NetworkNone {
+	if p.hostname == "" && s.Network != NetworkNone && s.Network != NetworkPrivate {
 		name, err := os.Hostname()
 		if err != nil {
 			return err

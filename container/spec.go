@@ -74,6 +74,9 @@ type Spec struct {
 	GroupAdd []string // further groups, by name or id
 
 	Network Network
+	// NetNS is the network namespace of [NetworkPrivate], which the caller has
+	// made and keeps.
+	NetNS *os.File `json:"-"`
 
 	// Terminal gives the process a pseudo terminal of Width by Height as
 	// controlling terminal and standard streams; Stdin and Stdout are its
@@ -157,6 +160,9 @@ type Network string
 const (
 	NetworkHost Network = "host" // the caller's; also what "" means
 	NetworkNone Network = "none" // a network namespace with nothing but lo
+	// NetworkPrivate is the namespace NetNS. Its /etc/hosts has the names that
+	// Hosts gives, and its name servers are those that it can reach.
+	NetworkPrivate Network = "private"
 )
 
 // Rlimit is a resource limit (getrlimit(2)). Name is as in docker's --ulimit:

@@ -60,8 +60,11 @@ func (p *plan) writeNamespaces() {
 	}
 	pr.do("join template mount namespace", unix.SYS_SETNS, pr.file(p.host.template), num(unix.CLONE_NEWNS))
 	pr.do("new mount namespace", unix.SYS_UNSHARE, num(unix.CLONE_NEWNS|unix.CLONE_NEWCGROUP))
-	if p.spec.Network == NetworkNone {
+	switch p.spec.Network {
+	case NetworkNone:
 		p.writeLoopback()
+	case NetworkPrivate:
+		pr.do("join network namespace", unix.SYS_SETNS, pr.file(p.spec.NetNS), num(unix.CLONE_NEWNET))
 	}
 	pr.do("set host name", unix.SYS_SETHOSTNAME, pr.str(p.hostname), num(len(p.hostname)))
 }

@@ -18,6 +18,7 @@ import (
 
 	"builder/container"
 	"builder/internal/sys"
+	"builder/network"
 )
 
 // Config says what a container is to be. It is written by who makes it and
@@ -43,7 +44,12 @@ type Config struct {
 	Restart     Restart           `json:"restart"`
 	Health      *Healthcheck      `json:"health,omitempty"`
 	Log         LogConfig         `json:"log"`
-	Ports       []string          `json:"ports,omitempty"` // that the image exposes, "80/tcp"
+	Exposed     []string          `json:"exposed,omitempty"` // ports of the image, "80/tcp"
+
+	// NetworkMode is "host", "none", "container:ID", or "" for that of
+	// Endpoint.
+	NetworkMode string            `json:"networkMode,omitempty"`
+	Endpoint    *network.Endpoint `json:"endpoint,omitempty"`
 
 	// AutoRemove says that nobody wants it once it has ended.
 	AutoRemove bool `json:"autoRemove,omitempty"`
@@ -129,8 +135,8 @@ type State struct {
 	// Foreground says that it ends with the process that holds it.
 	Foreground bool    `json:"foreground,omitempty"`
 	Health     *Health `json:"health,omitempty"`
-	// Network is what the network package knows of its connections.
-	Network json.RawMessage `json:"network,omitempty"`
+	// Network is what it has of networks as long as it runs.
+	Network *network.Attachment `json:"network,omitempty"`
 }
 
 // Alive says whether it has processes.

@@ -39,6 +39,8 @@ type holder struct {
 	foreground *IO  // of a container in the foreground
 	kept       Kept // of the monitor
 
+	joined *os.File // network namespace of another container, during a start
+
 	size     [2]uint16     // of the terminal
 	stopping bool          // it is not to be started again
 	again    bool          // it is to be started again, whatever its policy is
@@ -203,6 +205,10 @@ func (h *holder) save() {
 // start makes the container's root and starts its process.
 func (h *holder) start() (err error) {
 	defer func() {
+		if h.joined != nil {
+			h.joined.Close()
+			h.joined = nil
+		}
 		if err != nil {
 			h.failed(err)
 		}
@@ -222,28 +228,32 @@ func (h *holder) start() (err error) {
 	}
 	spec := h.config.Spec
 	spec.ID, spec.Root, spec.Warn = h.config.ID, root, h.warn
-	out, in, ends, err := h.streams(&spec, dir)
+	att, err := h.connect(&spec)
 	if err != nil {
 		root.Close()
 		return err
+	}
+	out, in, ends, err := h.streams(&spec, dir)
+	if err != nil {
+		root.Close()
+		return errors.Join(err, att.Close())
 	}
 	p, err := container.Start(context.Background(), spec)
 	closeAll(ends)
 	if err != nil {
 		root.Close()
-		out.close()
 		if in != nil {
 			in.close()
 		}
-		return err
+		_ = out.close() // nothing was written
+		return errors.Join(err, att.Close())
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.process, h.out, h.input = p, out, in
-	restarts, stopped := h.state.Restarts, false
 	h.state = State{
 		Status: Running, Pid: p.Pid(), PidStart: container.StartTime(p.Pid()), Boot: sys.BootID(),
-		Started: time.Now(), Restarts: restarts, Stopped: stopped, Foreground: spec.KillWithParent,
+		Started: time.Now(), Restarts: h.state.Restarts, Foreground: spec.KillWithParent, Network: att,
 	}
 	h.save()
 	if err := h.kept.keepTerminal(h.config.ID, p.Terminal()); err != nil {
@@ -350,6 +360,10 @@ func (h *holder) wait() {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if err := h.state.Network.Close(); err != nil {
+		h.warn(fmt.Sprintf("network of container %s: %v", h.config.Name, err))
+	}
+	h.state.Network = nil
 	h.process, h.input, h.out = nil, nil, nil
 	h.state.Status, h.state.Finished, h.state.Pid, h.state.PidStart = Exited, time.Now(), 0, 0
 	h.state.ExitCode, h.state.OOM, h.state.Error = 0, false, ""
@@ -599,6 +613,11 @@ func (h *holder) takeOver(st State) error {
 	p, err := container.Adopt(spec, a)
 	if err != nil {
 		return err
+	}
+	if st.Network != nil {
+		if err := h.records.networks.Adopt(st.Network, st.Pid); err != nil {
+			h.warn(fmt.Sprintf("network of container %s: %v", h.config.Name, err))
+		}
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()

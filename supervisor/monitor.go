@@ -281,7 +281,13 @@ func (m *Monitor) adoptOne(c Config) error {
 	}
 	if st.Alive() {
 		h.state = m.records.abandonedState(st)
+		h.state.Network = nil
 		h.save()
+		if st.Network != nil {
+			if err := m.records.networks.Forget(st.Network); err != nil {
+				m.log(err.Error())
+			}
+		}
 	} else {
 		h.state = st
 	}

@@ -12,6 +12,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"builder/network"
 )
 
 // The holder of containers serves requests on a socket, one for a connection:
@@ -23,13 +25,15 @@ import (
 
 // request is what is asked of a holder.
 type request struct {
-	Op     string        `json:"op"` // start attach stop kill restart pause unpause resize wait ping
+	Op     string        `json:"op"` // start attach stop kill restart pause unpause resize wait connect disconnect ping
 	ID     string        `json:"id"` // whole
 	Signal int           `json:"signal,omitempty"`
 	Grace  time.Duration `json:"grace,omitempty"` // negative: for ever
 	Attach *attachment   `json:"attach,omitempty"`
 	Width  uint16        `json:"width,omitempty"`
 	Height uint16        `json:"height,omitempty"`
+
+	Connection *network.Connection `json:"connection,omitempty"` // of connect and disconnect
 }
 
 // attachment says what of a container's streams is wanted.

@@ -22,6 +22,7 @@ import (
 	"builder/internal/atomicfile"
 	"builder/internal/filelock"
 	"builder/internal/sys"
+	"builder/network"
 	"builder/snapshot"
 	"builder/store"
 )
@@ -34,10 +35,26 @@ import (
 //	containers/ID/fs, work        its file system on top of the image's
 //	containers/ID/log/            its output
 //	containers/ID/out, err        the pipes of its output
-type Records struct{ s *store.Store }
+type Records struct {
+	s        *store.Store
+	networks *network.Networks
+}
 
 // NewRecords are the containers of a store.
-func NewRecords(s *store.Store) Records { return Records{s} }
+func NewRecords(s *store.Store) Records {
+	r := Records{s: s}
+	r.networks = network.Open(s.Path("networks"), s.Path(), r.present)
+	return r
+}
+
+// Networks are the networks of the state directory.
+func (r Records) Networks() *network.Networks { return r.networks }
+
+// present says whether a container runs, or is about to.
+func (r Records) present(id string) bool {
+	s := r.readState(id)
+	return s.Alive() && s.processLives() || r.held(id)
+}
 
 // Dir is where a container's files are.
 func (r Records) Dir(id string) string { return r.s.Path("containers", id) }

@@ -94,6 +94,10 @@ func serve(ctx context.Context, h *holder, req request) error {
 			return fmt.Errorf("container %s is not paused", h.config.Name)
 		}
 		return h.thaw()
+	case "connect":
+		return h.connectTo(*req.Connection)
+	case "disconnect":
+		return h.disconnectFrom(req.Connection.Network)
 	case "resize":
 		return h.resize(req.Width, req.Height)
 	}

@@ -30,11 +30,12 @@ type createOptions struct {
 
 	interactive, tty, readOnly, init, privileged, quiet bool
 
-	workdir, user, entrypoint, network, hostname, shmSize, pull, platform string
+	workdir, user, entrypoint, hostname, shmSize, pull, platform string
 
 	env, envFile, volumes, addHosts, ulimits, capAdd, capDrop, securityOpt, groupAdd []string
 
 	dnsFlags
+	networkFlags
 
 	attach []string
 
@@ -55,7 +56,7 @@ func (o *createOptions) addFlags(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&o.groupAdd, "group-add", nil, "further group of the process")
 	fs.StringArrayVarP(&o.volumes, "volume", "v", nil, "mount a directory or file of this machine, `PATH:TARGET[:ro]`")
 	fs.StringVar(&o.entrypoint, "entrypoint", "", "run this instead of the image's entry point")
-	fs.StringVar(&o.network, "network", "host", "network: host or none")
+	o.networkFlags.addFlags(fs)
 	fs.StringVarP(&o.hostname, "hostname", "h", "", "host name in the container")
 	fs.BoolVar(&o.readOnly, "read-only", false, "make the file system read-only")
 	fs.BoolVar(&o.init, "init", false, "run a small init process that reaps others")
@@ -120,13 +121,16 @@ func (e *env) createContainer(ctx context.Context, o *createOptions, name string
 		ID: supervisor.NewID(), Name: o.name, Image: name, ImageID: img.ID().String(), Snapshot: string(below), Created: time.Now(),
 		OpenStdin: o.interactive, StdinOnce: o.attachStdin, AutoRemove: o.rm,
 	}
+	records := supervisor.NewRecords(s)
 	if err := o.fill(e, img, args, &c); err != nil {
+		return c, nil, err
+	}
+	if err := o.connect(e, records, &c); err != nil {
 		return c, nil, err
 	}
 	if c.Options, err = json.Marshal(o.set); err != nil {
 		return c, nil, err
 	}
-	records := supervisor.NewRecords(s)
 	lock, err = records.Create(&c, func(dir string) error {
 		_, err := rfs.Snapshots().Prepare(ctx, below, dir)
 		return err
@@ -160,9 +164,9 @@ func (o *createOptions) fill(e *env, img image.Image, args []string, c *supervis
 		c.Cmd = args
 	}
 	for port := range config.ExposedPorts {
-		c.Ports = append(c.Ports, port)
+		c.Exposed = append(c.Exposed, port)
 	}
-	slices.Sort(c.Ports)
+	slices.Sort(c.Exposed)
 	c.Spec = container.Spec{
 		Args: append(slices.Clone(c.Entrypoint), c.Cmd...), Dir: first(o.workdir, config.WorkingDir), User: first(o.user, config.User),
 		GroupAdd: o.groupAdd, Hostname: o.hostname, ReadOnly: o.readOnly, Init: o.init, Privileged: o.privileged,
@@ -226,18 +230,10 @@ func setEnv(e *env, vars *dockerfile.Env, files, env []string) error {
 	return nil
 }
 
-// confine sets networks, limits and mounts.
+// confine sets hosts, limits and mounts.
 func (o *createOptions) confine(spec *container.Spec) error {
 	bad := func(flag string, err error) error {
 		return &usageError{msg: fmt.Sprintf("run: --%s: %v", flag, err), hint: "builder run --help"}
-	}
-	switch o.network {
-	case "host":
-		spec.Network = container.NetworkHost
-	case "none":
-		spec.Network = container.NetworkNone
-	default:
-		return bad("network", fmt.Errorf("%q is not supported: want host or none", o.network))
 	}
 	var err error
 	if spec.Hosts, err = parseHosts(o.addHosts); err != nil {

@@ -8,8 +8,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
-	"strings"
 	"text/template"
 	"time"
 
@@ -67,7 +67,7 @@ func runInspect(_ context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	found := []inspected{}
+	found := []any{}
 	var errs []error
 	for _, name := range names {
 		i, err := inspect(s, name, *platform)
@@ -77,65 +77,35 @@ func runInspect(_ context.Context, e *env, args []string) error {
 		}
 		found = append(found, i)
 	}
-	return errors.Join(append([]error{e.printInspected(*format, found)}, errs...)...)
+	return errors.Join(append([]error{printObjects(e.stdout, *format, found)}, errs...)...)
 }
 
-func (e *env) printInspected(format string, found []inspected) error {
+// executeOn executes a template on the fields of an object or, where it doesn't
+// fit them, on what is printed without a template, as docker does: there ID is
+// Id.
+func executeOn(tmpl *template.Template, w io.Writer, object any) error {
 	var buf bytes.Buffer
-	switch format {
-	case "":
-		enc := json.NewEncoder(&buf)
-		enc.SetEscapeHTML(false)
-		enc.SetIndent("", "    ")
-		if err := enc.Encode(found); err != nil {
-			return err
-		}
-	case "json":
-		text, err := toJSON(found)
-		if err != nil {
-			return err
-		}
-		buf.WriteString(text + "\n")
-	default:
-		tmpl, err := parseTemplate(format)
-		if err != nil {
-			return err
-		}
-		for _, i := range found {
-			text, err := i.format(tmpl)
-			if err != nil {
-				return &usageError{msg: fmt.Sprintf("inspect: --format: %v", err)}
-			}
-			buf.WriteString(text + "\n")
-		}
-	}
-	_, err := buf.WriteTo(e.stdout)
-	return err
-}
-
-// format executes a template on the fields or, where it doesn't fit them, on
-// what is printed without a template, as docker does: there ID is Id.
-func (i inspected) format(tmpl *template.Template) (string, error) {
-	var buf strings.Builder
-	first := tmpl.Execute(&buf, i)
+	first := tmpl.Execute(&buf, object)
 	if first == nil {
-		return buf.String(), nil
+		_, err := buf.WriteTo(w)
+		return err
 	}
-	data, err := json.Marshal(i)
+	data, err := json.Marshal(object)
 	if err != nil {
-		return "", err
+		return err
 	}
 	var raw map[string]any
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.UseNumber() // a size stays the number it is
 	if err := dec.Decode(&raw); err != nil {
-		return "", err
+		return err
 	}
 	buf.Reset()
 	if tmpl.Option("missingkey=error").Execute(&buf, raw) != nil {
-		return "", first
+		return first
 	}
-	return buf.String(), nil
+	_, err = buf.WriteTo(w)
+	return err
 }
 
 // inspect tells everything about the image that a name, a digest or an ID

@@ -108,7 +108,7 @@ func makeBase(t testing.TB) []byte {
 // command is builder with the bench's state directory.
 func (w *workbench) command(args ...string) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe", args...)
-	cmd.Env = append(os.Environ(), "BUILDER_TEST_MAIN=1", "BUILDER_ROOT="+w.root, "BUILDER_PROGRESS=plain")
+	cmd.Env = append(os.Environ(), "BUILDER_TEST_MAIN=1", "BUILDER_ROOT="+w.root, "BUILDER_PROGRESS=plain", "BUILDER_NETWORK=host")
 	cmd.Dir = w.dir
 	return cmd
 }

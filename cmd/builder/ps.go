@@ -113,7 +113,7 @@ func containerRow(c supervisor.Container, noTrunc bool) psRow {
 	command := strings.Join(c.Spec.Args, " ")
 	r := psRow{
 		ID: c.ID, Image: c.Image, CreatedAt: c.Created.Local().Truncate(time.Second).String(), RunningFor: since(c.Created),
-		Names: c.Name, State: string(c.State.Status), Status: statusText(c.State), Networks: string(c.Spec.Network), labels: c.Labels, Size: "0B",
+		Names: c.Name, State: string(c.State.Status), Status: statusText(c.State), Networks: networkNames(c.Config), Ports: portText(c.State), labels: c.Labels, Size: "0B",
 	}
 	if !noTrunc {
 		r.ID = truncate(r.ID, 12)
@@ -134,6 +134,30 @@ func containerRow(c supervisor.Container, noTrunc bool) psRow {
 	}
 	r.Mounts, r.LocalVolumes = strings.Join(mounts, ","), "0"
 	return r
+}
+
+// networkNames are the networks that a container is to be on.
+func networkNames(c supervisor.Config) string {
+	if c.Endpoint == nil {
+		return c.NetworkMode
+	}
+	var names []string
+	for _, conn := range c.Endpoint.Connections {
+		names = append(names, conn.Network)
+	}
+	return strings.Join(names, ",")
+}
+
+// portText is the PORTS column.
+func portText(s supervisor.State) string {
+	if s.Network == nil {
+		return ""
+	}
+	var words []string
+	for _, p := range s.Network.Ports {
+		words = append(words, p.String())
+	}
+	return strings.Join(words, ", ")
 }
 
 // statusText is the STATUS column, as docker writes it.
@@ -229,7 +253,9 @@ func parseContainerFilter(name, value string) (func(supervisor.Container) bool, 
 	case "restart-policy":
 		return func(c supervisor.Container) bool { return c.Restart.Name == value }, nil
 	case "network":
-		return func(c supervisor.Container) bool { return string(c.Spec.Network) == value }, nil
+		return func(c supervisor.Container) bool {
+			return slices.Contains(strings.Split(networkNames(c.Config), ","), value)
+		}, nil
 	case "until":
 		t, err := parseTime(value)
 		if err != nil {

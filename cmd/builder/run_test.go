@@ -29,7 +29,7 @@ func TestRunExitCodes(t *testing.T) {
 		{[]string{"test/base", "/etc/passwd"}, 126, "/etc/passwd"},
 		{[]string{"--pull=never", "no/image"}, 125, "no/image"},
 		{[]string{"--nope", "test/base"}, 125, "--nope"},
-		{[]string{"--network", "mine", "test/base"}, 125, "mine"},
+		{[]string{"--network", "mine", "test/base"}, 125, "no such network: mine"},
 		{[]string{"-v", "name:/x", "test/base"}, 125, "named volumes"},
 		{[]string{"-u", "ghost", "test/base", "true"}, 125, "ghost"},
 		{[]string{"-w", "relative", "test/base", "true"}, 125, "relative"},

@@ -56,7 +56,8 @@ var graph = map[string]string{
 	"rootfs":                        "image layer mount progress snapshot store internal/atomicfile internal/filelock internal/sys",
 	"build": "buildcontext cache cdi container dockerfile image layer mount progress remotecache rootfs snapshot store " +
 		"internal/atomicfile internal/filelock internal/secrets internal/sys",
-	"supervisor":  "container snapshot store internal/atomicfile internal/filelock internal/sys",
+	"network":     "internal/atomicfile internal/filelock",
+	"supervisor":  "container network snapshot store internal/atomicfile internal/filelock internal/sys",
 	"cdi":         "container mount",
 	"cmd/builder": "*",
 }
@@ -66,7 +67,7 @@ var fences = map[string]string{
 	"github.com/regclient/regclient": "registry",
 	"github.com/moby/buildkit":       "dockerfile build",
 	"github.com/spf13/pflag":         "cmd/builder",
-	"golang.org/x/sys/unix":          "internal/sys internal/copytree mount container layer snapshot snapshot/snapshottest buildcontext",
+	"golang.org/x/sys/unix":          "internal/sys internal/copytree mount container network layer snapshot snapshot/snapshottest buildcontext",
 	"github.com/moby/profiles":       "container",
 	"github.com/moby/patternmatcher": "buildcontext",
 	"github.com/klauspost/compress":  "layer",
@@ -74,6 +75,10 @@ var fences = map[string]string{
 	"golang.org/x/crypto/argon2":     "internal/secrets",
 
 	"tags.cncf.io/container-device-interface": "cdi",
+
+	"github.com/vishvananda/netlink": "network",
+	"github.com/google/nftables":     "network",
+	"golang.org/x/net":               "network",
 
 	"github.com/containerd/stargz-snapshotter": "layer",
 	"github.com/BurntSushi/toml":               "registry",

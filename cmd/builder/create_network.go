@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"builder/network"
+	"builder/supervisor"
+
+	"github.com/spf13/pflag"
+)
+
+// networkFlags are the flags about a container's network.
+type networkFlags struct {
+	networks, aliases, publish, expose []string
+
+	publishAll bool
+
+	ip, ip6, mac string
+}
+
+func (f *networkFlags) addFlags(fs *pflag.FlagSet) {
+	fs.StringArrayVar(&f.networks, "network", nil, "network: `bridge|host|none|container:NAME` or a name, with options NAME:ip=…,alias=…,mac=…")
+	fs.StringArrayVar(&f.networks, "net", nil, "the same as --network")
+	_ = fs.MarkHidden("net")
+	fs.StringArrayVar(&f.aliases, "network-alias", nil, "further `NAME` on the network")
+	fs.StringArrayVar(&f.aliases, "net-alias", nil, "the same as --network-alias")
+	_ = fs.MarkHidden("net-alias")
+	fs.StringVar(&f.ip, "ip", "", "IPv4 `ADDRESS` on the network")
+	fs.StringVar(&f.ip6, "ip6", "", "IPv6 `ADDRESS` on the network")
+	fs.StringVar(&f.mac, "mac-address", "", "hardware `ADDRESS`")
+	fs.StringArrayVarP(&f.publish, "publish", "p", nil, "publish a port, `[[IP:]PORT:]PORT[/udp]`")
+	fs.BoolVarP(&f.publishAll, "publish-all", "P", false, "publish all exposed ports to free ones of this machine")
+	fs.StringArrayVar(&f.expose, "expose", nil, "expose a `PORT[/udp]`, or several FIRST-LAST")
+}
+
+// connect fills in what the flags say about a container's network.
+func (f *networkFlags) connect(e *env, records supervisor.Records, c *supervisor.Config) error {
+	bad := func(format string, args ...any) error {
+		return &usageError{msg: "--" + fmt.Sprintf(format, args...)}
+	}
+	ports, err := f.ports(c)
+	if err != nil {
+		return err
+	}
+	names := f.networks
+	if len(names) == 0 {
+		names = []string{first(e.getenv("BUILDER_NETWORK"), network.Default)}
+	}
+	if alone := slices.IndexFunc(names, func(n string) bool {
+		return n == "host" || n == "none" || strings.HasPrefix(n, "container:")
+	}); alone >= 0 {
+		mode := names[alone]
+		switch {
+		case len(names) > 1:
+			return bad("network %s is not together with others", mode)
+		case f.ip != "" || f.ip6 != "" || f.mac != "" || len(f.aliases) > 0:
+			return bad("network %s has no addresses or names of its own: leave out --ip, --ip6, --mac-address and --network-alias", mode)
+		case strings.HasPrefix(mode, "container:") && (len(f.publish) > 0 || f.publishAll):
+			return bad("network %s: ports are published by the container whose network it is", mode)
+		}
+		if len(ports) > 0 {
+			e.warn(fmt.Sprintf("--publish has no effect with --network %s", mode))
+		}
+		c.NetworkMode = mode
+		if name, ok := strings.CutPrefix(mode, "container:"); ok {
+			other, err := records.Find(name)
+			if err != nil {
+				return err
+			}
+			c.NetworkMode = "container:" + other.ID
+		}
+		return nil
+	}
+	ep := &network.Endpoint{Ports: ports}
+	for i, text := range names {
+		conn, err := parseConnection(text)
+		if err != nil {
+			return bad("network %s: %v", text, err)
+		}
+		if i == 0 {
+			if err := f.address(&conn); err != nil {
+				return err
+			}
+		}
+		net, err := records.Networks().Find(conn.Network)
+		if err != nil {
+			return fmt.Errorf("--network: %w", err)
+		}
+		conn.Network = net.Name
+		ep.Connections = append(ep.Connections, conn)
+	}
+	c.Endpoint = ep
+	return nil
+}
+
+// address is what --ip and the like say of the first network.
+func (f *networkFlags) address(conn *network.Connection) error {
+	for _, a := range []struct {
+		flag, text string
+		to         *netip.Addr
+		four       bool
+	}{{"ip", f.ip, &conn.IP, true}, {"ip6", f.ip6, &conn.IP6, false}} {
+		if a.text == "" {
+			continue
+		}
+		ip, err := netip.ParseAddr(a.text)
+		if err != nil || ip.Is4() != a.four {
+			return &usageError{msg: fmt.Sprintf("--%s %q is no such address", a.flag, a.text)}
+		}
+		*a.to = ip
+	}
+	if f.mac != "" {
+		if hw, err := net.ParseMAC(f.mac); err != nil || len(hw) != 6 {
+			return &usageError{msg: fmt.Sprintf("--mac-address %q is no address of six bytes", f.mac)}
+		}
+		conn.MAC = f.mac
+	}
+	conn.Aliases = append(conn.Aliases, f.aliases...)
+	return nil
+}
+
+// parseConnection reads NAME, NAME:OPTION,… as podman has it, or
+// name=NAME,OPTION,… as docker does.
+func parseConnection(text string) (network.Connection, error) {
+	var c network.Connection
+	name, options, _ := strings.Cut(text, ":")
+	if strings.Contains(name, "=") {
+		name, options = "", text
+	}
+	c.Network = name
+	for _, o := range strings.Split(options, ",") {
+		if o == "" {
+			continue
+		}
+		key, value, _ := strings.Cut(o, "=")
+		var err error
+		switch key {
+		case "name":
+			c.Network = value
+		case "alias":
+			c.Aliases = append(c.Aliases, value)
+		case "ip":
+			c.IP, err = netip.ParseAddr(value)
+		case "ip6":
+			c.IP6, err = netip.ParseAddr(value)
+		case "mac", "mac-address":
+			c.MAC = value
+		default:
+			return c, fmt.Errorf("unknown option %q: there are name, alias, ip, ip6 and mac-address", key)
+		}
+		if err != nil {
+			return c, err
+		}
+	}
+	if c.Network == "" {
+		return c, errors.New("no name")
+	}
+	return c, nil
+}
+
+// ports are those to be published. Exposed ones are added to the record.
+func (f *networkFlags) ports(c *supervisor.Config) ([]network.Port, error) {
+	var out []network.Port
+	for _, text := range f.publish {
+		ports, err := network.ParsePorts(text)
+		if err != nil {
+			return nil, &usageError{msg: "--publish " + err.Error()}
+		}
+		out = append(out, ports...)
+	}
+	for _, text := range append(slices.Clone(c.Exposed), f.expose...) {
+		ports, err := network.ParsePorts(text)
+		if err != nil || strings.Contains(text, ":") {
+			return nil, &usageError{msg: fmt.Sprintf("--expose %q: want PORT[/tcp|udp]", text)}
+		}
+		for _, p := range ports {
+			word := fmt.Sprintf("%d/%s", p.Container, p.Protocol)
+			if !slices.Contains(c.Exposed, word) {
+				c.Exposed = append(c.Exposed, word)
+			}
+			taken := slices.ContainsFunc(out, func(have network.Port) bool { return have.Container == p.Container && have.Protocol == p.Protocol })
+			if f.publishAll && !taken {
+				out = append(out, p)
+			}
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,581 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"builder/network"
+	"builder/supervisor"
+)
+
+// runNetwork calls the subcommands about networks.
+func runNetwork(ctx context.Context, e *env, args []string) error {
+	subs := map[string]func(context.Context, *env, []string) error{
+		"ls": runNetworkLs, "list": runNetworkLs, "create": runNetworkCreate, "rm": runNetworkRm, "remove": runNetworkRm,
+		"inspect": runNetworkInspect, "connect": runNetworkConnect, "disconnect": runNetworkDisconnect, "prune": runNetworkPrune,
+	}
+	if len(args) == 0 || subs[args[0]] == nil {
+		fs := flags("network")
+		if _, err := e.parse(fs, args, 1, -1); err != nil {
+			return err
+		}
+		return &usageError{msg: fmt.Sprintf("network: unknown command %q", args[0]), hint: "there are ls, create, rm, inspect, connect, disconnect and prune"}
+	}
+	return subs[args[0]](ctx, e, args[1:])
+}
+
+func (e *env) networks() (*network.Networks, error) {
+	s, err := e.store()
+	if err != nil {
+		return nil, err
+	}
+	return supervisor.NewRecords(s).Networks(), nil
+}
+
+// networkRow is what a --format of network ls can show. The names are docker's.
+type networkRow struct {
+	CreatedAt string
+	Driver    string
+	ID        string
+	IPv6      string
+	Internal  string
+	Labels    string
+	Name      string
+	Scope     string
+
+	labels map[string]string
+}
+
+// Label is the value of one label, for templates.
+func (r networkRow) Label(name string) string { return r.labels[name] }
+
+var networkHeader = networkRow{
+	CreatedAt: "CREATED AT", Driver: "DRIVER", ID: "NETWORK ID", IPv6: "IPV6", Internal: "INTERNAL", Labels: "LABELS", Name: "NAME", Scope: "SCOPE",
+}
+
+func runNetworkLs(_ context.Context, e *env, args []string) error {
+	fs := flags("network")
+	quiet := fs.BoolP("quiet", "q", false, "show only IDs")
+	noTrunc := fs.Bool("no-trunc", false, "don't shorten")
+	format := fs.String("format", "", "a Go template, `json`, or \"table TEMPLATE\"")
+	filters := fs.StringArrayP("filter", "f", nil, "show only networks of a `NAME=VALUE`: dangling, driver, id, label, name, type")
+	if _, err := e.parse(fs, args, 0, 0); err != nil {
+		return err
+	}
+	n, err := e.networks()
+	if err != nil {
+		return err
+	}
+	match, err := parseNetworkFilters(n, *filters)
+	if err != nil {
+		return err
+	}
+	list, err := allNetworks(n)
+	if err != nil {
+		return err
+	}
+	var rows []any
+	for _, net := range list {
+		if !match(net) {
+			continue
+		}
+		r := networkRow{
+			CreatedAt: net.Created.Local().String(), Driver: net.Driver, ID: net.ID, IPv6: strconv.FormatBool(net.IPv6()),
+			Internal: strconv.FormatBool(net.Internal), Labels: labelText(net.Labels), Name: net.Name, Scope: "local", labels: net.Labels,
+		}
+		if !*noTrunc {
+			r.ID = truncate(r.ID, 12)
+		}
+		if *quiet {
+			fmt.Fprintln(e.stdout, r.ID)
+			continue
+		}
+		rows = append(rows, r)
+	}
+	if *quiet {
+		return nil
+	}
+	return table{format: *format, columns: "{{.ID}}\t{{.Name}}\t{{.Driver}}\t{{.Scope}}", header: networkHeader}.print(e.stdout, rows)
+}
+
+// allNetworks are the networks with the default one.
+func allNetworks(n *network.Networks) ([]network.Network, error) {
+	if _, err := n.Find(network.Default); err != nil {
+		return nil, err
+	}
+	return n.List()
+}
+
+func parseNetworkFilters(n *network.Networks, words []string) (func(network.Network) bool, error) {
+	groups := map[string][]func(network.Network) bool{}
+	for i, w := range words {
+		name, value, ok := strings.Cut(w, "=")
+		var f func(network.Network) bool
+		switch {
+		case !ok:
+			return nil, &usageError{msg: fmt.Sprintf("--filter %q: want NAME=VALUE", w)}
+		case name == "name":
+			f = func(net network.Network) bool { return strings.Contains(net.Name, value) }
+		case name == "id":
+			f = func(net network.Network) bool { return strings.HasPrefix(net.ID, value) }
+		case name == "driver":
+			f = func(net network.Network) bool { return net.Driver == value }
+		case name == "scope":
+			f = func(network.Network) bool { return value == "local" }
+		case name == "type" && (value == "custom" || value == "builtin"):
+			f = func(net network.Network) bool { return (net.Name == network.Default) == (value == "builtin") }
+		case name == "label":
+			key, want, exact := strings.Cut(value, "=")
+			f = func(net network.Network) bool {
+				got, ok := net.Labels[key]
+				return ok && (!exact || got == want)
+			}
+			name += strconv.Itoa(i)
+		case name == "dangling":
+			want, err := strconv.ParseBool(value)
+			if err != nil {
+				return nil, &usageError{msg: fmt.Sprintf("--filter %s: want true or false", w)}
+			}
+			f = func(net network.Network) bool {
+				members, err := n.Members(net.Name)
+				return err == nil && (len(members) == 0) == want
+			}
+		case name == "until":
+			t, err := parseTime(value)
+			if err != nil {
+				return nil, &usageError{msg: fmt.Sprintf("--filter %s: want a time or a duration", w)}
+			}
+			f = func(net network.Network) bool { return net.Created.Before(t) }
+		default:
+			return nil, &usageError{msg: fmt.Sprintf("--filter %s: there is no such filter; there are dangling, driver, id, label, name, type and until", w)}
+		}
+		groups[name] = append(groups[name], f)
+	}
+	return func(net network.Network) bool {
+		for _, group := range groups {
+			if !slices.ContainsFunc(group, func(f func(network.Network) bool) bool { return f(net) }) {
+				return false
+			}
+		}
+		return true
+	}, nil
+}
+
+func runNetworkCreate(_ context.Context, e *env, args []string) error {
+	fs := flags("network")
+	driver := fs.StringP("driver", "d", "bridge", "`bridge` is the only one")
+	subnets := fs.StringArray("subnet", nil, "addresses of the network, such as 10.1.0.0/24; one of IPv4 and one of IPv6")
+	gateways := fs.StringArray("gateway", nil, "the machine's `ADDRESS` on a subnet (default its first)")
+	ranges := fs.StringArray("ip-range", nil, "part of a subnet from which addresses are given")
+	internal := fs.Bool("internal", false, "nothing outside can be reached")
+	ipv6 := fs.Bool("ipv6", false, "have an IPv6 subnet too")
+	labels := fs.StringArrayP("label", "l", nil, "set a label, `NAME=VALUE`")
+	options := fs.StringArrayP("opt", "o", nil, "`com.docker.network.driver.mtu=N` (or mtu) and com.docker.network.bridge.name=NAME are known")
+	fs.Bool("attachable", false, "accepted: all are")
+	ignore := fs.Bool("ignore", false, "don't mind if it is there already")
+	words, err := e.parse(fs, args, 1, 1)
+	if err != nil {
+		return err
+	}
+	if *driver != "bridge" {
+		return &usageError{msg: fmt.Sprintf("network create: --driver %q is not supported: there is bridge", *driver)}
+	}
+	if slices.Contains([]string{"host", "none", "default", "container"}, words[0]) {
+		return &usageError{msg: fmt.Sprintf("network create: the name %s has a meaning of its own", words[0])}
+	}
+	net := network.Network{Name: words[0], Internal: *internal, Labels: map[string]string{}}
+	for _, w := range *labels {
+		k, v, _ := strings.Cut(w, "=")
+		net.Labels[k] = v
+	}
+	if err := networkOptions(&net, *options); err != nil {
+		return err
+	}
+	if net.Subnets, err = parseSubnets(*subnets, *gateways, *ranges); err != nil {
+		return &usageError{msg: "network create: " + err.Error()}
+	}
+	n, err := e.networks()
+	if err != nil {
+		return err
+	}
+	made, err := n.Create(net, *ipv6)
+	if *ignore && errors.Is(err, network.ErrExists) {
+		if made, err = n.Find(words[0]); err != nil {
+			return err
+		}
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(e.stdout, made.ID)
+	return nil
+}
+
+func networkOptions(net *network.Network, words []string) error {
+	net.Options = map[string]string{}
+	for _, w := range words {
+		k, v, _ := strings.Cut(w, "=")
+		var err error
+		switch k {
+		case "com.docker.network.driver.mtu", "mtu":
+			net.MTU, err = strconv.Atoi(v)
+			if err == nil && (net.MTU < 68 || net.MTU > 65535) {
+				err = errors.New("it is not from 68 to 65535")
+			}
+		case "com.docker.network.bridge.name":
+			if net.Bridge = v; v == "" || len(v) > 15 || strings.ContainsAny(v, "/ \t\n") {
+				err = errors.New("it is no name of an interface")
+			}
+		default:
+			return &usageError{msg: fmt.Sprintf("network create: --opt %q is not known: there are mtu and com.docker.network.bridge.name", k)}
+		}
+		if err != nil {
+			return &usageError{msg: fmt.Sprintf("network create: --opt %s: %v", w, err)}
+		}
+		net.Options[k] = v
+	}
+	return nil
+}
+
+func parseSubnets(subnets, gateways, ranges []string) ([]network.Subnet, error) {
+	var out []network.Subnet
+	for _, text := range subnets {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, fmt.Errorf("--subnet %q: want an address and a length, such as 10.1.0.0/24", text)
+		}
+		if slices.ContainsFunc(out, func(s network.Subnet) bool { return s.Prefix.Addr().Is4() == p.Addr().Is4() }) {
+			return nil, fmt.Errorf("--subnet %s: one of IPv4 and one of IPv6 are possible", text)
+		}
+		out = append(out, network.Subnet{Prefix: p})
+	}
+	for _, text := range gateways {
+		a, err := netip.ParseAddr(text)
+		i := slices.IndexFunc(out, func(s network.Subnet) bool { return err == nil && s.Prefix.Contains(a) })
+		if i < 0 {
+			return nil, fmt.Errorf("--gateway %q is no address in a --subnet", text)
+		}
+		out[i].Gateway = a
+	}
+	for _, text := range ranges {
+		p, err := netip.ParsePrefix(text)
+		i := slices.IndexFunc(out, func(s network.Subnet) bool { return err == nil && s.Prefix.Overlaps(p) })
+		if i < 0 {
+			return nil, fmt.Errorf("--ip-range %q is no part of a --subnet", text)
+		}
+		out[i].Range = p
+	}
+	// The first of a network is the IPv4 one.
+	slices.SortStableFunc(out, func(a, b network.Subnet) int { return a.Prefix.Addr().BitLen() - b.Prefix.Addr().BitLen() })
+	return out, nil
+}
+
+func runNetworkRm(_ context.Context, e *env, args []string) error {
+	fs := flags("network")
+	force := fs.BoolP("force", "f", false, "don't mind networks that are not there")
+	words, err := e.parse(fs, args, 1, -1)
+	if err != nil {
+		return err
+	}
+	n, err := e.networks()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, w := range words {
+		err := n.Remove(w)
+		if *force && errors.Is(err, network.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		fmt.Fprintln(e.stdout, w)
+	}
+	return errors.Join(errs...)
+}
+
+// inspectedNetwork is what network inspect shows. The names are docker's.
+type inspectedNetwork struct {
+	Name       string
+	ID         string `json:"Id"`
+	Created    time.Time
+	Scope      string
+	Driver     string
+	EnableIPv6 bool
+	IPAM       inspectedIPAM
+	Internal   bool
+	Attachable bool
+	Containers map[string]inspectedMember
+	Options    map[string]string
+	Labels     map[string]string
+}
+
+type inspectedIPAM struct {
+	Driver string
+	Config []inspectedSubnet
+}
+
+type inspectedSubnet struct {
+	Subnet  string
+	IPRange string `json:",omitempty"`
+	Gateway string
+}
+
+type inspectedMember struct {
+	Name        string
+	MacAddress  string
+	IPv4Address string
+	IPv6Address string
+}
+
+func runNetworkInspect(_ context.Context, e *env, args []string) error {
+	fs := flags("network")
+	format := fs.StringP("format", "f", "", "a Go template, or `json`")
+	fs.BoolP("verbose", "v", false, "accepted: there is no more to show")
+	words, err := e.parse(fs, args, 1, -1)
+	if err != nil {
+		return err
+	}
+	s, err := e.store()
+	if err != nil {
+		return err
+	}
+	records := supervisor.NewRecords(s)
+	found := []any{}
+	var errs []error
+	for _, w := range words {
+		net, err := records.Networks().Find(w)
+		var in inspectedNetwork
+		if err == nil {
+			in, err = inspectNetwork(records, net)
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		found = append(found, in)
+	}
+	return errors.Join(append([]error{printObjects(e.stdout, *format, found)}, errs...)...)
+}
+
+// printObjects prints what inspect found: as JSON, or each by a template.
+func printObjects(w io.Writer, format string, found []any) error {
+	var buf bytes.Buffer
+	switch format {
+	case "":
+		enc := json.NewEncoder(&buf)
+		enc.SetEscapeHTML(false)
+		enc.SetIndent("", "    ")
+		if err := enc.Encode(found); err != nil {
+			return err
+		}
+	case "json":
+		text, err := toJSON(found)
+		if err != nil {
+			return err
+		}
+		buf.WriteString(text + "\n")
+	default:
+		tmpl, err := parseTemplate(format)
+		if err != nil {
+			return err
+		}
+		for _, o := range found {
+			if err := executeOn(tmpl, &buf, o); err != nil {
+				return &usageError{msg: fmt.Sprintf("--format: %v", err)}
+			}
+			buf.WriteByte('\n')
+		}
+	}
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+func inspectNetwork(records supervisor.Records, net network.Network) (inspectedNetwork, error) {
+	in := inspectedNetwork{
+		Name: net.Name, ID: net.ID, Created: net.Created, Scope: "local", Driver: net.Driver, EnableIPv6: net.IPv6(), Internal: net.Internal,
+		IPAM: inspectedIPAM{Driver: "default"}, Containers: map[string]inspectedMember{}, Options: net.Options, Labels: net.Labels,
+	}
+	if in.Options == nil {
+		in.Options = map[string]string{}
+	}
+	if in.Labels == nil {
+		in.Labels = map[string]string{}
+	}
+	for _, s := range net.Subnets {
+		sub := inspectedSubnet{Subnet: s.Prefix.String(), Gateway: s.Gateway.String()}
+		if s.Range.IsValid() {
+			sub.IPRange = s.Range.String()
+		}
+		in.IPAM.Config = append(in.IPAM.Config, sub)
+	}
+	members, err := records.Networks().Members(net.Name)
+	if err != nil {
+		return in, err
+	}
+	for _, m := range members {
+		im := inspectedMember{MacAddress: m.MAC}
+		if c, err := records.Find(m.ID); err == nil {
+			im.Name = c.Name
+		}
+		for i, a := range m.Addrs {
+			text := netip.PrefixFrom(a, net.Subnets[i].Prefix.Bits()).String()
+			if a.Is4() {
+				im.IPv4Address = text
+			} else {
+				im.IPv6Address = text
+			}
+		}
+		in.Containers[m.ID] = im
+	}
+	return in, nil
+}
+
+func runNetworkConnect(ctx context.Context, e *env, args []string) error {
+	fs := flags("network")
+	f := networkFlags{}
+	fs.StringVar(&f.ip, "ip", "", "IPv4 `ADDRESS` on the network")
+	fs.StringVar(&f.ip6, "ip6", "", "IPv6 `ADDRESS` on the network")
+	fs.StringVar(&f.mac, "mac-address", "", "hardware `ADDRESS`")
+	fs.StringArrayVar(&f.aliases, "alias", nil, "further `NAME` on the network")
+	words, err := e.parse(fs, args, 2, 2)
+	if err != nil {
+		return err
+	}
+	client, err := e.client()
+	if err != nil {
+		return err
+	}
+	net, err := client.Records.Networks().Find(words[0])
+	if err != nil {
+		return err
+	}
+	c, err := client.Records.Find(words[1])
+	if err != nil {
+		return err
+	}
+	conn := network.Connection{Network: net.Name}
+	if err := f.address(&conn); err != nil {
+		return err
+	}
+	return client.Connect(ctx, c, conn)
+}
+
+func runNetworkDisconnect(ctx context.Context, e *env, args []string) error {
+	fs := flags("network")
+	fs.BoolP("force", "f", false, "accepted: it is always done at once")
+	words, err := e.parse(fs, args, 2, 2)
+	if err != nil {
+		return err
+	}
+	client, err := e.client()
+	if err != nil {
+		return err
+	}
+	net, err := client.Records.Networks().Find(words[0])
+	if err != nil {
+		return err
+	}
+	c, err := client.Records.Find(words[1])
+	if err != nil {
+		return err
+	}
+	return client.Disconnect(ctx, c, net.Name)
+}
+
+func runNetworkPrune(_ context.Context, e *env, args []string) error {
+	fs := flags("network")
+	fs.BoolP("force", "f", false, "accepted: nothing is asked")
+	filters := fs.StringArray("filter", nil, "only networks of a `NAME=VALUE`: label, until, …")
+	if _, err := e.parse(fs, args, 0, 0); err != nil {
+		return err
+	}
+	s, err := e.store()
+	if err != nil {
+		return err
+	}
+	records := supervisor.NewRecords(s)
+	n := records.Networks()
+	match, err := parseNetworkFilters(n, *filters)
+	if err != nil {
+		return err
+	}
+	list, err := n.List()
+	if err != nil {
+		return err
+	}
+	containers, err := records.List()
+	if err != nil {
+		return err
+	}
+	for _, net := range list {
+		// Containers that don't run need theirs when they start.
+		used := slices.ContainsFunc(containers, func(c supervisor.Container) bool {
+			return c.Endpoint != nil && slices.ContainsFunc(c.Endpoint.Connections, func(conn network.Connection) bool { return conn.Network == net.Name })
+		})
+		if net.Name == network.Default || used || !match(net) {
+			continue
+		}
+		if err := n.Remove(net.Name); err != nil && !errors.Is(err, network.ErrInUse) {
+			return err
+		}
+		fmt.Fprintln(e.stdout, net.Name)
+	}
+	return nil
+}
+
+// runPort shows which ports of this machine lead to a container.
+func runPort(_ context.Context, e *env, args []string) error {
+	fs := flags("port")
+	words, err := e.parse(fs, args, 1, 2)
+	if err != nil {
+		return err
+	}
+	s, err := e.store()
+	if err != nil {
+		return err
+	}
+	c, err := supervisor.NewRecords(s).Find(words[0])
+	if err != nil {
+		return err
+	}
+	want := ""
+	if len(words) == 2 {
+		if want = words[1]; !strings.Contains(want, "/") {
+			want += "/tcp"
+		}
+	}
+	found := false
+	if c.State.Network != nil {
+		for _, p := range c.State.Network.Ports {
+			inside := fmt.Sprintf("%d/%s", p.Container, p.Protocol)
+			host, _, _ := strings.Cut(p.String(), "->")
+			switch want {
+			case "":
+				fmt.Fprintf(e.stdout, "%s -> %s\n", inside, host)
+			case inside:
+				fmt.Fprintln(e.stdout, host)
+			default:
+				continue
+			}
+			found = true
+		}
+	}
+	if want != "" && !found {
+		return fmt.Errorf("no port of this machine leads to %s of container %s", want, c.Name)
+	}
+	return nil
+}

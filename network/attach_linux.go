@@ -1,0 +1,361 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package network
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// Endpoint is what a container wants of networks.
+type Endpoint struct {
+	Container   string       `json:"container"` // its ID
+	Names       []string     `json:"names"`     // that it has on every network that resolves names
+	Connections []Connection `json:"connections"`
+	Ports       []Port       `json:"ports,omitempty"` // on the first network
+}
+
+// Connection is one network that a container is to be on.
+type Connection struct {
+	Network string     `json:"network"`
+	Aliases []string   `json:"aliases,omitempty"`
+	IP      netip.Addr `json:"ip,omitzero"`
+	IP6     netip.Addr `json:"ip6,omitzero"`
+	MAC     string     `json:"mac,omitempty"`
+}
+
+// Attachment is what a container has. It is kept as JSON, by which another
+// process goes on with it: see [Networks.Adopt].
+type Attachment struct {
+	Container string       `json:"container"`
+	Connected []Connected  `json:"connected"`
+	Ports     []Port       `json:"ports,omitempty"` // with the host ports that were chosen
+	DNS       []netip.Addr `json:"dns,omitempty"`   // name servers of its own; else the machine's
+
+	ns       *os.File
+	networks *Networks
+	proxies  []*proxy
+	names    map[string]func() // ends the answering of names, by network
+}
+
+// Connected is a network that a container is on.
+type Connected struct {
+	Network   string       `json:"network"`
+	ID        string       `json:"id"`
+	Interface string       `json:"interface"`
+	Addrs     []netip.Addr `json:"addrs"`
+	Bits      []int        `json:"bits"` // lengths of their subnets
+	Gateways  []netip.Addr `json:"gateways"`
+	MAC       string       `json:"mac"`
+	Aliases   []string     `json:"aliases,omitempty"`
+}
+
+// Namespace is the network namespace. It is the Attachment's.
+func (a *Attachment) Namespace() *os.File { return a.ns }
+
+// Attach makes a network namespace and joins it to networks. What has been made
+// is gone again after a failure. [Attachment.Close] ends it.
+func (n *Networks) Attach(e Endpoint) (_ *Attachment, err error) {
+	a := &Attachment{Container: e.Container, networks: n}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, a.Close())
+		}
+	}()
+	if a.ns, err = NewNamespace(); err != nil {
+		return nil, err
+	}
+	// Host ports are ours from here on.
+	if err := a.reserve(e.Ports); err != nil {
+		return nil, err
+	}
+	for i, c := range e.Connections {
+		ports := a.Ports
+		if i > 0 {
+			ports = nil
+		}
+		if err := a.connect(c, e.Names, ports); err != nil {
+			return nil, err
+		}
+	}
+	return a, a.serve()
+}
+
+// answerNames has the names of a network answered as long as the container is
+// on it.
+func (a *Attachment) answerNames(net Network) {
+	if !net.Names() {
+		return
+	}
+	if a.names == nil {
+		a.names = map[string]func(){}
+	}
+	if a.names[net.Name] == nil {
+		a.names[net.Name] = a.networks.answerNames(net)
+	}
+}
+
+// Connect joins one more network.
+func (a *Attachment) Connect(c Connection, names []string) error {
+	return a.connect(c, names, nil)
+}
+
+// connect joins a network: the lease first, which others see, then the
+// interfaces.
+func (a *Attachment) connect(c Connection, names []string, ports []Port) error {
+	net, err := a.networks.Find(c.Network)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(a.Connected, func(have Connected) bool { return have.Network == net.Name }) {
+		return fmt.Errorf("container %s is on network %s already", a.Container[:12], net.Name)
+	}
+	if !net.Names() && len(c.Aliases) > 0 {
+		return fmt.Errorf("network %s resolves no names: aliases are for networks that were made", net.Name)
+	}
+	got, err := a.networks.lease(&net, a, c, names, ports)
+	if err != nil {
+		return fmt.Errorf("network %s: %w", net.Name, err)
+	}
+	a.Connected = append(a.Connected, got)
+	mac, err := parseMAC(got.MAC)
+	if err != nil {
+		return err
+	}
+	routed := !net.Internal && !slices.ContainsFunc(a.Connected[:len(a.Connected)-1], func(have Connected) bool { return len(have.Gateways) > 0 })
+	if net.Internal || !routed {
+		a.Connected[len(a.Connected)-1].Gateways = nil
+	}
+	if err := connect(&net, a.ns, plug{name: got.Interface, mac: mac, addrs: got.Addrs, routed: routed}); err != nil {
+		return fmt.Errorf("network %s: %w", net.Name, err)
+	}
+	if net.Names() {
+		for _, s := range net.Subnets {
+			a.DNS = append(a.DNS, s.Gateway)
+		}
+	}
+	a.answerNames(net)
+	return nil
+}
+
+func parseMAC(text string) (net.HardwareAddr, error) {
+	mac, err := net.ParseMAC(text)
+	if err == nil && len(mac) != 6 {
+		err = fmt.Errorf("address %s: want six bytes", text)
+	}
+	return mac, err
+}
+
+// lease finds addresses for a container on a network, sees to the bridge and
+// the rules, and notes all.
+func (n *Networks) lease(net *Network, a *Attachment, c Connection, names []string, ports []Port) (got Connected, err error) {
+	lock, err := n.lock()
+	if err != nil {
+		return got, err
+	}
+	defer lock.Release()
+	if _, err := n.load(net.Name); err != nil {
+		return got, err // it was removed meanwhile
+	}
+	have, err := n.leases(net.Name)
+	if err != nil {
+		return got, err
+	}
+	delete(have, a.Container) // of an earlier start, whose holder was killed
+	addrs, err := n.assign(net, have, c)
+	if err != nil {
+		return got, err
+	}
+	got = Connected{Network: net.Name, ID: net.ID, Interface: "eth" + strconv.Itoa(a.nextInterface()), Addrs: addrs, MAC: c.MAC, Aliases: c.Aliases}
+	for _, s := range net.Subnets {
+		got.Gateways, got.Bits = append(got.Gateways, s.Gateway), append(got.Bits, s.Prefix.Bits())
+	}
+	if got.MAC == "" {
+		got.MAC = macOf(addrs[0])
+	}
+	l := lease{Addrs: addrs, MAC: got.MAC, Ports: ports, Created: time.Now()}
+	if net.Names() {
+		l.Names = append(slices.Concat(names, c.Aliases), a.Container[:12])
+	}
+	have[a.Container] = l
+	made, err := ensureBridge(net)
+	if err != nil {
+		return got, err
+	}
+	if err := save(n.file(net.Name, ".leases"), have); err != nil {
+		return got, err
+	}
+	table, err := n.haveTable()
+	if err == nil && (made || !table || len(ports) > 0) {
+		err = n.writeRules()
+	}
+	return got, err
+}
+
+// assign chooses the addresses of a container. When none is free, those of
+// containers that are gone are.
+func (n *Networks) assign(net *Network, have leases, c Connection) ([]netip.Addr, error) {
+	for swept := false; ; swept = true {
+		used := map[netip.Addr]bool{}
+		var newest lease
+		for _, l := range have {
+			for _, a := range l.Addrs {
+				used[a] = true
+			}
+			if l.Created.After(newest.Created) {
+				newest = l
+			}
+		}
+		var out []netip.Addr
+		var err error
+		for i, s := range net.Subnets {
+			want := c.IP
+			if s.Prefix.Addr().Is6() {
+				want = c.IP6
+			}
+			var last, got netip.Addr
+			if i < len(newest.Addrs) {
+				last = newest.Addrs[i]
+			}
+			if got, err = s.assign(want, used, last); err != nil {
+				break
+			}
+			out = append(out, got)
+		}
+		if err == nil || swept {
+			return out, err
+		}
+		for id := range have {
+			if !n.alive(id) {
+				delete(have, id)
+			}
+		}
+	}
+}
+
+func (a *Attachment) nextInterface() int {
+	for i := 0; ; i++ {
+		name := "eth" + strconv.Itoa(i)
+		if !slices.ContainsFunc(a.Connected, func(c Connected) bool { return c.Interface == name }) {
+			return i
+		}
+	}
+}
+
+// macOf makes a hardware address of an address, as docker does: who has the
+// same address again has the same one.
+func macOf(a netip.Addr) string {
+	b := a.AsSlice()
+	b = b[len(b)-4:]
+	return fmt.Sprintf("02:42:%02x:%02x:%02x:%02x", b[0], b[1], b[2], b[3])
+}
+
+func randomNumber() uint32 {
+	var b [4]byte
+	rand.Read(b[:])
+	return binary.NativeEndian.Uint32(b[:])
+}
+
+// Disconnect leaves a network.
+func (a *Attachment) Disconnect(name string) error {
+	i := slices.IndexFunc(a.Connected, func(c Connected) bool { return c.Network == name })
+	if i < 0 {
+		return fmt.Errorf("container %s is not on network %s", a.Container[:12], name)
+	}
+	if err := disconnect(a.ns, a.Connected[i].Interface); err != nil {
+		return err
+	}
+	c := a.Connected[i]
+	a.Connected = slices.Delete(a.Connected, i, i+1)
+	if stop := a.names[name]; stop != nil {
+		stop()
+		delete(a.names, name)
+	}
+	return a.networks.release(c, a.Container)
+}
+
+// Close ends the attachment: proxies, leases and rules. The interfaces go with
+// the namespace, that is, with its last process. Repeating it does nothing, nor
+// does closing nil.
+func (a *Attachment) Close() error {
+	if a == nil {
+		return nil
+	}
+	var errs []error
+	for _, p := range a.proxies {
+		p.close()
+	}
+	a.proxies = nil
+	for _, stop := range a.names {
+		stop()
+	}
+	a.names = nil
+	for _, c := range a.Connected {
+		errs = append(errs, a.networks.release(c, a.Container))
+	}
+	a.Connected = nil
+	if a.ns != nil {
+		errs = append(errs, a.ns.Close())
+		a.ns = nil
+	}
+	return errors.Join(errs...)
+}
+
+// release gives a lease back.
+func (n *Networks) release(c Connected, id string) error {
+	lock, err := n.lock()
+	if err != nil {
+		return err
+	}
+	defer lock.Release()
+	have, err := n.leases(c.Network)
+	if err != nil {
+		return err
+	}
+	l, ok := have[id]
+	if !ok {
+		return nil
+	}
+	delete(have, id)
+	if _, err := os.Stat(n.file(c.Network, ".json")); errors.Is(err, fs.ErrNotExist) {
+		return nil // the network was removed
+	}
+	if err := save(n.file(c.Network, ".leases"), have); err != nil {
+		return err
+	}
+	if len(l.Ports) > 0 {
+		return n.writeRules()
+	}
+	return nil
+}
+
+// Adopt goes on with an attachment of a process that was killed, for a
+// container that runs on: pid is a process in it.
+func (n *Networks) Adopt(a *Attachment, pid int) error {
+	ns, err := os.Open("/proc/" + strconv.Itoa(pid) + "/ns/net")
+	if err != nil {
+		return err
+	}
+	a.networks, a.ns = n, ns
+	for _, c := range a.Connected {
+		if net, err := n.load(c.Network); err == nil {
+			a.answerNames(net)
+		}
+	}
+	return a.serve()
+}
+
+// Forget gives back what a container has that is gone, whoever had it.
+func (n *Networks) Forget(a *Attachment) error {
+	a.networks = n
+	return a.Close()
+}

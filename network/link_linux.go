@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package network
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// routes are the subnets that the machine has routes to, other than by default.
+func routes() ([]netip.Prefix, error) {
+	list, err := netlink.RouteList(nil, unix.AF_UNSPEC)
+	if err != nil {
+		return nil, fmt.Errorf("list routes: %w", err)
+	}
+	var out []netip.Prefix
+	for _, r := range list {
+		if r.Dst == nil {
+			continue
+		}
+		addr, ok := netip.AddrFromSlice(r.Dst.IP)
+		bits, _ := r.Dst.Mask.Size()
+		if ok && bits > 0 {
+			out = append(out, netip.PrefixFrom(addr.Unmap(), bits))
+		}
+	}
+	return out, nil
+}
+
+// ensureBridge makes a network's bridge if it isn't there, as after a restart
+// of the machine. made says that it was not.
+func ensureBridge(n *Network) (made bool, err error) {
+	link, err := netlink.LinkByName(n.Bridge)
+	var missing netlink.LinkNotFoundError
+	if err == nil {
+		if link.Type() != "bridge" {
+			return false, fmt.Errorf("interface %s is no bridge", n.Bridge)
+		}
+		return false, nil
+	}
+	if !errors.As(err, &missing) {
+		return false, fmt.Errorf("look up %s: %w", n.Bridge, err)
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = n.Bridge
+	if n.MTU > 0 {
+		attrs.MTU = n.MTU
+	}
+	bridge := &netlink.Bridge{LinkAttrs: attrs}
+	if err := netlink.LinkAdd(bridge); err != nil && !errors.Is(err, os.ErrExist) {
+		return false, fmt.Errorf("make bridge %s: %w", n.Bridge, explain(err))
+	}
+	for _, s := range n.Subnets {
+		addr := &netlink.Addr{IPNet: ipNet(s.Gateway, s.Prefix.Bits())}
+		if s.Prefix.Addr().Is6() {
+			// Nobody else has it, and it is to be used at once.
+			addr.Flags = unix.IFA_F_NODAD
+		}
+		if err := netlink.AddrAdd(bridge, addr); err != nil && !errors.Is(err, os.ErrExist) {
+			return false, fmt.Errorf("give bridge %s address %s: %w", n.Bridge, s.Gateway, err)
+		}
+	}
+	if err := netlink.LinkSetUp(bridge); err != nil {
+		return false, fmt.Errorf("set bridge %s up: %w", n.Bridge, err)
+	}
+	if n.Internal {
+		return true, nil
+	}
+	return true, forward(n.IPv6())
+}
+
+// explain says what a refusal means.
+func explain(err error) error {
+	if errors.Is(err, os.ErrPermission) {
+		return fmt.Errorf("%w: this needs CAP_NET_ADMIN; --network host or none does not", err)
+	}
+	return err
+}
+
+func ipNet(a netip.Addr, bits int) *net.IPNet {
+	return &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(bits, a.BitLen())}
+}
+
+// forward has the machine pass packets on between interfaces.
+func forward(ipv6 bool) error {
+	names := []string{"/proc/sys/net/ipv4/ip_forward"}
+	if ipv6 {
+		names = append(names, "/proc/sys/net/ipv6/conf/all/forwarding")
+	}
+	for _, name := range names {
+		if text, err := os.ReadFile(name); err == nil && strings.TrimSpace(string(text)) != "0" {
+			continue
+		}
+		if err := os.WriteFile(name, []byte("1"), 0); err != nil {
+			return fmt.Errorf("have this machine forward packets: %w", err)
+		}
+	}
+	return nil
+}
+
+// removeBridge removes an interface, if it is there.
+func removeBridge(name string) error {
+	link, err := netlink.LinkByName(name)
+	var missing netlink.LinkNotFoundError
+	if errors.As(err, &missing) {
+		return nil
+	}
+	if err == nil {
+		err = netlink.LinkDel(link)
+	}
+	if err != nil {
+		return fmt.Errorf("remove bridge %s: %w", name, err)
+	}
+	return nil
+}
+
+// NewNamespace makes a network namespace in which lo is up. It goes when the
+// file is closed and no process is in it.
+func NewNamespace() (*os.File, error) {
+	type result struct {
+		f   *os.File
+		err error
+	}
+	made := make(chan result)
+	go func() {
+		// The thread is in the new namespace from now on: it ends with this
+		// function, as it isn't unlocked.
+		runtime.LockOSThread()
+		f, err := enterNew()
+		made <- result{f, err}
+	}()
+	r := <-made
+	if r.err != nil {
+		return nil, fmt.Errorf("make network namespace: %w", r.err)
+	}
+	return r.f, nil
+}
+
+func enterNew() (*os.File, error) {
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return nil, explain(os.NewSyscallError("unshare", err))
+	}
+	f, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return nil, err
+	}
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err == nil {
+		defer h.Close()
+		var lo netlink.Link
+		if lo, err = h.LinkByName("lo"); err == nil {
+			err = h.LinkSetUp(lo)
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// inNamespace runs f on a thread that is in a network namespace.
+func inNamespace(ns *os.File, f func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and not unlocked: see NewNamespace
+		err := os.NewSyscallError("setns", unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET))
+		if err == nil {
+			err = f()
+		}
+		done <- err
+	}()
+	return <-done
+}
+
+// plug is an interface of a container.
+type plug struct {
+	name   string // in the container: eth0, …
+	mac    net.HardwareAddr
+	addrs  []netip.Addr
+	routed bool // it has the default routes
+}
+
+// connect makes a pair of interfaces, of which one is put on the network's
+// bridge and the other into the namespace.
+func connect(n *Network, ns *os.File, p plug) error {
+	bridge, err := netlink.LinkByName(n.Bridge)
+	if err != nil {
+		return fmt.Errorf("look up bridge %s: %w", n.Bridge, err)
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "veth" + strconv.FormatUint(uint64(randomNumber()), 16)
+	attrs.MasterIndex = bridge.Attrs().Index
+	attrs.MTU = bridge.Attrs().MTU
+	attrs.Flags |= net.FlagUp
+	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: p.name, PeerHardwareAddr: p.mac, PeerNamespace: netlink.NsFd(int(ns.Fd()))}
+	if err := netlink.LinkAdd(veth); err != nil {
+		return fmt.Errorf("make interface %s: %w", attrs.Name, explain(err))
+	}
+	err = inNamespace(ns, func() error { return configure(n, p) })
+	if err != nil {
+		return errors.Join(fmt.Errorf("set up %s: %w", p.name, err), netlink.LinkDel(veth))
+	}
+	return nil
+}
+
+// configure sets up the container's end.
+func configure(n *Network, p plug) error {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	link, err := h.LinkByName(p.name)
+	if err != nil {
+		return err
+	}
+	if !n.IPv6() {
+		// Else it would give itself an address, which takes a while.
+		_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+p.name+"/disable_ipv6", []byte("1"), 0)
+	}
+	for i, a := range p.addrs {
+		addr := &netlink.Addr{IPNet: ipNet(a, n.Subnets[i].Prefix.Bits())}
+		if a.Is6() {
+			addr.Flags = unix.IFA_F_NODAD
+		}
+		if err := h.AddrAdd(link, addr); err != nil {
+			return fmt.Errorf("address %s: %w", a, err)
+		}
+	}
+	if err := h.LinkSetUp(link); err != nil {
+		return err
+	}
+	if !p.routed || n.Internal {
+		return nil
+	}
+	for _, s := range n.Subnets {
+		route := &netlink.Route{LinkIndex: link.Attrs().Index, Gw: s.Gateway.AsSlice()}
+		if err := h.RouteAdd(route); err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("default route by %s: %w", s.Gateway, err)
+		}
+	}
+	return nil
+}
+
+// disconnect removes the interface of a container.
+func disconnect(ns *os.File, name string) error {
+	return inNamespace(ns, func() error {
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		link, err := h.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		return h.LinkDel(link)
+	})
+}

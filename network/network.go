@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package network gives containers their network: a namespace of their own,
+// joined to a bridge by a pair of interfaces, with addresses, outbound address
+// translation, published ports and names.
+//
+// It knows no containers but their IDs. Its state is in files of a directory:
+//
+//	NAME.json    what a network is: [Network]
+//	NAME.leases  which container has which address and names there
+//	lock         held while any of them changes
+//
+// The kernel's part can be made anew from them at any time: the bridges when
+// something is attached, and the rules of address translation, which are all in
+// one table of nftables, whenever they are others.
+package network
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"builder/internal/atomicfile"
+	"builder/internal/filelock"
+)
+
+// Default is the network of containers that name none.
+const Default = "bridge"
+
+// Network is a network that containers can be on.
+type Network struct {
+	Name     string            `json:"name"`
+	ID       string            `json:"id"`
+	Created  time.Time         `json:"created"`
+	Driver   string            `json:"driver"` // bridge
+	Bridge   string            `json:"bridge"` // name of the interface
+	Subnets  []Subnet          `json:"subnets"`
+	Internal bool              `json:"internal,omitempty"` // nothing outside can be reached
+	Labels   map[string]string `json:"labels,omitempty"`
+	Options  map[string]string `json:"options,omitempty"`
+	MTU      int               `json:"mtu,omitempty"` // 0 for the default
+}
+
+// Subnet is a range of addresses of a network.
+type Subnet struct {
+	Prefix  netip.Prefix `json:"subnet"`
+	Gateway netip.Addr   `json:"gateway"`
+	Range   netip.Prefix `json:"range,omitzero"` // from which addresses are given; zero: all
+}
+
+// IPv6 says whether a network has IPv6 addresses.
+func (n *Network) IPv6() bool {
+	return slices.ContainsFunc(n.Subnets, func(s Subnet) bool { return s.Prefix.Addr().Is6() })
+}
+
+// Names says whether the network resolves the names of its containers: all but
+// the default one do, as with docker.
+func (n *Network) Names() bool { return n.Name != Default }
+
+// lease is what one container has on a network.
+type lease struct {
+	Addrs   []netip.Addr `json:"addrs"`
+	MAC     string       `json:"mac"`
+	Names   []string     `json:"names,omitempty"` // it is known by
+	Ports   []Port       `json:"ports,omitempty"` // that lead to it
+	Created time.Time    `json:"created"`
+}
+
+// leases are those of a network by container ID.
+type leases map[string]lease
+
+// Networks are the networks of a state directory.
+type Networks struct {
+	dir string
+	// table is the name of the table in nftables.
+	table string
+	// alive says whether the container of an ID is there still: the
+	// addresses of others are free.
+	alive func(id string) bool
+}
+
+// Errors that callers tell apart.
+var (
+	ErrNotFound = errors.New("no such network")
+	ErrExists   = errors.New("network exists")
+	ErrInUse    = errors.New("network is in use")
+)
+
+// Open returns the networks whose state is in a directory. tableOwner tells the
+// tables of several state directories apart.
+func Open(dir, tableOwner string, alive func(id string) bool) *Networks {
+	sum := sha256.Sum256([]byte(tableOwner))
+	return &Networks{dir: dir, table: "builder-" + hex.EncodeToString(sum[:4]), alive: alive}
+}
+
+var nameRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`) })
+
+// lock takes the lock on the state, which is short.
+func (n *Networks) lock() (*filelock.Lock, error) {
+	if err := os.MkdirAll(n.dir, 0o700); err != nil {
+		return nil, err
+	}
+	return filelock.Acquire(context.Background(), filepath.Join(n.dir, "lock"), filelock.Exclusive, nil)
+}
+
+func (n *Networks) file(name, suffix string) string { return filepath.Join(n.dir, name+suffix) }
+
+// List returns all networks by name. The default one is there once it was used.
+func (n *Networks) List() ([]Network, error) {
+	entries, err := os.ReadDir(n.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list networks: %w", err)
+	}
+	var out []Network
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(e.Name(), ".json")
+		if !ok {
+			continue
+		}
+		net, err := n.load(name)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, net)
+	}
+	return out, nil
+}
+
+func (n *Networks) load(name string) (Network, error) {
+	var net Network
+	data, err := os.ReadFile(n.file(name, ".json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return net, fmt.Errorf("%w: %s", ErrNotFound, name)
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &net)
+	}
+	if err != nil {
+		return net, fmt.Errorf("network %s: %w", name, err)
+	}
+	return net, nil
+}
+
+// Find returns the network of a name, an ID or the beginning of one. The
+// default one is made if it isn't there.
+func (n *Networks) Find(name string) (Network, error) {
+	if name == Default || name == "default" {
+		return n.ensureDefault()
+	}
+	if nameRE().MatchString(name) {
+		if net, err := n.load(name); !errors.Is(err, ErrNotFound) {
+			return net, err
+		}
+	}
+	all, err := n.List()
+	if err != nil {
+		return Network{}, err
+	}
+	var found []Network
+	for _, net := range all {
+		if name != "" && strings.HasPrefix(net.ID, name) {
+			found = append(found, net)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return Network{}, fmt.Errorf("%w: %s", ErrNotFound, name)
+	case 1:
+		return found[0], nil
+	}
+	return Network{}, fmt.Errorf("network ID %s is ambiguous: give more of its digits", name)
+}
+
+func (n *Networks) ensureDefault() (Network, error) {
+	net, err := n.load(Default)
+	if !errors.Is(err, ErrNotFound) {
+		return net, err
+	}
+	net, err = n.Create(Network{Name: Default}, false)
+	if errors.Is(err, ErrExists) {
+		return n.load(Default)
+	}
+	return net, err
+}
+
+// Create makes a network. Subnets that are not given are chosen so that they
+// don't meet others or what the machine has routes to; one without a gateway
+// gets its first address. ipv6 asks for an IPv6 subnet.
+func (n *Networks) Create(net Network, ipv6 bool) (Network, error) {
+	if !nameRE().MatchString(net.Name) {
+		return net, fmt.Errorf("invalid network name %q: want letters, digits, _, . and -, beginning with a letter or digit", net.Name)
+	}
+	lock, err := n.lock()
+	if err != nil {
+		return net, err
+	}
+	defer lock.Release()
+	if _, err := n.load(net.Name); !errors.Is(err, ErrNotFound) {
+		return net, errors.Join(fmt.Errorf("%w: %s", ErrExists, net.Name), err)
+	}
+	all, err := n.List()
+	if err != nil {
+		return net, err
+	}
+	var b [32]byte
+	rand.Read(b[:])
+	net.ID, net.Created = hex.EncodeToString(b[:]), time.Now()
+	if net.Driver == "" {
+		net.Driver = "bridge"
+	}
+	if net.Bridge == "" {
+		net.Bridge = "br-" + net.ID[:12]
+	}
+	if err := chooseSubnets(&net, all, ipv6); err != nil {
+		return net, fmt.Errorf("network %s: %w", net.Name, err)
+	}
+	return net, save(n.file(net.Name, ".json"), net)
+}
+
+func save(name string, v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(name, data, 0o600)
+}
+
+// Remove removes a network that no container is on. The error wraps [ErrInUse]
+// if one is.
+func (n *Networks) Remove(name string) error {
+	net, err := n.Find(name)
+	if err != nil {
+		return err
+	}
+	if net.Name == Default {
+		return fmt.Errorf("network %s is the default one and can't be removed", net.Name)
+	}
+	lock, err := n.lock()
+	if err != nil {
+		return err
+	}
+	defer lock.Release()
+	have, err := n.leases(net.Name)
+	if err != nil {
+		return err
+	}
+	for id := range have {
+		if n.alive(id) {
+			return fmt.Errorf("%w: container %s is on network %s", ErrInUse, id[:12], net.Name)
+		}
+	}
+	if err := removeBridge(net.Bridge); err != nil {
+		return err
+	}
+	if err := os.Remove(n.file(net.Name, ".leases")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.Remove(n.file(net.Name, ".json")); err != nil {
+		return err
+	}
+	return n.writeRules()
+}
+
+// leases reads who is on a network.
+func (n *Networks) leases(name string) (leases, error) {
+	data, err := os.ReadFile(n.file(name, ".leases"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return leases{}, nil
+	}
+	var l leases
+	if err == nil {
+		err = json.Unmarshal(data, &l)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("network %s: %w", name, err)
+	}
+	return l, nil
+}
+
+// Member is a container on a network.
+type Member struct {
+	ID    string
+	Addrs []netip.Addr
+	MAC   string
+	Names []string
+}
+
+// Members are the containers on a network that are there.
+func (n *Networks) Members(name string) ([]Member, error) {
+	have, err := n.leases(name)
+	if err != nil {
+		return nil, err
+	}
+	var out []Member
+	for id, l := range have {
+		if n.alive(id) {
+			out = append(out, Member{ID: id, Addrs: l.Addrs, MAC: l.MAC, Names: l.Names})
+		}
+	}
+	slices.SortFunc(out, func(a, b Member) int { return strings.Compare(a.ID, b.ID) })
+	return out, nil
+}

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package network
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// A proxy has a published port of the machine: nobody else can take it then,
+// and what reaches it by loopback, where no address is translated, is passed on
+// to the container.
+type proxy struct {
+	port   Port
+	listen []net.Listener
+	packet []*net.UDPConn
+	done   chan struct{}
+}
+
+// reserve takes the host ports, and chooses those that are left to us.
+func (a *Attachment) reserve(ports []Port) error {
+	for _, p := range ports {
+		px, err := newProxy(p)
+		if err != nil {
+			return err
+		}
+		a.proxies = append(a.proxies, px)
+		a.Ports = append(a.Ports, px.port)
+	}
+	return nil
+}
+
+// newProxy listens on a port, IPv4 and IPv6 if no address is given.
+func newProxy(p Port) (*proxy, error) {
+	px := &proxy{port: p, done: make(chan struct{})}
+	hosts := []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
+	if p.HostIP.IsValid() {
+		hosts = []netip.Addr{p.HostIP}
+	}
+	for try := 0; ; try++ {
+		err := px.open(hosts)
+		if err == nil {
+			return px, nil
+		}
+		px.close()
+		// A port that was free for IPv4 may not be for IPv6.
+		if p.HostPort == 0 && try < 20 && errors.Is(err, syscall.EADDRINUSE) {
+			px = &proxy{port: p, done: make(chan struct{})}
+			continue
+		}
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return nil, fmt.Errorf("port %d/%s is already allocated: %w", p.HostPort, p.Protocol, err)
+		}
+		return nil, fmt.Errorf("publish port %d/%s: %w", p.HostPort, p.Protocol, err)
+	}
+}
+
+func (px *proxy) open(hosts []netip.Addr) error {
+	for _, host := range hosts {
+		v6 := host.Is6()
+		addr := net.JoinHostPort(host.String(), strconv.Itoa(int(px.port.HostPort)))
+		err := px.openOne(addr, v6)
+		if v6 && len(hosts) > 1 && (errors.Is(err, syscall.EAFNOSUPPORT) || errors.Is(err, syscall.EADDRNOTAVAIL)) {
+			continue // a machine without IPv6
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (px *proxy) openOne(addr string, v6 bool) error {
+	network := px.port.Protocol + "4"
+	if v6 {
+		network = px.port.Protocol + "6"
+	}
+	if px.port.Protocol == "udp" {
+		at, err := net.ResolveUDPAddr(network, addr)
+		if err != nil {
+			return err
+		}
+		c, err := net.ListenUDP(network, at)
+		if err != nil {
+			return err
+		}
+		px.packet = append(px.packet, c)
+		px.chosen(c.LocalAddr().(*net.UDPAddr).Port)
+		return nil
+	}
+	l, err := net.Listen(network, addr)
+	if err != nil {
+		return err
+	}
+	px.listen = append(px.listen, l)
+	px.chosen(l.Addr().(*net.TCPAddr).Port)
+	return nil
+}
+
+func (px *proxy) chosen(port int) { px.port.HostPort = uint16(port) }
+
+func (px *proxy) close() {
+	select {
+	case <-px.done:
+		return
+	default:
+	}
+	close(px.done)
+	for _, l := range px.listen {
+		l.Close()
+	}
+	for _, c := range px.packet {
+		c.Close()
+	}
+}
+
+// serve begins to pass on what comes to published ports. An attachment that
+// was taken over has to get them back first.
+func (a *Attachment) serve() error {
+	if len(a.proxies) == 0 && len(a.Ports) > 0 {
+		ports := a.Ports
+		a.Ports = nil
+		if err := a.reserve(ports); err != nil {
+			return err
+		}
+	}
+	if len(a.Connected) == 0 {
+		return nil
+	}
+	for _, px := range a.proxies {
+		to := netip.AddrPortFrom(a.Connected[0].Addrs[0], px.port.Container)
+		for _, l := range px.listen {
+			go serveTCP(l, to)
+		}
+		for _, c := range px.packet {
+			go serveUDP(c, to)
+		}
+	}
+	return nil
+}
+
+// dialTimeout bounds the wait for a container that doesn't answer.
+const dialTimeout = 10 * time.Second
+
+func serveTCP(l net.Listener, to netip.AddrPort) {
+	for {
+		c, err := l.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			time.Sleep(10 * time.Millisecond) // no descriptors left, perhaps
+			continue
+		}
+		go passTCP(c.(*net.TCPConn), to)
+	}
+}
+
+// passTCP copies both ways; each direction ends by itself.
+func passTCP(c *net.TCPConn, to netip.AddrPort) {
+	defer c.Close()
+	d, err := net.DialTimeout("tcp", to.String(), dialTimeout)
+	if err != nil {
+		_ = c.SetLinger(0) // the client sees a reset
+		return
+	}
+	out := d.(*net.TCPConn)
+	defer out.Close()
+	var both sync.WaitGroup
+	half := func(to, from *net.TCPConn) {
+		if _, err := io.Copy(to, from); err != nil {
+			from.CloseRead() //nolint:errcheck // it is over
+		}
+		to.CloseWrite() //nolint:errcheck // the other side may be gone
+	}
+	both.Go(func() { half(out, c) })
+	both.Go(func() { half(c, out) })
+	both.Wait()
+}
+
+// udpIdle is how long a client of UDP is remembered that says nothing.
+const udpIdle = 90 * time.Second
+
+// maxUDPClients bounds those remembered of one port.
+const maxUDPClients = 4096
+
+func serveUDP(c *net.UDPConn, to netip.AddrPort) {
+	var mu sync.Mutex
+	clients := map[netip.AddrPort]*net.UDPConn{}
+	defer func() {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, out := range clients {
+			out.Close()
+		}
+	}()
+	buf := make([]byte, 64<<10)
+	for {
+		n, from, err := c.ReadFromUDPAddrPort(buf)
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			continue // such as a port that nobody listens on
+		}
+		mu.Lock()
+		out := clients[from]
+		if out == nil && len(clients) < maxUDPClients {
+			if out, err = net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to)); err == nil {
+				clients[from] = out
+				go func() {
+					answerUDP(c, out, from)
+					mu.Lock()
+					defer mu.Unlock()
+					delete(clients, from)
+				}()
+			}
+		}
+		mu.Unlock()
+		if out != nil {
+			_ = out.SetReadDeadline(time.Now().Add(udpIdle))
+			_, _ = out.Write(buf[:n]) // as UDP does: it may be lost
+		}
+	}
+}
+
+// answerUDP passes on what comes back until nothing does.
+func answerUDP(c, out *net.UDPConn, to netip.AddrPort) {
+	defer out.Close()
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := out.Read(buf)
+		if errors.Is(err, syscall.ECONNREFUSED) {
+			continue
+		}
+		if err != nil {
+			return
+		}
+		if _, err := c.WriteToUDPAddrPort(buf[:n], to); err != nil {
+			return
+		}
+	}
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package supervisor
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"builder/container"
+	"builder/network"
+)
+
+// connect gives a container that is about to start its network. The Attachment
+// is nil if it has none of its own.
+func (h *holder) connect(spec *container.Spec) (*network.Attachment, error) {
+	mode := h.config.NetworkMode
+	if other, ok := strings.CutPrefix(mode, "container:"); ok {
+		return nil, h.join(spec, other)
+	}
+	if h.config.Endpoint == nil {
+		spec.Network = container.Network(mode)
+		return nil, nil
+	}
+	e := *h.config.Endpoint
+	e.Container, e.Names = h.config.ID, append([]string{h.config.Name}, e.Names...)
+	att, err := h.records.networks.Attach(e)
+	if err != nil {
+		return nil, err
+	}
+	private(spec, att, h.config.Name)
+	return att, nil
+}
+
+// private puts a container into the namespace of an attachment.
+func private(spec *container.Spec, att *network.Attachment, name string) {
+	spec.Network, spec.NetNS = container.NetworkPrivate, att.Namespace()
+	hostname := spec.Hostname
+	if hostname == "" {
+		hostname = spec.ID[:12]
+	}
+	for _, c := range att.Connected {
+		for _, a := range c.Addrs {
+			spec.Hosts = append(spec.Hosts, container.Host{Name: hostname, IP: a})
+		}
+	}
+	if len(spec.DNS.Servers) == 0 {
+		spec.DNS.Servers = att.DNS
+	}
+}
+
+// join has a container use the network of another one, which runs.
+func (h *holder) join(spec *container.Spec, id string) error {
+	c, err := h.records.Find(id)
+	if err != nil {
+		return fmt.Errorf("--network container:%s: %w", id, err)
+	}
+	if !c.State.Alive() {
+		return fmt.Errorf("--network container:%s: %w", id, &NotRunningError{c.Name})
+	}
+	if c.State.Network == nil && c.NetworkMode == string(container.NetworkHost) {
+		spec.Network = container.NetworkHost
+		return nil
+	}
+	ns, err := os.Open("/proc/" + strconv.Itoa(c.State.Pid) + "/ns/net")
+	if err != nil {
+		return err
+	}
+	if container.StartTime(c.State.Pid) != c.State.PidStart {
+		ns.Close()
+		return fmt.Errorf("--network container:%s: %w", id, &NotRunningError{c.Name})
+	}
+	spec.Network, spec.NetNS = container.NetworkPrivate, ns
+	if spec.Hostname == "" {
+		spec.Hostname = c.Spec.Hostname
+		if spec.Hostname == "" {
+			spec.Hostname = c.ID[:12]
+		}
+	}
+	if att := c.State.Network; att != nil {
+		var addrs []netip.Addr
+		for _, on := range att.Connected {
+			addrs = append(addrs, on.Addrs...)
+		}
+		for _, a := range addrs {
+			spec.Hosts = append(spec.Hosts, container.Host{Name: spec.Hostname, IP: a})
+		}
+		if len(spec.DNS.Servers) == 0 {
+			spec.DNS.Servers = att.DNS
+		}
+	}
+	h.joined = ns
+	return nil
+}
+
+// connectTo joins a running container to one more network.
+func (h *holder) connectTo(c network.Connection) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.process == nil {
+		return h.notRunning()
+	}
+	att := h.state.Network
+	if att == nil {
+		return fmt.Errorf("container %s has no network of its own", h.config.Name)
+	}
+	names := append([]string{h.config.Name}, h.config.Endpoint.Names...)
+	if err := att.Connect(c, names); err != nil {
+		return err
+	}
+	h.save()
+	h.config.Endpoint.Connections = append(h.config.Endpoint.Connections, c)
+	return h.records.Save(h.config)
+}
+
+// disconnectFrom takes it from one.
+func (h *holder) disconnectFrom(name string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.process == nil {
+		return h.notRunning()
+	}
+	if h.state.Network == nil {
+		return fmt.Errorf("container %s has no network of its own", h.config.Name)
+	}
+	if err := h.state.Network.Disconnect(name); err != nil {
+		return err
+	}
+	h.save()
+	h.config.Endpoint.Connections = slices.DeleteFunc(h.config.Endpoint.Connections, func(c network.Connection) bool { return c.Network == name })
+	return h.records.Save(h.config)
+}
+
+// Connect joins a container to one more network, now if it runs.
+func (cl *Client) Connect(ctx context.Context, c Container, conn network.Connection) error {
+	if c.Endpoint == nil {
+		return fmt.Errorf("container %s has no network of its own: it was made with --network %s", c.Name, c.NetworkMode)
+	}
+	if slices.ContainsFunc(c.Endpoint.Connections, func(have network.Connection) bool { return have.Network == conn.Network }) {
+		return fmt.Errorf("container %s is on network %s already", c.Name, conn.Network)
+	}
+	if c.State.Alive() {
+		_, err := cl.simple(ctx, c.Config, request{Op: "connect", Connection: &conn})
+		return err
+	}
+	c.Endpoint.Connections = append(c.Endpoint.Connections, conn)
+	return cl.Records.Save(c.Config)
+}
+
+// Disconnect takes it from one.
+func (cl *Client) Disconnect(ctx context.Context, c Container, name string) error {
+	is := func(have network.Connection) bool { return have.Network == name }
+	if c.Endpoint == nil || !slices.ContainsFunc(c.Endpoint.Connections, is) {
+		return fmt.Errorf("container %s is not on network %s", c.Name, name)
+	}
+	if c.State.Alive() {
+		_, err := cl.simple(ctx, c.Config, request{Op: "disconnect", Connection: &network.Connection{Network: name}})
+		return err
+	}
+	c.Endpoint.Connections = slices.DeleteFunc(c.Endpoint.Connections, is)
+	return cl.Records.Save(c.Config)
+}

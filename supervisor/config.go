@@ -46,6 +46,8 @@ type Config struct {
 	Log         LogConfig         `json:"log"`
 	Exposed     []string          `json:"exposed,omitempty"` // ports of the image, "80/tcp"
 
+	Mounts      []Mount           `json:"mounts,omitempty"`
+
 	// NetworkMode is "host", "none", "container:ID", or "" for that of
 	// Endpoint.
 	NetworkMode string            `json:"networkMode,omitempty"`

@@ -228,6 +228,12 @@ func (h *holder) start() (err error) {
 	}
 	spec := h.config.Spec
 	spec.ID, spec.Root, spec.Warn = h.config.ID, root, h.warn
+	opened, err := h.mounts(&spec)
+	defer closeAll(opened)
+	if err != nil {
+		root.Close()
+		return err
+	}
 	att, err := h.connect(&spec)
 	if err != nil {
 		root.Close()

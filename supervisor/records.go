@@ -382,7 +382,8 @@ func (r Records) Remove(c Config) error {
 	return r.RemoveHeld(c)
 }
 
-// RemoveHeld removes a container whose lock the caller has.
+// RemoveHeld removes a container whose lock the caller has. One that removes
+// itself takes its anonymous volumes with it.
 func (r Records) RemoveHeld(c Config) error {
 	// At once, and then what it held: who looks for its lock meanwhile would
 	// make the file again.
@@ -395,6 +396,9 @@ func (r Records) RemoveHeld(c Config) error {
 	}
 	if err := os.RemoveAll(dir); err != nil {
 		return fmt.Errorf("remove container %s: %w", c.Name, err)
+	}
+	if c.AutoRemove {
+		return r.RemoveVolumes(c)
 	}
 	return nil
 }
@@ -409,6 +413,11 @@ func (r Records) Snapshots() ([]snapshot.ID, error) {
 	for _, c := range all {
 		if c.Snapshot != "" {
 			ids = append(ids, snapshot.ID(c.Snapshot))
+		}
+		for _, m := range c.Mounts {
+			if m.Snapshot != "" {
+				ids = append(ids, snapshot.ID(m.Snapshot))
+			}
 		}
 	}
 	return ids, nil

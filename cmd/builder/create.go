@@ -17,7 +17,6 @@ import (
 	"builder/dockerfile"
 	"builder/image"
 	"builder/internal/filelock"
-	"builder/mount"
 	"builder/supervisor"
 
 	"github.com/docker/go-units"
@@ -32,10 +31,11 @@ type createOptions struct {
 
 	workdir, user, entrypoint, hostname, shmSize, pull, platform string
 
-	env, envFile, volumes, addHosts, ulimits, capAdd, capDrop, securityOpt, groupAdd []string
+	env, envFile, addHosts, ulimits, capAdd, capDrop, securityOpt, groupAdd []string
 
 	dnsFlags
 	networkFlags
+	mountFlags
 
 	attach []string
 
@@ -54,7 +54,7 @@ func (o *createOptions) addFlags(fs *pflag.FlagSet) {
 	fs.StringVarP(&o.workdir, "workdir", "w", "", "working `DIR`ectory")
 	fs.StringVarP(&o.user, "user", "u", "", "user and group, `NAME|UID[:GROUP|GID]`")
 	fs.StringArrayVar(&o.groupAdd, "group-add", nil, "further group of the process")
-	fs.StringArrayVarP(&o.volumes, "volume", "v", nil, "mount a directory or file of this machine, `PATH:TARGET[:ro]`")
+	o.mountFlags.addFlags(fs)
 	fs.StringVar(&o.entrypoint, "entrypoint", "", "run this instead of the image's entry point")
 	o.networkFlags.addFlags(fs)
 	fs.StringVarP(&o.hostname, "hostname", "h", "", "host name in the container")
@@ -131,12 +131,15 @@ func (e *env) createContainer(ctx context.Context, o *createOptions, name string
 	if c.Options, err = json.Marshal(o.set); err != nil {
 		return c, nil, err
 	}
+	if c.Mounts, err = o.resolve(ctx, s, rfs, img, below); err != nil {
+		return c, nil, errors.Join(err, records.RemoveVolumes(c))
+	}
 	lock, err = records.Create(&c, func(dir string) error {
 		_, err := rfs.Snapshots().Prepare(ctx, below, dir)
 		return err
 	})
 	if err != nil {
-		return c, nil, err
+		return c, nil, errors.Join(err, records.RemoveVolumes(c))
 	}
 	if err := o.writeCidfile(c.ID); err != nil {
 		return c, nil, errors.Join(err, records.RemoveHeld(c), lock.Release())
@@ -255,58 +258,5 @@ func (o *createOptions) confine(spec *container.Spec) error {
 			return bad("security-opt", err)
 		}
 	}
-	for _, v := range o.volumes {
-		m, err := parseVolume(v)
-		if err != nil {
-			return bad("volume", err)
-		}
-		spec.Mounts = append(spec.Mounts, m)
-	}
 	return nil
-}
-
-// parseVolume reads PATH:TARGET[:OPTIONS]. A path that isn't there is made as
-// a directory, as docker does.
-func parseVolume(v string) (mount.Mount, error) {
-	parts := strings.SplitN(v, ":", 3)
-	m := mount.Mount{Type: mount.Bind, Recursive: true}
-	if len(parts) < 2 {
-		return m, fmt.Errorf("%q: want PATH:TARGET[:OPTIONS]; volumes without a path are not supported yet", v)
-	}
-	m.Source, m.Target = parts[0], parts[1]
-	if !filepath.IsAbs(m.Source) {
-		if !strings.HasPrefix(m.Source, ".") {
-			return m, fmt.Errorf("%q: named volumes are not supported yet: give a path", v)
-		}
-		abs, err := filepath.Abs(m.Source)
-		if err != nil {
-			return m, err
-		}
-		m.Source = abs
-	}
-	if !filepath.IsAbs(m.Target) || filepath.Clean(m.Target) == "/" {
-		return m, fmt.Errorf("%q: %q must be an absolute path other than /", v, m.Target)
-	}
-	if len(parts) == 3 {
-		for _, opt := range strings.Split(parts[2], ",") {
-			switch opt {
-			case "ro":
-				m.ReadOnly = true
-			case "rw", "z", "Z": // z and Z relabel for SELinux, which builder doesn't use
-			case "private", "rprivate", "slave", "rslave", "shared", "rshared":
-				m.Propagation = opt
-			default:
-				return m, fmt.Errorf("%q: option %q is not supported", v, opt)
-			}
-		}
-	}
-	return m, os.MkdirAll(missingDir(m.Source), 0o755)
-}
-
-// missingDir is name if nothing is there, else a directory that is.
-func missingDir(name string) string {
-	if _, err := os.Stat(name); err == nil {
-		return "/"
-	}
-	return name
 }

@@ -344,6 +344,7 @@ func runRm(ctx context.Context, e *env, args []string) error {
 	fs := flags("rm")
 	force := fs.BoolP("force", "f", false, "kill it first if it runs, and don't mind if it isn't there")
 	all := fs.BoolP("all", "a", false, "all containers")
+	volumes := fs.BoolP("volumes", "v", false, "remove its anonymous volumes too")
 	stop := fs.IntP("time", "t", 0, "with --force, seconds that it gets to stop")
 	ignore := fs.BoolP("ignore", "i", false, "don't mind containers that are not there")
 	words, err := e.parse(fs, args, 0, -1)
@@ -368,7 +369,11 @@ func runRm(ctx context.Context, e *env, args []string) error {
 		})
 	}
 	return e.forContainers(words, func(client *supervisor.Client, c supervisor.Container) error {
-		return e.removeContainer(ctx, client, c, *force, time.Duration(*stop)*time.Second)
+		err := e.removeContainer(ctx, client, c, *force, time.Duration(*stop)*time.Second)
+		if err == nil && *volumes {
+			err = client.Records.RemoveVolumes(c.Config)
+		}
+		return err
 	})
 }
 

@@ -110,6 +110,7 @@ func commands() []command {
 		{"rm", "[OPTIONS] CONTAINER [CONTAINER...]", "remove containers", runRm},
 		{"port", "CONTAINER [PORT[/udp]]", "show which ports of this machine lead to a container", runPort},
 		{"network", "ls [OPTIONS] | create [OPTIONS] NAME | rm NAME... | inspect [OPTIONS] NAME... | connect [OPTIONS] NAME CONTAINER | disconnect NAME CONTAINER | prune [OPTIONS]", "make and see networks of containers", runNetwork},
+		{"volume", "ls [OPTIONS] | create [OPTIONS] [NAME] | rm NAME... | inspect [OPTIONS] NAME... | prune [OPTIONS]", "make and see directories that outlive containers", runVolume},
 		{"mount", "[IMAGE...]", "mount the file systems of images, to be read, or list the mounts", runMount},
 		{"unmount", "IMAGE...", "unmount them", runUnmount},
 		{"info", "[NAME]", "show what there is here, or which servers are asked for a name", runInfo},

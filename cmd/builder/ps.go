@@ -127,12 +127,16 @@ func containerRow(c supervisor.Container, noTrunc bool) psRow {
 	slices.Sort(labels)
 	r.Labels = strings.Join(labels, ",")
 	var mounts []string
-	for _, m := range c.Spec.Mounts {
+	volumes := 0
+	for _, m := range c.Mounts {
 		if m.Source != "" {
 			mounts = append(mounts, m.Source)
 		}
+		if m.Type == supervisor.MountVolume {
+			volumes++
+		}
 	}
-	r.Mounts, r.LocalVolumes = strings.Join(mounts, ","), "0"
+	r.Mounts, r.LocalVolumes = strings.Join(mounts, ","), strconv.Itoa(volumes)
 	return r
 }
 
@@ -256,6 +260,10 @@ func parseContainerFilter(name, value string) (func(supervisor.Container) bool, 
 		return func(c supervisor.Container) bool {
 			return slices.Contains(strings.Split(networkNames(c.Config), ","), value)
 		}, nil
+	case "volume":
+		return func(c supervisor.Container) bool {
+			return slices.ContainsFunc(c.Mounts, func(m supervisor.Mount) bool { return m.Source == value || m.Target == value })
+		}, nil
 	case "until":
 		t, err := parseTime(value)
 		if err != nil {
@@ -263,5 +271,5 @@ func parseContainerFilter(name, value string) (func(supervisor.Container) bool, 
 		}
 		return func(c supervisor.Container) bool { return c.Created.Before(t) }, nil
 	}
-	return nil, errors.New("there is no such filter; there are ancestor, exited, health, id, label, name, network, restart-policy, status and until")
+	return nil, errors.New("there is no such filter; there are ancestor, exited, health, id, label, name, network, restart-policy, status, until and volume")
 }

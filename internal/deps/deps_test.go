@@ -57,7 +57,8 @@ var graph = map[string]string{
 	"build": "buildcontext cache cdi container dockerfile image layer mount progress remotecache rootfs snapshot store " +
 		"internal/atomicfile internal/filelock internal/secrets internal/sys",
 	"network":     "internal/atomicfile internal/filelock",
-	"supervisor":  "container network snapshot store internal/atomicfile internal/filelock internal/sys",
+	"volume":      "layer internal/atomicfile internal/filelock internal/sys",
+	"supervisor":  "container mount network snapshot store volume internal/atomicfile internal/filelock internal/sys",
 	"cdi":         "container mount",
 	"cmd/builder": "*",
 }

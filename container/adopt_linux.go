@@ -117,12 +117,33 @@ func Adopt(spec Spec, a Adoption) (*Process, error) {
 // findCgroup opens the groups that makeCgroup made for a container in another
 // process. What is not there is left out.
 func (h *host) findCgroup(spec *Spec) *cgroup {
-	parent := cgroupParent(spec)
-	g := &cgroup{root: h.cgroups.root, path: path.Join(parent, spec.ID)}
-	if dir, err := sys.OpenInRoot(g.root, g.path, unix.O_RDONLY|unix.O_DIRECTORY, 0); err == nil {
-		g.dir = dir
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	g := &cgroup{root: h.cgroups.root, path: path.Join(h.cgroups.parentOf(spec), spec.ID)}
+	g.find()
+	all, err := hierarchies()
+	if err != nil {
+		return g
+	}
+	for _, controllers := range all {
+		root, err := h.cgroups.hierarchy(controllers[0])
+		if err != nil {
+			continue
+		}
+		if twin := (&cgroup{root: root, path: g.path}); twin.find() {
+			g.v1 = append(g.v1, twin)
+		}
 	}
 	return g
+}
+
+// find opens the group's directory if it is there.
+func (g *cgroup) find() bool {
+	dir, err := sys.OpenInRoot(g.root, g.path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err == nil {
+		g.dir = dir
+	}
+	return err == nil
 }
 
 // reapAdopted waits for the end of a process that is no child of this one. ok

@@ -31,12 +31,13 @@ const (
 // controllers are bound to version 1.
 type cgroups struct {
 	root    *os.File
+	parent  string // of groups that are to be nowhere else
 	program *deviceProgram
 	// noProgram makes the version 1 devices controller be used, as happens
 	// where eBPF is not available.
 	noProgram bool
-	devicesV1 *os.File        // that hierarchy, once it is needed
-	swept     map[string]bool // parents that have been cleared of leftovers
+	v1        map[string]*os.File // hierarchies of version 1, once they are needed
+	swept     map[string]bool     // parents that have been cleared of leftovers
 }
 
 func newCgroups() (*cgroups, error) {
@@ -44,7 +45,7 @@ func newCgroups() (*cgroups, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &cgroups{root: root, program: newDeviceProgram(deviceRules), swept: map[string]bool{}}, nil
+	return &cgroups{root: root, parent: defaultCgroupParent, program: newDeviceProgram(deviceRules), v1: map[string]*os.File{}, swept: map[string]bool{}}, nil
 }
 
 // openCgroup2 opens the hierarchy where machines mount it, alone or beside
@@ -72,8 +73,6 @@ type cgroup struct {
 	path string
 	dir  *os.File
 	v1   []*cgroup // its twins in hierarchies of version 1
-	// owned is root where nobody else has it, to be closed with the group.
-	owned *os.File
 	// kept says that it is another one's.
 	kept bool
 }
@@ -81,7 +80,7 @@ type cgroup struct {
 // make makes the group of a container. A group of that name that is left over
 // from a killed program is taken over if it is empty.
 func (c *cgroups) make(spec *Spec) (*cgroup, error) {
-	parent := cgroupParent(spec)
+	parent := c.parentOf(spec)
 	if !c.swept[parent] {
 		c.swept[parent] = true
 		sweep(c.root, parent, time.Now())
@@ -90,61 +89,56 @@ func (c *cgroups) make(spec *Spec) (*cgroup, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.limit(g, parent, spec); err != nil {
+	if _, err := c.limit(g, spec.Resources, spec.warn); err != nil {
 		return nil, errors.Join(fmt.Errorf("bound resources: %w", err), g.remove())
 	}
 	if spec.Privileged {
 		return g, nil
 	}
-	if err := c.restrict(g, parent, spec); err != nil {
+	if err := c.restrict(g, spec); err != nil {
 		return nil, errors.Join(fmt.Errorf("restrict devices: %w", err), g.remove())
 	}
 	return g, nil
 }
 
-// cgroupParent is the path of the group below which a container has its own.
-func cgroupParent(spec *Spec) string {
-	parent := path.Clean("/" + spec.CgroupParent)[1:]
-	if parent == "" {
-		parent = defaultCgroupParent
+// parentOf is the path of the group below which a container has its own. One
+// that the caller names has nothing attached to it: there may be others in it.
+func (c *cgroups) parentOf(spec *Spec) string {
+	if parent := path.Clean("/" + spec.CgroupParent)[1:]; parent != "" {
+		return parent
 	}
 	switch {
 	case spec.Privileged:
-		parent += openSuffix
-	case len(spec.Devices) > 0:
-		parent += devicesSuffix
+		return c.parent + openSuffix
+	case spec.ownDevices():
+		return c.parent + devicesSuffix
 	}
-	return parent
+	return c.parent
 }
 
+// ownDevices says whether the container may use other devices than most.
+func (s *Spec) ownDevices() bool { return len(s.Devices)+len(s.DeviceRules) > 0 }
+
 // restrict leaves a group only the devices of deviceRules and its own.
-func (c *cgroups) restrict(g *cgroup, parent string, spec *Spec) error {
-	rules, err := rulesFor(spec.Devices)
+func (c *cgroups) restrict(g *cgroup, spec *Spec) error {
+	rules, err := rulesFor(spec.Devices, spec.DeviceRules)
 	if err != nil {
 		return err
 	}
 	errProgram := errors.New("eBPF is not used")
 	if !c.noProgram {
-		program, group := c.program, parent
-		if len(spec.Devices) > 0 {
+		program, group := c.program, path.Dir(g.path)
+		if spec.ownDevices() || group != c.parent {
 			program, group = newDeviceProgram(rules), g.path
 		}
 		if errProgram = program.attach(c.root, group); errProgram == nil {
 			return nil
 		}
 	}
-	if c.devicesV1 == nil {
-		m, err := mount.FS{Type: "cgroup", Options: []mount.Option{{Key: "devices"}}}.Open()
-		if err != nil {
-			return errors.Join(errProgram, err)
-		}
-		c.devicesV1 = m
-	}
-	twin, err := newCgroup(c.devicesV1, parent, spec.ID)
+	twin, _, err := c.twin(g, "devices")
 	if err != nil {
 		return errors.Join(errProgram, err)
 	}
-	g.v1 = append(g.v1, twin)
 	return restrictV1(twin.dir, rules)
 }
 
@@ -188,11 +182,7 @@ func (g *cgroup) remove() error {
 	for _, twin := range g.v1 {
 		err = errors.Join(err, twin.remove())
 	}
-	err = errors.Join(err, removeCgroup(g.root, g.path))
-	if g.owned != nil {
-		err = errors.Join(err, g.owned.Close())
-	}
-	return err
+	return errors.Join(err, removeCgroup(g.root, g.path))
 }
 
 // leftoverAge is how old an unused group must be to be a leftover: one that has

@@ -146,12 +146,12 @@ func TestDevices(t *testing.T) {
 				if v1 {
 					h, err := newHost()
 					must(t, err)
-					h.cgroups.noProgram = true
+					h.cgroups.noProgram, h.cgroups.parent = true, testParent
 					run.host = h
 					t.Cleanup(func() {
-						if h.cgroups.devicesV1 != nil {
-							must(t, removeCgroup(h.cgroups.devicesV1, testParent))
-							h.cgroups.devicesV1.Close()
+						if root := h.cgroups.v1["devices"]; root != nil {
+							must(t, removeCgroup(root, testParent))
+							root.Close()
 						}
 						close(h.spawn)
 					})
@@ -181,10 +181,15 @@ func TestDevices(t *testing.T) {
 // A parent group that has been removed meanwhile gets its device program anew.
 func TestDevicesAfterRemoval(t *testing.T) {
 	eachCarrier(t, func(t *testing.T, run runner) {
-		parent := testParent + "-removed/below"
+		setParent := func(parent string) {
+			run.host.mu.Lock()
+			run.host.cgroups.parent = parent
+			run.host.mu.Unlock()
+		}
+		setParent(testParent + "-removed/below")
+		defer setParent(testParent)
 		for range 2 {
 			spec := newSpec(t, "mknod", "c", "1", "11")
-			spec.CgroupParent = parent
 			if got := run.ok(t, spec); got != "mknod ok open EPERM\n" {
 				t.Errorf("got %s", got)
 			}

@@ -54,24 +54,46 @@ var deviceRules = []deviceRule{
 	{'c', 10, 200, accAll}, // net/tun
 }
 
-// rulesFor are the default rules and those for the devices of a container.
-func rulesFor(devices []Device) ([]deviceRule, error) {
+// rulesFor are the default rules and those of a container.
+func rulesFor(devices []Device, more []DeviceRule) ([]deviceRule, error) {
 	rules := slices.Clone(deviceRules)
 	for _, d := range devices {
-		r := deviceRule{kind: d.Type, major: int(d.Major), minor: int(d.Minor), access: accAll}
-		if d.Access != "" {
-			r.access = 0
+		access, err := parseAccess(d.Access)
+		if err != nil {
+			return nil, fmt.Errorf("device %s: %w", d.Path, err)
 		}
-		for _, c := range d.Access {
-			bit, ok := map[rune]uint32{'r': accRead, 'w': accWrite, 'm': accMknod}[c]
-			if !ok {
-				return nil, fmt.Errorf("device %s: access %q: want some of r, w and m", d.Path, d.Access)
-			}
-			r.access |= bit
+		rules = append(rules, deviceRule{kind: d.Type, major: int(d.Major), minor: int(d.Minor), access: access})
+	}
+	for _, m := range more {
+		access, err := parseAccess(m.Access)
+		if err != nil {
+			return nil, fmt.Errorf("device rule: %w", err)
 		}
-		rules = append(rules, r)
+		switch m.Type {
+		case 'a':
+			rules = append(rules, deviceRule{'b', m.Major, m.Minor, access}, deviceRule{'c', m.Major, m.Minor, access})
+		case 'b', 'c':
+			rules = append(rules, deviceRule{m.Type, m.Major, m.Minor, access})
+		default:
+			return nil, fmt.Errorf("device rule: type %q is none of a, b and c", m.Type)
+		}
 	}
 	return rules, nil
+}
+
+// parseAccess reads some of r, w and m; "" is all of them.
+func parseAccess(text string) (access uint32, err error) {
+	if text == "" {
+		return accAll, nil
+	}
+	for _, c := range text {
+		bit, ok := map[rune]uint32{'r': accRead, 'w': accWrite, 'm': accMknod}[c]
+		if !ok {
+			return 0, fmt.Errorf("access %q: want some of r, w and m", text)
+		}
+		access |= bit
+	}
+	return access, nil
 }
 
 // deviceProgram attaches an eBPF program for rules. The groups that it

@@ -113,28 +113,49 @@ func TestResources(t *testing.T) {
 		word string
 	}{
 		{Resources{Memory: -1}, "negative"}, {Resources{MemorySwap: 1}, "needs one on memory"},
+		{Resources{Memory: 2, MemoryReservation: 3}, "reservation"}, {Resources{BlkioWeight: 9}, "from 10 to 1000"},
+		{Resources{MemorySwappiness: new(int64(101))}, "from 0 to 100"}, {Resources{CPUShares: -1}, "negative"},
+		{Resources{BlkioDevices: []BlkioDevice{{Weight: 1001}}}, "from 10 to 1000"},
 		{Resources{Memory: 2, MemorySwap: 1}, "below that on memory"}, {Resources{Memory: 1, MemorySwap: -2}, "negative"},
 	} {
 		if err := CheckResources(tc.r); err == nil || !strings.Contains(err.Error(), tc.word) {
 			t.Errorf("%+v: %v, want %q", tc.r, err, tc.word)
 		}
 	}
-	got, err := Resources{Memory: 100, MemorySwap: 150, CPUShares: 1024, CPUPeriod: 1000, CPUQuota: 500, CPUSetCPUs: "0-1", CPUSetMems: "0"}.controllers()
+	got, err := Resources{
+		Memory: 100, MemorySwap: 150, MemoryReservation: 50, MemorySwappiness: new(int64(60)), OOMKillDisable: true,
+		CPUShares: 1024, CPUPeriod: 1000, CPUQuota: 500, CPUSetCPUs: "0-1", CPUSetMems: "0", Pids: 7, BlkioWeight: 500,
+		BlkioDevices: []BlkioDevice{{Major: 8, Minor: 16, Weight: 10, ReadBPS: 1, WriteBPS: 2, ReadIOPS: 3, WriteIOPS: 4}},
+	}.controllers()
 	must(t, err)
 	var v2, v1 []string
 	for _, c := range got {
 		for _, s := range c.v2 {
+			for ; s.instead != nil; s = *s.instead {
+				v2 = append(v2, s.file+"="+s.value)
+			}
 			v2 = append(v2, s.file+"="+s.value)
 		}
 		for _, s := range c.v1 {
 			v1 = append(v1, s.file+"="+s.value)
 		}
 	}
-	if want := "memory.max=100 memory.swap.max=50 cpu.weight=39 cpu.max=500 1000 cpuset.cpus=0-1 cpuset.mems=0"; strings.Join(v2, " ") != want {
-		t.Errorf("version 2: %s, want %s", v2, want)
+	const want2 = "memory.max=100 memory.swap.max=50 memory.low=50 cpu.weight=39 cpu.max=500 1000 cpuset.cpus=0-1 cpuset.mems=0 pids.max=7 " +
+		"io.bfq.weight=500 io.weight=default 4950 io.bfq.weight=8:16 10 io.weight=8:16 1 " +
+		"io.max=8:16 rbps=1 io.max=8:16 wbps=2 io.max=8:16 riops=3 io.max=8:16 wiops=4"
+	if strings.Join(v2, " ") != want2 {
+		t.Errorf("version 2: %s, want %s", v2, want2)
 	}
-	if want := "memory.limit_in_bytes=100 memory.memsw.limit_in_bytes=150 cpu.shares=1024 cpu.cfs_period_us=1000 cpu.cfs_quota_us=500 cpuset.cpus=0-1 cpuset.mems=0"; strings.Join(v1, " ") != want {
-		t.Errorf("version 1: %s, want %s", v1, want)
+	const want1 = "memory.limit_in_bytes=100 memory.memsw.limit_in_bytes=150 memory.soft_limit_in_bytes=50 memory.swappiness=60 memory.oom_control=1 " +
+		"cpu.shares=1024 cpu.cfs_period_us=1000 cpu.cfs_quota_us=500 cpuset.cpus=0-1 cpuset.mems=0 pids.max=7 " +
+		"blkio.weight=500 blkio.weight_device=8:16 10 " +
+		"blkio.throttle.read_bps_device=8:16 1 blkio.throttle.write_bps_device=8:16 2 blkio.throttle.read_iops_device=8:16 3 blkio.throttle.write_iops_device=8:16 4"
+	if strings.Join(v1, " ") != want1 {
+		t.Errorf("version 1: %s, want %s", v1, want1)
+	}
+	over := Resources{Memory: 1, MemorySwap: 2, Pids: 3, CPUSetCPUs: "0"}.Over(Resources{Memory: 5, Pids: -1, CPUQuota: 9, MemorySwappiness: new(int64(0))})
+	if over.Memory != 5 || over.MemorySwap != 2 || over.Pids != -1 || over.CPUQuota != 9 || over.CPUSetCPUs != "0" || *over.MemorySwappiness != 0 {
+		t.Errorf("one over the other: %+v", over)
 	}
 }
 

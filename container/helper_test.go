@@ -187,6 +187,26 @@ func helperCommand(name string, args []string) {
 		cmd := exec.Command("/proc/self/exe", "echo")
 		cmd.Args[0] = "helper"
 		check(cmd.Start())
+	case "fill": // writes to so many MiB of memory
+		b := make([]byte, num(0)<<20)
+		for i := 0; i < len(b); i += 4096 {
+			b[i] = 1
+		}
+		fmt.Println("filled")
+	case "forks": // has so many children at once, and says which one failed
+		for i := range num(0) {
+			pid, _, errno := unix.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
+			if errno != 0 {
+				fmt.Println(i, unix.ErrnoName(errno))
+				return
+			}
+			if pid == 0 {
+				for {
+					unix.RawSyscall(unix.SYS_PAUSE, 0, 0, 0)
+				}
+			}
+		}
+		fmt.Println(num(0), "ok")
 	case "ppid":
 		fmt.Println(os.Getpid(), os.Getppid())
 	case "umask":

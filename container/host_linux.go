@@ -27,7 +27,7 @@ type host struct {
 	bounding    capSet
 	lastCap     int
 	abis        abiSupport
-	oomAdjusted bool         // this process is protected from the OOM killer
+	oomScoreAdj int          // of this process
 	throttles   []maskedPath // see thermalPaths
 
 	mu      sync.Mutex // guards what follows
@@ -65,7 +65,7 @@ func newHost() (*host, error) {
 	if h.template, err = newTemplate(); err != nil {
 		return nil, err
 	}
-	h.oomAdjusted = oomScoreAdj() < 0
+	h.oomScoreAdj = oomScoreAdj()
 	h.throttles = thermalPaths()
 	go h.spawner()
 	return h, nil

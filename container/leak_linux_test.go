@@ -96,7 +96,7 @@ func TestLeaks(t *testing.T) {
 			must(t, err)
 			defer root.Close()
 			spec := Spec{
-				ID: uniqueID(), Root: root, Args: []string{"/bin/true"}, CgroupParent: testParent,
+				ID: uniqueID(), Root: root, Args: []string{"/bin/true"},
 				Mounts: []mount.Mount{{Type: mount.Tmpfs, Target: "/vol"}, {Type: mount.Bind, Source: dir, Target: "/host"}},
 				Stdin:  strings.NewReader("x"), Stdout: new(strings.Builder), Terminal: i%5 == 1, Init: i%7 == 1,
 			}
@@ -289,7 +289,7 @@ func BenchmarkRunTrue(b *testing.B) {
 					began := time.Now()
 					root, err := mount.Overlay{Lower: []string{dir}, Upper: upper, Work: work, Volatile: true}.Open()
 					must(b, err)
-					p, err := h.start(b.Context(), Spec{ID: uniqueID(), Root: root, Args: []string{"/bin/true"}, CgroupParent: testParent, Network: network, RunStep: true}, c)
+					p, err := h.start(b.Context(), Spec{ID: uniqueID(), Root: root, Args: []string{"/bin/true"}, Network: network, RunStep: true}, c)
 					must(b, err)
 					starts = append(starts, time.Since(began))
 					must(b, p.Wait())

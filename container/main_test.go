@@ -27,11 +27,15 @@ func TestMain(m *testing.M) {
 		return
 	}
 	Init()
+	if h, err := theHost(); err == nil {
+		h.cgroups.parent = testParent
+	}
 	code := m.Run()
 	if c, err := newCgroups(); err == nil {
 		// Fails if another run of these tests is under way.
 		_ = removeCgroup(c.root, testParent)
 		_ = removeCgroup(c.root, testParent+openSuffix)
+		_ = removeCgroup(c.root, testParent+devicesSuffix)
 	}
 	os.Exit(code)
 }
@@ -86,7 +90,7 @@ func newSpec(t testing.TB, args ...string) Spec {
 	t.Helper()
 	testutil.Require(t, "root")
 	root, _ := rootOf(t, image(t))
-	return Spec{ID: uniqueID(), Root: root, Args: append([]string{"/bin/helper"}, args...), CgroupParent: testParent}
+	return Spec{ID: uniqueID(), Root: root, Args: append([]string{"/bin/helper"}, args...)}
 }
 
 const testParent = "builder-test"

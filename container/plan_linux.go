@@ -29,6 +29,9 @@ type plan struct {
 	caps     capSet
 	rlimits  []resolvedRlimit
 	filter   *seccompFilter // nil for none
+	sysctls  []sysctl
+
+	oomScoreAdj int
 
 	root, dev, pts, shm, etc *os.File       // detached mounts; shm and etc may be nil
 	points                   []mountPoint   // of proc, dev, sys and the /etc files
@@ -182,11 +185,7 @@ func environment(env []string, home string) []string {
 	return out
 }
 
-func (p *plan) warn(format string, args ...any) {
-	if p.spec.Warn != nil {
-		p.spec.Warn(fmt.Sprintf(format, args...))
-	}
-}
+func (p *plan) warn(format string, args ...any) { p.spec.warn(fmt.Sprintf(format, args...)) }
 
 func (p *plan) resolveConfinement() error {
 	wanted, err := wantedCaps(p.spec)
@@ -200,8 +199,28 @@ func (p *plan) resolveConfinement() error {
 	if p.rlimits, err = resolveRlimits(p.spec.Rlimits, p.host.caps, func(m string) { p.warn("%s", m) }); err != nil {
 		return err
 	}
+	if p.sysctls, err = resolveSysctls(p.spec); err != nil {
+		return err
+	}
+	if err := p.resolveOOM(); err != nil {
+		return err
+	}
 	p.filter, err = p.host.filter(p.spec, p.caps)
 	return err
+}
+
+// resolveOOM bounds how much the container may be protected: a process without
+// CAP_SYS_RESOURCE can't give more than it has.
+func (p *plan) resolveOOM() error {
+	p.oomScoreAdj = p.spec.OOMScoreAdj
+	if p.oomScoreAdj < -1000 || p.oomScoreAdj > 1000 {
+		return fmt.Errorf("oom_score_adj %d is not between -1000 and 1000", p.oomScoreAdj)
+	}
+	if own := p.host.oomScoreAdj; p.oomScoreAdj < own && p.oomScoreAdj != 0 && !p.host.caps.has(unix.CAP_SYS_RESOURCE) {
+		p.warn("oom_score_adj %d is less than this process may set, using %d", p.oomScoreAdj, own)
+		p.oomScoreAdj = own
+	}
+	return nil
 }
 
 // mounted says whether one of the Spec's mounts takes the place of a default

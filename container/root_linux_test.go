@@ -391,7 +391,7 @@ func TestNestedMountRace(t *testing.T) {
 		started := 0
 		for range 60 {
 			root, _ := rootOf(t, img)
-			spec := Spec{ID: uniqueID(), Root: root, Args: []string{"/bin/helper", "touch", "/vol/dir/x/made"}, CgroupParent: testParent}
+			spec := Spec{ID: uniqueID(), Root: root, Args: []string{"/bin/helper", "touch", "/vol/dir/x/made"}}
 			spec.Mounts = []mount.Mount{{Type: mount.Bind, Source: shared, Target: "/vol"}, {Type: mount.Tmpfs, Target: "/vol/dir/x"}}
 			p, err := run.start(t.Context(), spec)
 			if err == nil {

@@ -109,8 +109,16 @@ type Spec struct {
 	// AmbientCaps gives the capabilities to the process whatever its user, and
 	// to what it executes: docker gives them to root alone.
 	AmbientCaps bool
-	// Devices are further nodes of /dev, which the container may use.
-	Devices []Device
+	// Devices are further nodes of /dev, which the container may use, and
+	// DeviceRules devices that it may use if it makes their nodes.
+	Devices     []Device
+	DeviceRules []DeviceRule
+	// Sysctls are kernel parameters by name, of those that the container has
+	// of its own.
+	Sysctls map[string]string
+	// OOMScoreAdj makes the kernel kill its processes sooner or later than
+	// others when memory runs out, -1000 to 1000.
+	OOMScoreAdj int
 
 	// Init runs a small reaper as process 1, which starts the command,
 	// forwards signals to it, and ends with its exit code.
@@ -119,12 +127,21 @@ type Spec struct {
 	// however it ends.
 	KillWithParent bool
 	// CgroupParent is the control group below which the container's is made,
-	// a path from the top of the hierarchy; "" is "builder".
+	// a path from the top of the hierarchy; "" is one for builder's.
 	CgroupParent string
+	// HostCgroupNS shows it the control groups of the machine, not its own as
+	// the top.
+	HostCgroupNS bool
 
 	// Warn is told what had to be given less than asked, as a resource limit
 	// beyond the caller's own. nil drops it.
 	Warn func(message string) `json:"-"`
+}
+
+func (s *Spec) warn(message string) {
+	if s.Warn != nil {
+		s.Warn(message)
+	}
 }
 
 // Device is a device node in a container's /dev.
@@ -137,6 +154,14 @@ type Device struct {
 	// Access is what the container may do: some of r, w and m (to make such
 	// nodes); "" is all.
 	Access string
+}
+
+// DeviceRule allows the use of devices by their numbers, -1 being any. Type is
+// 'b', 'c', or 'a' for both; Access is as of [Device].
+type DeviceRule struct {
+	Type         byte
+	Major, Minor int
+	Access       string
 }
 
 // DNS says what is different in a container's /etc/resolv.conf from the

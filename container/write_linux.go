@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"unsafe"
 
@@ -59,7 +60,11 @@ func (p *plan) writeNamespaces() {
 		pr.do("join control group of version 1", unix.SYS_WRITE, pr.file(procs), pr.str("0"), num(1))
 	}
 	pr.do("join template mount namespace", unix.SYS_SETNS, pr.file(p.host.template), num(unix.CLONE_NEWNS))
-	pr.do("new mount namespace", unix.SYS_UNSHARE, num(unix.CLONE_NEWNS|unix.CLONE_NEWCGROUP))
+	unshared := unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP
+	if p.spec.HostCgroupNS {
+		unshared = unix.CLONE_NEWNS
+	}
+	pr.do("new mount namespace", unix.SYS_UNSHARE, num(unshared))
 	switch p.spec.Network {
 	case NetworkNone:
 		p.writeLoopback()
@@ -120,10 +125,12 @@ func (p *plan) writeFileSystems() {
 		p.proc = p.newFS("/proc", "proc", noneOfThree)
 		p.moveTo("/proc", p.proc, pr.file(point))
 	}
-	if p.host.oomAdjusted {
-		// The container is not to be protected as the builder is.
-		f := pr.get("open oom_score_adj", unix.SYS_OPENAT, p.proc, pr.str("self/oom_score_adj"), num(unix.O_WRONLY|unix.O_CLOEXEC), num(0))
-		pr.do("set oom_score_adj", unix.SYS_WRITE, f, pr.str("0"), num(1))
+	p.writeOOM(p.proc, "self/oom_score_adj")
+	for _, s := range p.sysctls {
+		name := "set " + s.name
+		f := pr.get(name, unix.SYS_OPENAT, p.proc, pr.str("sys/"+s.path), num(unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC), num(0))
+		pr.do(name+"="+s.value, unix.SYS_WRITE, f, pr.str(s.value), num(len(s.value)))
+		pr.do(name, unix.SYS_CLOSE, f)
 	}
 	if point := p.point("/dev"); point != nil {
 		p.writeDev(pr.file(point))
@@ -144,6 +151,19 @@ func (p *plan) writeFileSystems() {
 			p.moveTo(point.name, m, pr.file(point.file))
 		}
 	}
+}
+
+// writeOOM sets how soon the kernel kills the process for want of memory. The
+// container is not to be protected as the builder is, unless it is asked for.
+func (p *plan) writeOOM(dir arg, name string) {
+	if p.oomScoreAdj == 0 && p.host.oomScoreAdj >= 0 {
+		return
+	}
+	pr := &p.prog
+	value := strconv.Itoa(p.oomScoreAdj)
+	f := pr.get("open oom_score_adj", unix.SYS_OPENAT, dir, pr.str(name), num(unix.O_WRONLY|unix.O_CLOEXEC), num(0))
+	pr.do("set oom_score_adj", unix.SYS_WRITE, f, pr.str(value), num(len(value)))
+	pr.do("set oom_score_adj", unix.SYS_CLOSE, f)
 }
 
 func (p *plan) writeDev(point arg) {

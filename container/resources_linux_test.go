@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package container
+
+import (
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"builder/internal/sys"
+)
+
+// TestBoundsHold has containers try to take more than they may have.
+func TestBoundsHold(t *testing.T) {
+	eachCarrier(t, func(t *testing.T, run runner) {
+		spec := newSpec(t, "fill", "200")
+		spec.Resources = Resources{Memory: 100 << 20, MemorySwap: 100 << 20}
+		_, err := run.output(t, spec)
+		var exit *ExitError
+		if !errors.As(err, &exit) || !exit.OOM || exit.Code != 137 {
+			t.Errorf("200 MiB of 100: %v", err)
+		}
+		spec = newSpec(t, "fill", "50")
+		spec.Resources = Resources{Memory: 100 << 20}
+		if got := run.ok(t, spec); got != "filled\n" {
+			t.Errorf("50 MiB of 100: %s", got)
+		}
+		spec = newSpec(t, "forks", "100")
+		spec.Resources = Resources{Pids: 50}
+		if got := strings.TrimSpace(run.ok(t, spec)); !strings.HasSuffix(got, " EAGAIN") {
+			t.Errorf("100 processes of 50: %s", got)
+		}
+		spec = newSpec(t, "forks", "100")
+		spec.Resources = Resources{Pids: -1}
+		if got := run.ok(t, spec); got != "100 ok\n" {
+			t.Errorf("100 processes without a bound: %s", got)
+		}
+	})
+}
+
+// TestWishesAreTold has a warning for what this machine can't do, and no error.
+func TestWishesAreTold(t *testing.T) {
+	spec := newSpec(t, "echo")
+	spec.Resources = Resources{Memory: 64 << 20, MemoryReservation: 32 << 20, MemorySwappiness: new(int64(0)), OOMKillDisable: true, BlkioWeight: 300}
+	var warned []string
+	spec.Warn = func(m string) { warned = append(warned, m) }
+	must(t, Run(t.Context(), spec))
+	t.Logf("%q", warned)
+	for _, w := range warned {
+		if !strings.Contains(w, "has no effect") {
+			t.Errorf("warning %q", w)
+		}
+	}
+}
+
+func TestSysctls(t *testing.T) {
+	eachCarrier(t, func(t *testing.T, run runner) {
+		spec := newSpec(t, "cat", "/proc/sys/kernel/shmmax", ";", "cat", "/proc/sys/net/ipv4/ip_forward", ";", "cat", "/proc/sys/fs/mqueue/msg_max", ";",
+			"cat", "/proc/sys/kernel/domainname", ";", "try", "w", "/proc/sys/kernel/shmmax")
+		spec.Network = NetworkNone
+		spec.Sysctls = map[string]string{"kernel.shmmax": "12345678", "net.ipv4.ip_forward": "1", "fs/mqueue/msg_max": "7", "kernel.domainname": "example"}
+		if got, want := run.ok(t, spec), "12345678\n1\n7\nexample\n/proc/sys/kernel/shmmax EROFS\n"; got != want {
+			t.Errorf("got\n%s\nwant\n%s", got, want)
+		}
+		for _, tc := range []struct{ name, word string }{
+			{"net.ipv4.ip_forward", "it is the machine's"},
+			{"kernel.panic", "whole machine"},
+			{"kernel.hostname", "whole machine"},
+			{"net/../kernel/panic", "no name"},
+			{"net.", "no name"}, {"", "no name"}, {"/kernel/shmmax", "no name"}, {"kernel.shmmax\x00", "no name"},
+			{"net.no_such", "net.no_such"},
+		} {
+			spec := newSpec(t, "exit", "0")
+			spec.Sysctls = map[string]string{tc.name: "1"}
+			if tc.name == "net.no_such" {
+				spec.Network = NetworkNone
+			}
+			if _, err := run.start(t.Context(), spec); exitCode(t, err) != 125 || !strings.Contains(err.Error(), tc.word) {
+				t.Errorf("%q: %v, want %q", tc.name, err, tc.word)
+			}
+		}
+	})
+	for name, path := range map[string]string{
+		"net.ipv4.conf.eth0/1.rp_filter": "net/ipv4/conf/eth0.1/rp_filter",
+		"net/ipv4/conf/eth0.1/rp_filter": "net/ipv4/conf/eth0.1/rp_filter",
+	} {
+		if got := sysctlPath(name); got != path {
+			t.Errorf("%s is %s, want %s", name, got, path)
+		}
+	}
+}
+
+func TestOOMScoreAdj(t *testing.T) {
+	spec := newSpec(t, "cat", "/proc/self/oom_score_adj", ";", "sleep", "1000")
+	spec.OOMScoreAdj = 321
+	r, w, err := os.Pipe()
+	must(t, err)
+	spec.Stdout = w
+	p, err := Start(t.Context(), spec)
+	must(t, err)
+	w.Close()
+	line := make([]byte, 4)
+	if _, err := io.ReadFull(r, line); err != nil || string(line) != "321\n" {
+		t.Errorf("oom_score_adj is %q (%v)", line, err)
+	}
+	target := Target{Pid: p.Pid(), Start: StartTime(p.Pid()), Spec: spec}
+	if out, err := execOutput(t, target, ExecSpec{Args: []string{"cat", "/proc/self/oom_score_adj"}}); out != "321\n" {
+		t.Errorf("of a process that comes later it is %q (%v)", out, err)
+	}
+	must(t, p.Kill())
+	_ = p.Wait()
+	r.Close()
+	spec = newSpec(t, "exit", "0")
+	spec.OOMScoreAdj = 1001
+	if err := Run(t.Context(), spec); err == nil || !strings.Contains(err.Error(), "between -1000 and 1000") {
+		t.Error(err)
+	}
+}
+
+// TestDeviceRules lets a container use devices that it makes the nodes of, under
+// both ways of deciding.
+func TestDeviceRules(t *testing.T) {
+	h, err := theHost()
+	must(t, err)
+	for _, noProgram := range []bool{false, true} {
+		h.mu.Lock()
+		h.cgroups.noProgram = noProgram
+		h.mu.Unlock()
+		for _, tc := range []struct {
+			rule DeviceRule
+			want string
+		}{
+			{DeviceRule{}, "EPERM"},
+			{DeviceRule{'c', 10, 237, "r"}, "ok"},
+			{DeviceRule{'c', 10, -1, ""}, "ok"},
+			{DeviceRule{'a', -1, -1, "rwm"}, "ok"},
+			{DeviceRule{'b', -1, -1, "rwm"}, "EPERM"},
+			{DeviceRule{'c', 10, 237, "w"}, "EPERM"},
+		} {
+			spec := newSpec(t, "mknod", "c", "10", "237")
+			if tc.rule.Type != 0 {
+				spec.DeviceRules = []DeviceRule{tc.rule}
+			}
+			if got := (runner{h, bestCarrier}).ok(t, spec); got != "mknod ok open "+tc.want+"\n" {
+				t.Errorf("without a program %v: %+v: %s", noProgram, tc.rule, got)
+			}
+		}
+		h.mu.Lock()
+		h.cgroups.noProgram = false
+		h.mu.Unlock()
+	}
+}
+
+// TestNamedParent has nothing attached to a group that the caller names: others
+// may be in it.
+func TestNamedParent(t *testing.T) {
+	h, err := theHost()
+	must(t, err)
+	parent := testParent + "-named/below"
+	t.Cleanup(func() { must(t, removeCgroup(h.cgroups.root, testParent+"-named")) })
+	spec := newSpec(t, "mknod", "c", "10", "237", ";", "sleep", "1000")
+	spec.CgroupParent = "/" + parent
+	r, w, err := os.Pipe()
+	must(t, err)
+	spec.Stdout = w
+	p, err := Start(t.Context(), spec)
+	must(t, err)
+	w.Close()
+	line := make([]byte, 20)
+	if _, err := io.ReadFull(r, line); err != nil || string(line) != "mknod ok open EPERM\n" {
+		t.Errorf("the container says %q (%v)", line, err)
+	}
+	groups, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(p.Pid()), "cgroup"))
+	must(t, err)
+	if !strings.Contains(string(groups), "0::/"+parent+"/"+spec.ID+"\n") {
+		t.Errorf("control groups\n%s", groups)
+	}
+	dir, err := sys.OpenInRoot(h.cgroups.root, parent, os.O_RDONLY, 0)
+	must(t, err)
+	defer dir.Close()
+	if have, err := h.cgroups.program.isAttached(dir); have || err != nil {
+		t.Errorf("the named group has a device program (%v)", err)
+	}
+	must(t, p.Kill())
+	_ = p.Wait()
+	r.Close()
+}
+
+// TestAdoptedGroupsGo takes over a container as another process does, with
+// groups in every hierarchy: none is left at its end.
+func TestAdoptedGroupsGo(t *testing.T) {
+	h, err := theHost()
+	must(t, err)
+	spec := newSpec(t, "sleep", "1000")
+	spec.Resources = Resources{Memory: 64 << 20, Pids: 10, CPUShares: 512}
+	spec.Devices = []Device{{Path: "/dev/full", Type: 'c', Major: 1, Minor: 7}}
+	r, w, err := os.Pipe()
+	must(t, err)
+	spec.Stdout = w
+	p, err := Start(t.Context(), spec)
+	must(t, err)
+	w.Close()
+	p.cgroup.kept = true // as if its holder had been killed
+	adopted := spec
+	adopted.Root, adopted.Stdout = nil, nil
+	a, err := Adopt(adopted, Adoption{Pid: p.Pid(), Start: StartTime(p.Pid())})
+	must(t, err)
+	if len(a.cgroup.v1) != len(p.cgroup.v1) {
+		t.Errorf("%d groups of version 1 are found, there are %d", len(a.cgroup.v1), len(p.cgroup.v1))
+	}
+	must(t, a.Kill())
+	_ = p.Wait()
+	_ = a.Wait()
+	r.Close()
+	for _, root := range append([]*os.File{h.cgroups.root}, roots(h)...) {
+		if dir, err := sys.OpenInRoot(root, p.cgroup.path, os.O_RDONLY, 0); err == nil {
+			t.Errorf("%s/%s is left", root.Name(), p.cgroup.path)
+			dir.Close()
+		}
+	}
+}
+
+func roots(h *host) (out []*os.File) {
+	for _, f := range h.cgroups.v1 {
+		out = append(out, f)
+	}
+	return out
+}

@@ -68,8 +68,10 @@ func (f *resourceFlags) resolve() (r container.Resources, flag string, err error
 }
 
 func setResource(r *container.Resources, name, value string) error {
-	bytes := map[string]*int64{"memory": &r.Memory, "memory-swap": &r.MemorySwap}
-	numbers := map[string]*int64{"cpu-shares": &r.CPUShares, "cpu-period": &r.CPUPeriod, "cpu-quota": &r.CPUQuota}
+	bytes := map[string]*int64{"memory": &r.Memory, "memory-swap": &r.MemorySwap, "memory-reservation": &r.MemoryReservation}
+	numbers := map[string]*int64{
+		"cpu-shares": &r.CPUShares, "cpu-period": &r.CPUPeriod, "cpu-quota": &r.CPUQuota, "pids-limit": &r.Pids, "blkio-weight": &r.BlkioWeight,
+	}
 	texts := map[string]*string{"cpuset-cpus": &r.CPUSetCPUs, "cpuset-mems": &r.CPUSetMems}
 	var err error
 	switch {
@@ -81,11 +83,19 @@ func setResource(r *container.Resources, name, value string) error {
 		*numbers[name], err = strconv.ParseInt(value, 10, 64)
 	case texts[name] != nil:
 		*texts[name] = value
+	case name == "cpus":
+		r.CPUPeriod = cpuPeriod
+		if r.CPUQuota, err = parseCPUs(value); err == nil && r.CPUQuota == 0 {
+			r.CPUQuota = -1
+		}
 	default:
 		return fmt.Errorf("unknown resource %q", name)
 	}
 	if err != nil {
 		return fmt.Errorf("invalid value %q for resource %s", value, name)
+	}
+	if name == "pids-limit" && r.Pids <= 0 {
+		r.Pids = -1
 	}
 	return nil
 }

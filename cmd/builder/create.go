@@ -36,6 +36,7 @@ type createOptions struct {
 	dnsFlags
 	networkFlags
 	mountFlags
+	resourceSpecFlags
 
 	attach []string
 
@@ -66,6 +67,7 @@ func (o *createOptions) addFlags(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&o.securityOpt, "security-opt", nil, "no-new-privileges, or seccomp=unconfined|FILE")
 	fs.StringArrayVar(&o.addHosts, "add-host", nil, "further line of /etc/hosts, `NAME:IP`")
 	o.dnsFlags.addFlags(fs)
+	o.resourceSpecFlags.addFlags(fs)
 	fs.StringVar(&o.shmSize, "shm-size", "", "size of /dev/shm, such as 64m")
 	fs.StringArrayVar(&o.ulimits, "ulimit", nil, "resource limit, `NAME=SOFT[:HARD]`")
 	fs.StringVar(&o.pull, "pull", "missing", "fetch the image: always, missing or never")
@@ -191,6 +193,9 @@ func (o *createOptions) fill(e *env, img image.Image, args []string, c *supervis
 	c.Spec.Env = vars.List()
 	if err := o.life(img, c); err != nil {
 		return err
+	}
+	if flag, err := o.resourceSpecFlags.fill(&c.Spec, e.warn); err != nil {
+		return &usageError{msg: fmt.Sprintf("run: --%s: %v", flag, err), hint: "builder run --help"}
 	}
 	return o.confine(&c.Spec)
 }

@@ -32,6 +32,7 @@ type kind string
 const (
 	kindImages     kind = "images"
 	kindContainers kind = "containers"
+	kindVolumes    kind = "volumes"
 	kindSteps      kind = "step cache"
 	kindMounts     kind = "cache mounts"
 	kindContexts   kind = "contexts"
@@ -43,7 +44,7 @@ const (
 
 // kinds are all of them, in the order that they are shown in.
 func kinds() []kind {
-	return []kind{kindImages, kindContainers, kindSteps, kindMounts, kindContexts, kindFetched, kindFailed, kindTemporary, kindOther}
+	return []kind{kindImages, kindContainers, kindVolumes, kindSteps, kindMounts, kindContexts, kindFetched, kindFailed, kindTemporary, kindOther}
 }
 
 // need is why a piece stays. Those up to needFailed end with prune --all.
@@ -166,7 +167,13 @@ func (v *survey) containers(ctx context.Context) {
 	for _, m := range mounts {
 		v.require(ctx, snapshot.ID(m.Snapshot), needUse)
 	}
-	all, err := supervisor.NewRecords(v.s).List()
+	records := supervisor.NewRecords(v.s)
+	volumes, err := records.Volumes().List()
+	v.fail(err)
+	for _, vol := range volumes {
+		v.add(piece{kind: kindVolumes, id: vol.Name, used: vol.Created, need: needUse}, v.s.Path("volumes", vol.Name))
+	}
+	all, err := records.List()
 	v.fail(err)
 	for _, r := range all {
 		if r.Snapshot != "" {

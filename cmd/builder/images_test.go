@@ -136,7 +136,7 @@ func TestInspectAndHistory(t *testing.T) {
 	if r.stdout != "[]\n" {
 		t.Errorf("inspect of nothing prints %q", r.stdout)
 	}
-	w.fails(2, []string{"--type"}, "inspect", "--type", "volume", "app:1")
+	w.fails(2, []string{"--type"}, "inspect", "--type", "box", "app:1")
 
 	rows := lines(w.ok("history", "--no-trunc", "--format", "{{.ID}} {{.CreatedBy}}", "app:1"))
 	if !strings.HasPrefix(rows[0], id+" CMD [") || !strings.Contains(rows[1], "<missing> RUN /bin/sh -c echo hello") {

@@ -14,7 +14,10 @@ import (
 	"time"
 
 	"builder/image"
+	"builder/network"
 	"builder/store"
+	"builder/supervisor"
+	"builder/volume"
 
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/opencontainers/go-digest"
@@ -54,30 +57,83 @@ func runInspect(_ context.Context, e *env, args []string) error {
 	fs := flags("inspect")
 	format := fs.StringP("format", "f", "", "a Go template, or `json`")
 	platform := fs.String("platform", "", platformUsage)
-	kind := fs.String("type", "image", "what to inspect: `image`")
-	fs.BoolP("size", "s", false, "show sizes (they always are)")
+	kind := fs.String("type", "", "what to inspect: `container|image|network|volume` (default whatever has the name, in this order)")
+	size := fs.BoolP("size", "s", false, "show the size of what a container has written too")
 	names, err := e.parse(fs, args, 1, -1)
 	if err != nil {
 		return err
-	}
-	if *kind != "image" {
-		return &usageError{msg: fmt.Sprintf("inspect: --type %q: only images can be inspected", *kind)}
 	}
 	s, err := e.store()
 	if err != nil {
 		return err
 	}
+	i := inspector{s: s, records: supervisor.NewRecords(s), platform: *platform, size: *size}
 	found := []any{}
 	var errs []error
 	for _, name := range names {
-		i, err := inspect(s, name, *platform)
+		o, err := i.find(*kind, name)
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		found = append(found, i)
+		found = append(found, o)
 	}
 	return errors.Join(append([]error{printObjects(e.stdout, *format, found)}, errs...)...)
+}
+
+// inspector finds what a name means.
+type inspector struct {
+	s        *store.Store
+	records  supervisor.Records
+	platform string
+	size     bool
+}
+
+func (i inspector) find(kind, name string) (any, error) {
+	kinds := []struct {
+		name    string
+		missing error
+		find    func() (any, error)
+	}{
+		{"container", supervisor.ErrNotFound, func() (any, error) {
+			c, err := i.records.Find(name)
+			if err != nil {
+				return nil, err
+			}
+			return inspectContainer(i.records, c, i.size)
+		}},
+		{"image", store.ErrNotFound, func() (any, error) { return inspect(i.s, name, i.platform) }},
+		{"network", network.ErrNotFound, func() (any, error) {
+			net, err := i.records.Networks().Find(name)
+			if err != nil {
+				return nil, err
+			}
+			return inspectNetwork(i.records, net)
+		}},
+		{"volume", volume.ErrNotFound, func() (any, error) { return inspectVolume(i.records, name) }},
+	}
+	known := false
+	var missing error
+	for _, k := range kinds {
+		if kind != "" && kind != k.name {
+			continue
+		}
+		known = true
+		if kind == "" && i.platform != "" && k.name == "container" {
+			continue
+		}
+		o, err := k.find()
+		if err == nil || !errors.Is(err, k.missing) {
+			return o, err
+		}
+		if missing == nil || k.name == "image" {
+			missing = err
+		}
+	}
+	if !known {
+		return nil, &usageError{msg: fmt.Sprintf("inspect: --type %q: there are container, image, network and volume", kind)}
+	}
+	return nil, missing
 }
 
 // executeOn executes a template on the fields of an object or, where it doesn't

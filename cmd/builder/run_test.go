@@ -30,7 +30,7 @@ func TestRunExitCodes(t *testing.T) {
 		{[]string{"--pull=never", "no/image"}, 125, "no/image"},
 		{[]string{"--nope", "test/base"}, 125, "--nope"},
 		{[]string{"--network", "mine", "test/base"}, 125, "no such network: mine"},
-		{[]string{"-v", "name:/x", "test/base"}, 125, "named volumes"},
+		{[]string{"-v", "n:/x", "test/base"}, 125, "invalid volume name"},
 		{[]string{"-u", "ghost", "test/base", "true"}, 125, "ghost"},
 		{[]string{"-w", "relative", "test/base", "true"}, 125, "relative"},
 		{[]string{"--security-opt", "label=x", "test/base"}, 125, "label=x"},

@@ -287,16 +287,21 @@ func runVolumeInspect(_ context.Context, e *env, args []string) error {
 	found := []any{}
 	var errs []error
 	for _, w := range words {
-		v, err := supervisor.NewRecords(s).Volumes().Get(w)
+		v, err := inspectVolume(supervisor.NewRecords(s), w)
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		found = append(found, inspectedVolume{
-			CreatedAt: v.Created, Driver: "local", Labels: v.Labels, Mountpoint: v.Dir, Name: v.Name, Options: v.Options, Scope: "local",
-		})
+		found = append(found, v)
 	}
 	return errors.Join(append([]error{printObjects(e.stdout, *format, found)}, errs...)...)
+}
+
+func inspectVolume(records supervisor.Records, name string) (inspectedVolume, error) {
+	v, err := records.Volumes().Get(name)
+	return inspectedVolume{
+		CreatedAt: v.Created, Driver: "local", Labels: v.Labels, Mountpoint: v.Dir, Name: v.Name, Options: v.Options, Scope: "local",
+	}, err
 }
 
 func runVolumePrune(_ context.Context, e *env, args []string) error {

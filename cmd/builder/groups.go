@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"builder/internal/sys"
+	"builder/supervisor"
+)
+
+// groups are docker's second names of commands: container ls is ps.
+func groups() map[string]map[string]string {
+	return map[string]map[string]string{
+		"container": {
+			"attach": "attach", "commit": "commit", "cp": "cp", "create": "create", "diff": "diff", "exec": "exec", "export": "export",
+			"inspect": "inspect --type container", "kill": "kill", "logs": "logs", "ls": "ps", "list": "ps", "ps": "ps", "pause": "pause",
+			"port": "port", "rename": "rename", "restart": "restart", "rm": "rm", "run": "run", "start": "start", "stats": "stats",
+			"stop": "stop", "top": "top", "unpause": "unpause", "update": "update", "wait": "wait",
+		},
+		"image": {
+			"build": "build", "history": "history", "import": "import", "inspect": "inspect --type image", "load": "load", "ls": "images",
+			"list": "images", "pull": "pull", "push": "push", "rm": "rmi", "remove": "rmi", "save": "save", "tag": "tag", "tree": "tree",
+		},
+		"system": {"df": "df", "events": "events", "info": "info", "prune": "prune"},
+	}
+}
+
+// runGroup calls a command by its second name.
+func runGroup(name string) func(context.Context, *env, []string) error {
+	return func(ctx context.Context, e *env, args []string) error {
+		subs := groups()[name]
+		if len(args) == 0 || args[0] == "--help" || args[0] == "-h" {
+			fs := flags(name)
+			if len(args) > 0 {
+				_, err := e.parse(fs, args[:1], 1, -1)
+				return err
+			}
+			return &usageError{msg: name + ": name a command", hint: "there are " + strings.Join(slices.Sorted(maps.Keys(subs)), ", ")}
+		}
+		if name == "container" && args[0] == "prune" {
+			return runContainerPrune(ctx, e, args[1:])
+		}
+		words := strings.Fields(subs[args[0]])
+		if len(words) == 0 {
+			return &usageError{msg: fmt.Sprintf("%s: unknown command %q", name, args[0]), hint: "there are " + strings.Join(slices.Sorted(maps.Keys(subs)), ", ")}
+		}
+		all := commands()
+		i := slices.IndexFunc(all, func(c command) bool { return c.name == words[0] })
+		if i < 0 {
+			return &usageError{msg: fmt.Sprintf("%s: there is no command %q", name, words[0])}
+		}
+		return all[i].run(ctx, e, append(words[1:], args[1:]...))
+	}
+}
+
+// runContainerPrune removes containers that don't run.
+func runContainerPrune(_ context.Context, e *env, args []string) error {
+	fs := flags("container")
+	fs.BoolP("force", "f", false, "accepted: nothing is asked")
+	filters := fs.StringArray("filter", nil, "only containers of a `NAME=VALUE` as ps has: label, until, …")
+	if _, err := e.parse(fs, args, 0, 0); err != nil {
+		return err
+	}
+	match, err := parseContainerFilters(*filters)
+	if err != nil {
+		return err
+	}
+	s, err := e.store()
+	if err != nil {
+		return err
+	}
+	records := supervisor.NewRecords(s)
+	list, err := records.List()
+	if err != nil {
+		return err
+	}
+	var freed int64
+	for _, c := range list {
+		if c.State.Alive() || c.State.Status == supervisor.Restarting || !match(c) {
+			continue
+		}
+		var m sys.Meter
+		size, err := m.Take(records.Dir(c.ID))
+		if err != nil {
+			return err
+		}
+		err = records.Remove(c.Config)
+		if errors.Is(err, supervisor.ErrRunning) {
+			continue // it was just started
+		}
+		if err != nil {
+			return err
+		}
+		freed += size
+		records.Event(c.Config, "destroy", nil)
+		fmt.Fprintln(e.stdout, c.ID)
+	}
+	fmt.Fprintf(e.stdout, "\nTotal reclaimed space: %s\n", humanSize(freed))
+	return nil
+}

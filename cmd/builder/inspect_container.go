@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"time"
+
+	"builder/internal/sys"
+	"builder/supervisor"
+)
+
+// inspectedContainer is what inspect shows of a container. The names are
+// docker's.
+type inspectedContainer struct {
+	ID              string `json:"Id"`
+	Created         time.Time
+	Path            string
+	Args            []string
+	State           inspectedState
+	Image           string
+	ResolvConfPath  string
+	HostnamePath    string
+	HostsPath       string
+	LogPath         string
+	Name            string
+	RestartCount    int
+	Driver          string
+	Platform        string
+	MountLabel      string
+	ProcessLabel    string
+	AppArmorProfile string
+	ExecIDs         []string
+	HostConfig      inspectedHostConfig
+	GraphDriver     inspectedGraph
+	SizeRw          *int64 `json:",omitempty"`
+	Mounts          []inspectedMount
+	Config          inspectedConfig
+	NetworkSettings inspectedNetworkSettings
+	// Options are the flags that it was made with.
+	Options json.RawMessage `json:",omitempty"`
+}
+
+type inspectedState struct {
+	Status     supervisor.Status
+	Running    bool
+	Paused     bool
+	Restarting bool
+	OOMKilled  bool
+	Dead       bool
+	Pid        int
+	ExitCode   int
+	Error      string
+	StartedAt  time.Time
+	FinishedAt time.Time
+	Health     *inspectedHealth `json:",omitempty"`
+}
+
+type inspectedHealth struct {
+	Status        string
+	FailingStreak int
+	Log           []supervisor.Probe
+}
+
+type inspectedHostConfig struct {
+	Binds          []string
+	LogConfig      inspectedLog
+	NetworkMode    string
+	PortBindings   map[string][]inspectedBinding
+	RestartPolicy  inspectedRestart
+	AutoRemove     bool
+	VolumesFrom    []string
+	CapAdd         []string
+	CapDrop        []string
+	DNS            []string `json:"Dns"`
+	DNSOptions     []string `json:"DnsOptions"`
+	DNSSearch      []string `json:"DnsSearch"`
+	ExtraHosts     []string
+	GroupAdd       []string
+	Privileged     bool
+	ReadonlyRootfs bool
+	SecurityOpt    []string
+	ShmSize        int64
+	CgroupParent   string
+	Memory         int64
+	MemorySwap     int64
+	CPUShares      int64 `json:"CpuShares"`
+	CPUPeriod      int64 `json:"CpuPeriod"`
+	CPUQuota       int64 `json:"CpuQuota"`
+	CpusetCpus     string
+	CpusetMems     string
+	Init           bool
+}
+
+type inspectedLog struct {
+	Type   string
+	Config map[string]string
+}
+
+type inspectedRestart struct {
+	Name              string
+	MaximumRetryCount int
+}
+
+type inspectedBinding struct {
+	HostIP   string `json:"HostIp"`
+	HostPort string
+}
+
+type inspectedGraph struct {
+	Name string
+	Data map[string]string
+}
+
+type inspectedMount struct {
+	Type        string
+	Name        string `json:",omitempty"`
+	Source      string
+	Destination string
+	Driver      string `json:",omitempty"`
+	Mode        string
+	RW          bool
+	Propagation string
+}
+
+type inspectedConfig struct {
+	Hostname     string
+	Domainname   string
+	User         string
+	AttachStdin  bool
+	AttachStdout bool
+	AttachStderr bool
+	ExposedPorts map[string]struct{} `json:",omitempty"`
+	Tty          bool
+	OpenStdin    bool
+	StdinOnce    bool
+	Env          []string
+	Cmd          []string
+	Healthcheck  *supervisor.Healthcheck `json:",omitempty"`
+	Image        string
+	Volumes      map[string]struct{}
+	WorkingDir   string
+	Entrypoint   []string
+	Labels       map[string]string
+	StopSignal   string
+	StopTimeout  *int `json:",omitempty"`
+}
+
+type inspectedNetworkSettings struct {
+	Ports       map[string][]inspectedBinding
+	Gateway     string
+	IPAddress   string
+	IPPrefixLen int
+	MacAddress  string
+	Networks    map[string]inspectedEndpoint
+}
+
+type inspectedEndpoint struct {
+	Aliases             []string
+	NetworkID           string
+	Gateway             string
+	IPAddress           string
+	IPPrefixLen         int
+	GlobalIPv6Address   string
+	GlobalIPv6PrefixLen int
+	IPv6Gateway         string
+	MacAddress          string
+}
+
+// inspectContainer tells everything about a container.
+func inspectContainer(records supervisor.Records, c supervisor.Container, size bool) (inspectedContainer, error) {
+	s := c.State
+	in := inspectedContainer{
+		ID: c.ID, Created: c.Created, Path: c.Spec.Args[0], Args: c.Spec.Args[1:], Image: c.ImageID, LogPath: records.Dir(c.ID) + "/log",
+		Name: "/" + c.Name, RestartCount: s.Restarts, Driver: "overlayfs", Platform: "linux", ExecIDs: []string{}, Options: c.Options,
+		State: inspectedState{
+			Status: s.Status, Running: s.Alive(), Paused: s.Status == supervisor.Paused, Restarting: s.Status == supervisor.Restarting,
+			OOMKilled: s.OOM, Pid: s.Pid, ExitCode: s.ExitCode, Error: s.Error, StartedAt: s.Started, FinishedAt: s.Finished,
+		},
+		GraphDriver: inspectedGraph{Name: "overlayfs", Data: map[string]string{"UpperDir": records.Dir(c.ID) + "/fs", "WorkDir": records.Dir(c.ID) + "/work"}},
+		Mounts:      []inspectedMount{},
+	}
+	if !s.Alive() {
+		in.State.Pid = 0
+	}
+	if s.Health != nil {
+		in.State.Health = &inspectedHealth{s.Health.Status, s.Health.FailingStreak, s.Health.Log}
+	}
+	in.config(c.Config)
+	in.hostConfig(c.Config)
+	if err := in.mounts(records, c.Config); err != nil {
+		return in, err
+	}
+	in.network(c)
+	if size {
+		var m sys.Meter
+		n, err := m.Take(records.Dir(c.ID) + "/fs")
+		if err != nil {
+			return in, err
+		}
+		in.SizeRw = &n
+	}
+	return in, nil
+}
+
+func (in *inspectedContainer) config(c supervisor.Config) {
+	in.Config = inspectedConfig{
+		Hostname: first(c.Spec.Hostname, c.ID[:12]), User: c.Spec.User, AttachStdin: c.StdinOnce, AttachStdout: c.AutoRemove, AttachStderr: c.AutoRemove,
+		Tty: c.Spec.Terminal, OpenStdin: c.OpenStdin, StdinOnce: c.StdinOnce, Env: c.Spec.Env, Cmd: c.Cmd, Healthcheck: c.Health, Image: c.Image,
+		WorkingDir: c.Spec.Dir, Entrypoint: c.Entrypoint, Labels: c.Labels, StopSignal: c.StopSignal, StopTimeout: c.StopTimeout,
+	}
+	if in.Config.Labels == nil {
+		in.Config.Labels = map[string]string{}
+	}
+	for _, p := range c.Exposed {
+		if in.Config.ExposedPorts == nil {
+			in.Config.ExposedPorts = map[string]struct{}{}
+		}
+		in.Config.ExposedPorts[p] = struct{}{}
+	}
+}
+
+func (in *inspectedContainer) hostConfig(c supervisor.Config) {
+	r := c.Spec.Resources
+	h := inspectedHostConfig{
+		LogConfig: inspectedLog{Type: first(c.Log.Driver, "local"), Config: map[string]string{}}, NetworkMode: networkNames(c),
+		PortBindings: map[string][]inspectedBinding{}, RestartPolicy: inspectedRestart{first(c.Restart.Name, supervisor.RestartNo), c.Restart.Max},
+		AutoRemove: c.AutoRemove, CapAdd: c.Spec.CapAdd, CapDrop: c.Spec.CapDrop, DNSOptions: c.Spec.DNS.Options, DNSSearch: c.Spec.DNS.Search,
+		GroupAdd: c.Spec.GroupAdd, Privileged: c.Spec.Privileged, ReadonlyRootfs: c.Spec.ReadOnly, ShmSize: c.Spec.ShmSize, CgroupParent: c.Spec.CgroupParent,
+		Memory: r.Memory, MemorySwap: r.MemorySwap, CPUShares: r.CPUShares, CPUPeriod: r.CPUPeriod, CPUQuota: r.CPUQuota,
+		CpusetCpus: r.CPUSetCPUs, CpusetMems: r.CPUSetMems, Init: c.Spec.Init,
+	}
+	if h.ShmSize == 0 {
+		h.ShmSize = 64 << 20
+	}
+	if c.Log.MaxSize != 0 {
+		h.LogConfig.Config["max-size"] = strconv.FormatInt(c.Log.MaxSize, 10)
+	}
+	if c.Log.MaxFile != 0 {
+		h.LogConfig.Config["max-file"] = strconv.Itoa(c.Log.MaxFile)
+	}
+	for _, s := range c.Spec.DNS.Servers {
+		h.DNS = append(h.DNS, s.String())
+	}
+	for _, host := range c.Spec.Hosts {
+		h.ExtraHosts = append(h.ExtraHosts, host.Name+":"+host.IP.String())
+	}
+	if c.Spec.Seccomp != "" {
+		h.SecurityOpt = append(h.SecurityOpt, "seccomp="+c.Spec.Seccomp)
+	}
+	if c.Spec.NoNewPrivileges {
+		h.SecurityOpt = append(h.SecurityOpt, "no-new-privileges")
+	}
+	if c.Endpoint != nil {
+		for _, p := range c.Endpoint.Ports {
+			b := inspectedBinding{HostPort: strconv.Itoa(int(p.HostPort))}
+			if p.HostIP.IsValid() {
+				b.HostIP = p.HostIP.String()
+			}
+			key := fmt.Sprintf("%d/%s", p.Container, p.Protocol)
+			h.PortBindings[key] = append(h.PortBindings[key], b)
+		}
+	}
+	in.HostConfig = h
+}
+
+func (in *inspectedContainer) mounts(records supervisor.Records, c supervisor.Config) error {
+	for _, m := range c.Mounts {
+		im := inspectedMount{Type: m.Type, Source: m.Source, Destination: m.Target, RW: !m.ReadOnly, Propagation: m.Propagation}
+		switch m.Type {
+		case supervisor.MountBind:
+			im.Propagation = first(m.Propagation, "rprivate")
+			in.HostConfig.Binds = append(in.HostConfig.Binds, m.Source+":"+m.Target)
+		case supervisor.MountVolume:
+			im.Name, im.Driver, im.Source = m.Source, "local", ""
+			if vol, err := records.Volumes().Get(m.Source); err == nil {
+				im.Source = vol.Dir
+			}
+		}
+		if m.ReadOnly {
+			im.Mode = "ro"
+		}
+		in.Mounts = append(in.Mounts, im)
+	}
+	return nil
+}
+
+func (in *inspectedContainer) network(c supervisor.Container) {
+	n := inspectedNetworkSettings{Ports: map[string][]inspectedBinding{}, Networks: map[string]inspectedEndpoint{}}
+	for _, p := range c.Exposed {
+		n.Ports[p] = nil
+	}
+	if c.Endpoint != nil {
+		for _, conn := range c.Endpoint.Connections {
+			n.Networks[conn.Network] = inspectedEndpoint{Aliases: conn.Aliases}
+		}
+	} else {
+		n.Networks[c.NetworkMode] = inspectedEndpoint{}
+	}
+	if att := c.State.Network; att != nil && c.State.Alive() {
+		for i, on := range att.Connected {
+			ep := inspectedEndpoint{Aliases: on.Aliases, NetworkID: on.ID, MacAddress: on.MAC}
+			for j, a := range on.Addrs {
+				gateway := ""
+				if j < len(on.Gateways) {
+					gateway = on.Gateways[j].String()
+				}
+				if a.Is4() {
+					ep.IPAddress, ep.IPPrefixLen, ep.Gateway = a.String(), on.Bits[j], gateway
+				} else {
+					ep.GlobalIPv6Address, ep.GlobalIPv6PrefixLen, ep.IPv6Gateway = a.String(), on.Bits[j], gateway
+				}
+			}
+			n.Networks[on.Network] = ep
+			if i == 0 {
+				n.IPAddress, n.IPPrefixLen, n.Gateway, n.MacAddress = ep.IPAddress, ep.IPPrefixLen, ep.Gateway, ep.MacAddress
+			}
+		}
+		for _, p := range att.Ports {
+			key := fmt.Sprintf("%d/%s", p.Container, p.Protocol)
+			ip := "0.0.0.0"
+			if p.HostIP.IsValid() {
+				ip = p.HostIP.String()
+			}
+			n.Ports[key] = append(n.Ports[key], inspectedBinding{ip, strconv.Itoa(int(p.HostPort))})
+		}
+	}
+	in.NetworkSettings = n
+}

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -280,13 +281,15 @@ func (x *execution) start(ctx context.Context) (*Process, error) {
 		id: x.spec.ID, cause: func() error { return context.Cause(ctx) },
 		io: x.io, cgroup: &cgroup{kept: true}, stubs: &stubs{}, done: make(chan struct{}),
 	}
+	// What it needs is its own now. The pipe ends with the process.
+	x.release()
 	var report [16]byte
 	_, err = io.ReadFull(x.report, report[:])
-	reapFirst(first)
+	status := reapFirst(first)
 	index, value := binary.NativeEndian.Uint64(report[:]), binary.NativeEndian.Uint64(report[8:])
 	switch {
 	case err != nil:
-		err = setupError("enter container", errors.New("the process ended while it was set up"))
+		err = setupError("enter container", fmt.Errorf("the process ended while it was set up (wait status %#x)", status))
 	case index != pidReport:
 		err = x.prog.failure(index, value)
 	}
@@ -302,7 +305,6 @@ func (x *execution) start(ctx context.Context) (*Process, error) {
 	}
 	p.pidfd = newPidfd(fd)
 	p.unhook = context.AfterFunc(ctx, func() { _ = p.Kill() })
-	x.release()
 	if err := x.await(); err != nil {
 		p.unhook()
 		_ = p.Kill()
@@ -315,6 +317,10 @@ func (x *execution) start(ctx context.Context) (*Process, error) {
 	go p.finish()
 	return p, nil
 }
+
+// walkerFD is the process's descriptor of the walker, below those of the
+// program's files.
+const walkerFD = firstFD - 1
 
 // spawn executes the walker with the program behind it.
 func (x *execution) spawn() (pid int, err error) {
@@ -339,23 +345,20 @@ func (x *execution) spawn() (pid int, err error) {
 	for _, f := range x.prog.files {
 		files = append(files, f.Fd())
 	}
-	// Out of the way of those that the process gets, as its own number.
-	high, err := unix.FcntlInt(walker.Fd(), unix.F_DUPFD_CLOEXEC, 2*len(files)+firstFD)
-	if err != nil {
-		return 0, os.NewSyscallError("fcntl", err)
-	}
-	defer unix.Close(high)
-	pid, err = syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(high), []string{"builder-exec"}, &syscall.ProcAttr{Files: files})
+	// It is one of the files, so that no other takes its number.
+	files[walkerFD] = walker.Fd()
+	pid, err = syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(walkerFD), []string{"builder-exec"}, &syscall.ProcAttr{Files: files})
+	runtime.KeepAlive(x)
 	if err != nil {
 		return 0, fmt.Errorf("make process: %w", err)
 	}
 	return pid, nil
 }
 
-func reapFirst(pid int) {
+func reapFirst(pid int) (status syscall.WaitStatus) {
 	for {
-		if _, err := syscall.Wait4(pid, nil, 0, nil); !errors.Is(err, unix.EINTR) {
-			return
+		if _, err := syscall.Wait4(pid, &status, 0, nil); !errors.Is(err, unix.EINTR) {
+			return status
 		}
 	}
 }

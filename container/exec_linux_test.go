@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -186,10 +187,15 @@ func TestExecIsWatched(t *testing.T) {
 	time.Sleep(10 * time.Millisecond)
 	for range 50 {
 		if _, err := execOutput(t, target, ExecSpec{Args: []string{"echo"}}); err != nil {
-			t.Fatal(err)
+			ended := StartTime(p.Pid()) != target.Start
+			p.Kill()
+			seen, _ := io.ReadAll(r)
+			t.Fatalf("%v; the container had ended: %v (%v); it saw %q", err, ended, p.Wait(), seen)
 		}
 	}
-	if _, err := execOutput(t, target, ExecSpec{Args: []string{"touch", "/tmp/end"}}); err != nil {
+	// The container ends by this, perhaps before what is told to end it.
+	_, err = execOutput(t, target, ExecSpec{Args: []string{"touch", "/tmp/end"}})
+	if code := exitCode(t, err); code != 0 && code != 137 {
 		t.Fatal(err)
 	}
 	seen, err := io.ReadAll(r)
@@ -213,3 +219,28 @@ func BenchmarkExec(b *testing.B) {
 		must(b, p.Wait())
 	}
 }
+
+// TestExecMany runs and cancels processes at all moments, several at a time: each
+// ends, and with the error that it is to end with.
+func TestExecMany(t *testing.T) {
+	_, target := startTarget(t, newSpec(t, "sleep", "1000"))
+	var all sync.WaitGroup
+	for i := range 4 {
+		all.Go(func() {
+			for j := range 60 {
+				ctx, cancel := context.WithTimeoutCause(t.Context(), time.Duration(i*j)*50*time.Microsecond+time.Microsecond, errTestOver)
+				p, err := Exec(ctx, target, ExecSpec{Args: []string{"/bin/helper", "sleep", "0"}, Stdout: io.Discard})
+				if err == nil {
+					err = p.Wait()
+				}
+				cancel()
+				if err != nil && !errors.Is(err, errTestOver) {
+					t.Errorf("%d %d: %v", i, j, err)
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
+var errTestOver = errors.New("time is over")

@@ -273,6 +273,7 @@ func (h *holder) start() (err error) {
 		root.Close()
 	}()
 	h.records.event(h.config, "start", nil)
+	go h.watchHealth(p)
 	return nil
 }
 
@@ -628,5 +629,6 @@ func (h *holder) takeOver(st State) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.process, h.out, h.input, h.state = p, out, in, st
+	go h.watchHealth(p)
 	return nil
 }

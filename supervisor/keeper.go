@@ -32,6 +32,19 @@ type exit struct {
 
 func (r Records) exitFile(pid int) string { return r.s.Path("run", "exits", strconv.Itoa(pid)) }
 
+// lastExit is how a process that has ended did so, if the keeper knows or is
+// about to: it notes that before the process is waited for.
+func (r Records) lastExit(pid int, start uint64) (syscall.WaitStatus, bool) {
+	for wait := time.Millisecond; ; wait *= 2 {
+		waited := container.EndedStartTime(pid) != start
+		status, ok := r.exitOf(pid, start)
+		if ok || waited || wait > time.Second {
+			return status, ok
+		}
+		time.Sleep(wait)
+	}
+}
+
 // exitOf is how the process ended of which the keeper was the parent.
 func (r Records) exitOf(pid int, start uint64) (syscall.WaitStatus, bool) {
 	data, err := os.ReadFile(r.exitFile(pid))

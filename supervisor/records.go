@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"builder/container"
@@ -320,7 +321,11 @@ func (s State) processLives() bool {
 
 // abandoned is the state of a container that has ended when nobody held it.
 func (r Records) abandonedState(s State) State {
-	status, known := r.exitOf(s.Pid, s.PidStart)
+	var status syscall.WaitStatus
+	known := false
+	if s.Alive() && !s.Foreground && s.Boot == sys.BootID() {
+		status, known = r.lastExit(s.Pid, s.PidStart)
+	}
 	switch {
 	case s.Status == Restarting:
 	case known && status.Signaled():
@@ -421,4 +426,17 @@ func (r Records) Snapshots() ([]snapshot.ID, error) {
 		}
 	}
 	return ids, nil
+}
+
+// Hold keeps a container that doesn't run from being started or removed, until
+// the lock is released. The error wraps [ErrRunning] if it runs.
+func (r Records) Hold(c Config) (*filelock.Lock, error) {
+	lock, err := r.lock(c)
+	if err != nil {
+		return nil, err
+	}
+	if s := r.readState(c.ID); s.Alive() && s.processLives() {
+		return nil, errors.Join(fmt.Errorf("container %s: %w", c.Name, ErrRunning), lock.Release())
+	}
+	return lock, nil
 }

@@ -5,10 +5,14 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 
 	"builder/image"
 	"builder/rootfs"
+	"builder/snapshot"
+	"builder/store"
+	"builder/supervisor"
 )
 
 // diffLists is the JSON form of diff. The names are podman's.
@@ -33,6 +37,12 @@ func runDiff(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
+	if len(names) == 1 && *platform == "" {
+		changes, err := containerChanges(ctx, s, names[0])
+		if !errors.Is(err, supervisor.ErrNotFound) {
+			return e.printChanges(changes, *format, err)
+		}
+	}
 	_, img, err := imageFor(s, names[0], *platform)
 	if err != nil {
 		return err
@@ -45,9 +55,30 @@ func runDiff(ctx context.Context, e *env, args []string) error {
 	}
 	changes, err := rootfs.Diff(ctx, s, base, img)
 	if err != nil {
-		return fmt.Errorf("diff %s: %w", names[0], err)
+		err = fmt.Errorf("diff %s: %w", names[0], err)
 	}
-	if *format == "json" {
+	return e.printChanges(changes, *format, err)
+}
+
+// containerChanges are what a container has changed of its image.
+func containerChanges(ctx context.Context, s *store.Store, name string) ([]rootfs.Change, error) {
+	records := supervisor.NewRecords(s)
+	c, err := records.Find(name)
+	if err != nil {
+		return nil, err
+	}
+	rfs, err := rootfs.Open(s)
+	if err != nil {
+		return nil, err
+	}
+	return rfs.UpperChanges(ctx, upperDir(records, c.ID), snapshot.ID(c.Snapshot))
+}
+
+func (e *env) printChanges(changes []rootfs.Change, format string, err error) error {
+	if err != nil {
+		return err
+	}
+	if format == "json" {
 		return e.printDiffJSON(changes)
 	}
 	w := bufio.NewWriter(e.stdout)

@@ -4,13 +4,11 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 
-	"builder/internal/filelock"
 	"builder/layer"
 	"builder/mount"
 	"builder/rootfs"
@@ -18,7 +16,7 @@ import (
 	"builder/supervisor"
 )
 
-// runExport writes the files of an ended container as a tar.
+// runExport writes the files of a container as a tar.
 func runExport(ctx context.Context, e *env, args []string) error {
 	fs := flags("export")
 	output := fs.StringP("output", "o", "-", "write to a `FILE` instead of standard output")
@@ -39,16 +37,14 @@ func runExport(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	// Held, so that nobody starts or removes it: its file system may be
-	// mounted once only.
-	lock, err := filelock.TryAcquire(filepath.Join(records.Dir(r.ID), "lock"), filelock.Exclusive)
-	if errors.Is(err, filelock.ErrLocked) {
-		return fmt.Errorf("export %s: the container is running: stop it first", r.Name)
+	if !r.State.Alive() {
+		// Held, so that nobody starts or removes it meanwhile.
+		lock, err := records.Hold(r.Config)
+		if err != nil {
+			return fmt.Errorf("export %s: %w", r.Name, err)
+		}
+		defer lock.Release()
 	}
-	if err != nil {
-		return fmt.Errorf("export %s: %w", r.Name, err)
-	}
-	defer lock.Release()
 	root, err := containerView(ctx, rfs, records.Dir(r.ID), snapshot.ID(r.Snapshot))
 	if err != nil {
 		return fmt.Errorf("export %s: %w", r.Name, err)
@@ -60,9 +56,9 @@ func runExport(ctx context.Context, e *env, args []string) error {
 	})
 }
 
-// containerView is the file system of a container that doesn't run, to be read.
-// It can't be mounted to be written: overlayfs takes a volatile upper directory
-// once.
+// containerView is the file system of a container, to be read: what it has
+// written, on top of its image. What a running one changes meanwhile may be seen
+// or not.
 func containerView(ctx context.Context, rfs *rootfs.RootFS, dir string, below snapshot.ID) (*os.File, error) {
 	lower := []string{filepath.Join(dir, "fs")}
 	if below == "" {

@@ -205,7 +205,8 @@ func counts(t testing.TB, stderr string) map[string]int {
 // other processes, and no measure of time.
 func waitFor(t testing.TB, what string, f func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	// Not the test's own context: it is over when the test cleans up.
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for !f() {
 		select {

@@ -186,7 +186,7 @@ func statusText(s supervisor.State) string {
 	return fmt.Sprintf("Exited (%d) %s ago", s.ExitCode, units.HumanDuration(time.Since(s.Finished)))
 }
 
-const healthStarting = "starting"
+const healthStarting = supervisor.Starting
 
 // parseContainerFilters makes one test of --filter words. Values of the same
 // name are alternatives, except for labels, which must all be there.

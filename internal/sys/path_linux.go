@@ -245,3 +245,30 @@ func CopyDirAttributes(from, to string) error {
 // PathOnly opens a file as a mere place in the tree (O_PATH): nothing can be
 // read of it, and opening it has no effect on it.
 const PathOnly = unix.O_PATH
+
+// ExistsAt says whether a directory has an entry of a name, whatever it is.
+func ExistsAt(dir *os.File, name string) (bool, error) {
+	var st unix.Stat_t
+	err := unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return false, nil
+	}
+	return err == nil, os.NewSyscallError("fstatat", err)
+}
+
+// NoFollow and Directory are flags of open(2).
+const (
+	NoFollow  = unix.O_NOFOLLOW
+	Directory = unix.O_DIRECTORY
+)
+
+// ReadLinkOf is the target of a symbolic link that was opened with [PathOnly]
+// and [NoFollow].
+func ReadLinkOf(f *os.File) (string, error) {
+	buf := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(int(f.Fd()), "", buf)
+	if err != nil {
+		return "", os.NewSyscallError("readlinkat", err)
+	}
+	return string(buf[:n]), nil
+}

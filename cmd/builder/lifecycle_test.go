@@ -1,0 +1,413 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"builder/internal/testutil"
+)
+
+// newLifeBench is newBench whose containers are removed at the end, and with
+// them the monitor.
+func newLifeBench(t testing.TB) *workbench {
+	t.Helper()
+	w := newBench(t)
+	t.Cleanup(func() {
+		w.command("rm", "-fa").Run()
+		waitFor(t, "the monitor's end", func() bool { return len(w.monitors()) == 0 })
+	})
+	return w
+}
+
+// monitors are the processes of the monitor and its keeper, by their roles.
+func (w *workbench) monitors() map[string]int {
+	out := map[string]int{}
+	stats, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, name := range stats {
+		data, _ := os.ReadFile(name)
+		words := strings.Split(string(data), "\x00")
+		if len(words) < 4 || words[1] != "--root" || words[2] != w.root || words[3] != "monitor" {
+			continue
+		}
+		pid, _ := strconv.Atoi(strings.Split(name, "/")[2])
+		if len(words) > 4 && words[4] == "--kept" {
+			out["monitor"] = pid
+		} else {
+			out["keeper"] = pid
+		}
+	}
+	return out
+}
+
+// field is one word of inspect.
+func (w *workbench) field(name, template string) string {
+	w.t.Helper()
+	return strings.TrimSpace(w.ok("inspect", "-f", template, name))
+}
+
+func (w *workbench) waitField(name, template, want string) {
+	w.t.Helper()
+	var r result
+	defer func() {
+		if w.t.Failed() {
+			w.t.Logf("last: %+v", r)
+		}
+	}()
+	waitFor(w.t, fmt.Sprintf("%s of %s being %s", template, name, want), func() bool {
+		r = w.run("inspect", "-f", template, name)
+		return r.code == 0 && strings.TrimSpace(r.stdout) == want
+	})
+}
+
+const counting = `trap 'echo term; exit 7' TERM; i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done`
+
+func TestLifeCycle(t *testing.T) {
+	w := newLifeBench(t)
+	id := strings.TrimSpace(w.ok("run", "-d", "--name", "web", "--label", "a=b", "test/base", "sh", "-c", counting))
+	if !regexp.MustCompile(`^[0-9a-f]{64}$`).MatchString(id) {
+		t.Fatalf("run -d prints %q", id)
+	}
+	if got := w.field("web", "{{.State.Status}} {{.Id}} {{index .Config.Labels \"a\"}}"); got != "running "+id+" b" {
+		t.Errorf("inspect says %q", got)
+	}
+	if got := w.ok("ps", "--format", "{{.Names}} {{.State}}", "--filter", "label=a=b"); got != "web running\n" {
+		t.Errorf("ps says %q", got)
+	}
+	w.fails(125, []string{`"web" is in use`}, "run", "-d", "--name", "web", "test/base", "true")
+	w.fails(1, []string{"is running"}, "rm", "web")
+	w.ok("rename", "web", "site")
+	w.fails(1, []string{"no such container: web"}, "stop", "web")
+	w.ok("pause", "site")
+	if got := w.field("site", "{{.State.Status}} {{.State.Paused}}"); got != "paused true" {
+		t.Errorf("a paused one is %q", got)
+	}
+	before := w.ok("logs", "site")
+	time.Sleep(50 * time.Millisecond)
+	if after := w.ok("logs", "site"); after != before {
+		t.Error("a paused container goes on writing")
+	}
+	w.fails(1, []string{"is paused"}, "exec", "site", "true")
+	w.ok("unpause", "site")
+	waitFor(t, "more output", func() bool { return len(w.ok("logs", "site")) > len(before) })
+	w.ok("stop", "site")
+	if got := w.field("site", "{{.State.Status}} {{.State.ExitCode}}"); got != "exited 7" {
+		t.Errorf("a stopped one is %q", got)
+	}
+	if out := w.ok("wait", "site"); out != "7\n" {
+		t.Errorf("wait of an ended container prints %q", out)
+	}
+	w.ok("start", "site")
+	w.ok("restart", "-t", "5", "site")
+	if got := w.field("site", "{{.State.Status}}"); got != "running" {
+		t.Errorf("after restart it is %q", got)
+	}
+	w.ok("kill", "-s", "KILL", "site")
+	w.waitField("site", "{{.State.Status}} {{.State.ExitCode}}", "exited 137")
+	w.fails(1, []string{"not running"}, "kill", "site")
+	w.ok("rm", "site")
+	if left, _ := filepath.Glob(filepath.Join(w.root, "containers", "*")); len(left) > 0 {
+		t.Errorf("left after rm: %v", left)
+	}
+	var actions []string
+	for line := range strings.Lines(w.ok("events", "--stream=false", "--filter", "container="+id, "--format", "{{.Action}}")) {
+		actions = append(actions, strings.TrimSpace(line))
+	}
+	want := "create start rename pause unpause stop die start stop die start kill die destroy"
+	if got := strings.Join(actions, " "); got != want {
+		t.Errorf("events are %q, want %q", got, want)
+	}
+}
+
+func TestCreateAndStart(t *testing.T) {
+	w := newLifeBench(t)
+	file := filepath.Join(w.dir, "cid")
+	id := strings.TrimSpace(w.ok("create", "-i", "--cidfile", file, "--name", "made", "test/base", "sh", "-c", "cat; exit 3"))
+	if data, err := os.ReadFile(file); err != nil || string(data) != id {
+		t.Errorf("--cidfile has %q (%v)", data, err)
+	}
+	if got := w.field("made", "{{.State.Status}}"); got != "created" {
+		t.Errorf("a made container is %q", got)
+	}
+	w.fails(125, []string{"--cidfile"}, "run", "--cidfile", file, "test/base", "true")
+	cmd := w.command("start", "-ai", "made")
+	cmd.Stdin = strings.NewReader("through it\n")
+	if r := w.finish(cmd); r.stdout != "through it\n" || r.code != 3 {
+		t.Errorf("start -ai: code %d, %q %q", r.code, r.stdout, r.stderr)
+	}
+	// What can't be started stays created, and says why.
+	w.fails(127, []string{"nothere"}, "run", "-d", "--name", "bad", "test/base", "nothere")
+	if got := w.field("bad", "{{.State.Status}} {{.State.ExitCode}}"); got != "created 127" {
+		t.Errorf("one that can't be started is %q", got)
+	}
+	w.fails(127, []string{"nothere"}, "run", "-d", "--rm", "--name", "gone", "test/base", "nothere")
+	w.fails(1, []string{"gone"}, "inspect", "gone")
+}
+
+func TestRestartPolicies(t *testing.T) {
+	w := newLifeBench(t)
+	w.ok("run", "-d", "--name", "twice", "--restart", "on-failure:2", "test/base", "sh", "-c", "echo run; exit 4")
+	w.ok("run", "-d", "--name", "ended", "--restart", "on-failure", "test/base", "true")
+	w.ok("run", "-d", "--name", "ever", "--restart", "always", "test/base", "sh", "-c", "echo run; sleep 0.05")
+	w.waitField("twice", "{{.State.Status}} {{.RestartCount}} {{.State.ExitCode}}", "exited 2 4")
+	if out := w.ok("logs", "twice"); out != "run\nrun\nrun\n" {
+		t.Errorf("it ran as %q", out)
+	}
+	w.waitField("ended", "{{.State.Status}} {{.RestartCount}}", "exited 0")
+	waitFor(t, "three runs", func() bool { return strings.Count(w.ok("logs", "ever"), "run") >= 3 })
+	w.ok("stop", "-t", "1", "ever")
+	if got := w.field("ever", "{{.State.Status}}"); got != "exited" {
+		t.Errorf("a stopped one is %q", got)
+	}
+	n := strings.Count(w.ok("logs", "ever"), "run")
+	time.Sleep(300 * time.Millisecond)
+	if again := strings.Count(w.ok("logs", "ever"), "run"); again != n {
+		t.Error("it is started again after stop")
+	}
+}
+
+// TestMonitorKilled kills the monitor, and then the keeper too, while
+// containers write and end: none ends because of that, nothing of the output is
+// lost or doubled, and exit codes are true.
+func TestMonitorKilled(t *testing.T) {
+	w := newLifeBench(t)
+	w.ok("run", "-d", "--name", "count", "test/base", "sh", "-c", counting)
+	w.ok("run", "-dit", "--name", "term", "test/base", "sh", "-c", "read x; echo got $x; exit 9")
+	rounds := 10
+	if n, err := strconv.Atoi(os.Getenv("BUILDER_KILLS")); err == nil {
+		rounds = n
+	}
+	for i := range rounds {
+		name := fmt.Sprintf("e%d", i)
+		w.ok("run", "-d", "--name", name, "test/base", "sh", "-c", fmt.Sprintf("sleep 0.0%d; exit %d", i%10, i%200))
+		m := w.monitors()
+		syscall.Kill(m["monitor"], syscall.SIGKILL)
+		if i%3 == 2 {
+			syscall.Kill(m["keeper"], syscall.SIGKILL)
+		}
+		if out := w.ok("ps", "--filter", "name=count", "--format", "{{.State}}"); out != "running\n" {
+			t.Fatalf("round %d: ps says %q", i, out)
+		}
+		w.ok("wait", name)
+		// Without keeper and monitor nobody learns how it ends.
+		if i%3 == 2 {
+			w.ok("rm", "-f", name)
+			continue
+		}
+		w.waitField(name, "{{.State.Status}} {{.State.ExitCode}}", fmt.Sprintf("exited %d", i%200))
+		w.ok("rm", name)
+	}
+	w.ok("stop", "count")
+	lines := strings.Split(strings.TrimSpace(w.ok("logs", "count")), "\n")
+	for i, line := range lines[:len(lines)-1] {
+		if line != strconv.Itoa(i+1) {
+			t.Fatalf("line %d is %q", i+1, line)
+		}
+	}
+	if last := lines[len(lines)-1]; last != "term" {
+		t.Errorf("the last line is %q", last)
+	}
+}
+
+// TestTerminalOutlivesMonitor attaches to a terminal whose monitor was killed.
+func TestTerminalOutlivesMonitor(t *testing.T) {
+	w := newLifeBench(t)
+	testutil.Require(t, "script")
+	w.ok("run", "-dit", "--name", "term", "test/base", "sh", "-c", "read x; echo got $x; exit 9")
+	syscall.Kill(w.monitors()["monitor"], syscall.SIGKILL)
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("script", "-qec", exe+" attach term", "/dev/null")
+	cmd.Env = w.command().Env
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out syncBuffer
+	cmd.Stdout = &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the answer", func() bool {
+		fmt.Fprint(stdin, "hey\n")
+		time.Sleep(50 * time.Millisecond)
+		return strings.Contains(out.String(), "got hey")
+	})
+	stdin.Close()
+	cmd.Wait()
+	w.waitField("term", "{{.State.Status}} {{.State.ExitCode}}", "exited 9")
+}
+
+func TestLogs(t *testing.T) {
+	w := newLifeBench(t)
+	w.ok("run", "-d", "--name", "talk", "test/base", "sh", "-c", "for i in 1 2 3 4 5; do echo out $i; echo err $i >&2; done; printf end")
+	w.ok("wait", "talk")
+	r := w.run("logs", "talk")
+	if r.stdout != "out 1\nout 2\nout 3\nout 4\nout 5\nend" || r.stderr != "err 1\nerr 2\nerr 3\nerr 4\nerr 5\n" {
+		t.Errorf("logs: %q and %q", r.stdout, r.stderr)
+	}
+	if r := w.run("logs", "-n", "3", "talk"); strings.Count(r.stdout+r.stderr, "\n") != 2 || !strings.Contains(r.stdout, "end") {
+		t.Errorf("logs -n 3: %q and %q", r.stdout, r.stderr)
+	}
+	if r := w.run("logs", "-t", "-n", "1", "talk"); !regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z end$`).MatchString(r.stdout) {
+		t.Errorf("logs -t: %q", r.stdout)
+	}
+	if r := w.run("logs", "--until", "1h", "talk"); r.stdout+r.stderr != "" {
+		t.Errorf("logs of an hour ago: %q", r.stdout)
+	}
+	// Followed from before the first line to the end, by a slow reader too.
+	w.ok("run", "-d", "--name", "long", "test/base", "sh", "-c", "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); echo line $i; done")
+	out := w.ok("logs", "-f", "long")
+	if n := strings.Count(out, "\n"); n != 20000 || !strings.HasSuffix(out, "line 20000\n") {
+		t.Errorf("logs -f: %d lines", n)
+	}
+	// Rotated: the last lines are there, and the files are bounded.
+	w.ok("run", "-d", "--name", "big", "--log-opt", "max-size=20k", "--log-opt", "max-file=2", "test/base", "sh", "-c", "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); echo line $i; done")
+	w.ok("wait", "big")
+	out = w.ok("logs", "big")
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	first, _ := strconv.Atoi(strings.TrimPrefix(lines[0], "line "))
+	if !strings.HasSuffix(out, "line 20000\n") || len(lines) < 100 || len(lines) > 15000 || first+len(lines)-1 != 20000 {
+		t.Errorf("a rotated log has %d lines from %q to %q", len(lines), lines[0], lines[len(lines)-1])
+	}
+	w.ok("run", "--name", "quiet", "--log-driver", "none", "test/base", "echo", "x")
+	w.fails(1, []string{"--log-driver none"}, "logs", "quiet")
+	// What ran in the foreground is there too.
+	w.ok("run", "--name", "fore", "test/base", "echo", "seen")
+	if out := w.ok("logs", "fore"); out != "seen\n" {
+		t.Errorf("logs of a foreground container: %q", out)
+	}
+}
+
+func TestAttach(t *testing.T) {
+	w := newLifeBench(t)
+	w.ok("run", "-di", "--name", "echo", "test/base", "sh", "-c", "while read x; do echo said $x; [ $x = end ] && exit 6; done")
+	cmd := w.command("attach", "echo")
+	cmd.Stdin = strings.NewReader("one\nend\n")
+	if r := w.finish(cmd); r.code != 6 || r.stdout != "said one\nsaid end\n" {
+		t.Errorf("attach: code %d, %q %q", r.code, r.stdout, r.stderr)
+	}
+	w.fails(1, []string{"not running"}, "attach", "echo")
+	// Signals go to the process.
+	w.ok("run", "-d", "--name", "sig", "test/base", "sh", "-c", "trap 'echo int; exit 5' INT; while :; do sleep 0.02; done")
+	cmd = w.command("attach", "--no-stdin", "sig")
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(200 * time.Millisecond)
+	cmd.Process.Signal(syscall.SIGINT)
+	cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != 5 || out.String() != "int\n" {
+		t.Errorf("attach after SIGINT: code %d, %q", code, out.String())
+	}
+}
+
+func TestExecCommand(t *testing.T) {
+	w := newLifeBench(t)
+	w.ok("run", "-d", "--name", "cc", "-e", "A=container", "-w", "/tmp", "test/base", "sleep", "1000")
+	for _, tt := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"cc", "sh", "-c", "echo $A; pwd"}, "container\n/tmp\n"},
+		{[]string{"-e", "A=exec", "-w", "/etc", "-u", "user", "cc", "sh", "-c", "echo $A $HOME; pwd; id -un"}, "exec /home/user\n/etc\nuser\n"},
+		{[]string{"cc", "cat"}, ""},
+	} {
+		if out := w.ok(append([]string{"exec"}, tt.args...)...); out != tt.want {
+			t.Errorf("exec %v: %q, want %q", tt.args, out, tt.want)
+		}
+	}
+	cmd := w.command("exec", "-i", "cc", "sh", "-c", "cat; exit 9")
+	cmd.Stdin = strings.NewReader("in")
+	if r := w.finish(cmd); r.code != 9 || r.stdout != "in" {
+		t.Errorf("exec -i: code %d, %q", r.code, r.stdout)
+	}
+	w.ok("exec", "-d", "cc", "sh", "-c", "sleep 0.1; echo later > /tmp/later; sleep 1000")
+	waitFor(t, "what runs in the background", func() bool { return w.run("exec", "cc", "cat", "/tmp/later").stdout == "later\n" })
+	w.fails(127, []string{"nothere"}, "exec", "cc", "nothere")
+	w.fails(126, []string{"/etc"}, "exec", "cc", "/etc")
+	w.fails(1, []string{"no such container"}, "exec", "x", "true")
+	w.ok("stop", "-t", "0", "cc")
+	w.fails(1, []string{"not running"}, "exec", "cc", "true")
+}
+
+func TestHealth(t *testing.T) {
+	w := newLifeBench(t)
+	w.write("Dockerfile", "FROM test/base\nHEALTHCHECK --interval=50ms --retries=2 CMD test -e /tmp/well && echo fine\nCMD [\"sleep\", \"1000\"]\n")
+	w.ok("build", "-t", "checked", ".")
+	w.ok("run", "-d", "--name", "hh", "checked")
+	w.waitField("hh", "{{.State.Health.Status}}", "unhealthy")
+	if ps := w.ok("ps"); !strings.Contains(ps, "(unhealthy)") {
+		t.Errorf("ps: %s", ps)
+	}
+	w.ok("exec", "hh", "touch", "/tmp/well")
+	w.waitField("hh", "{{.State.Health.Status}} {{.State.Health.FailingStreak}}", "healthy 0")
+	var state struct {
+		State struct {
+			Health struct{ Log []struct{ Output string } }
+		}
+	}
+	var list []json.RawMessage
+	if err := json.Unmarshal([]byte(w.ok("inspect", "hh")), &list); err != nil || json.Unmarshal(list[0], &state) != nil {
+		t.Fatal(err)
+	}
+	if log := state.State.Health.Log; len(log) == 0 || len(log) > 5 || log[len(log)-1].Output != "fine\n" {
+		t.Errorf("the log of checks is %+v", log)
+	}
+	w.ok("run", "-d", "--name", "no", "--no-healthcheck", "checked")
+	if got := w.field("no", "{{json .State.Health}}"); got != "null" {
+		t.Errorf("without health check: %s", got)
+	}
+	w.ok("run", "-d", "--name", "slow", "--health-cmd", "sleep 10", "--health-timeout", "50ms", "checked")
+	w.waitField("slow", "{{.State.Health.Status}}", "unhealthy")
+}
+
+func TestWrongLifeCycle(t *testing.T) {
+	w := newLifeBench(t)
+	for _, tt := range []struct {
+		code int
+		word string
+		args []string
+	}{
+		{125, "--restart", []string{"run", "-d", "--restart", "sometimes", "test/base"}},
+		{125, "--rm and --restart", []string{"run", "-d", "--rm", "--restart", "always", "test/base"}},
+		{125, "--log-driver", []string{"run", "--log-driver", "syslog", "test/base"}},
+		{125, "--log-opt", []string{"run", "--log-opt", "tag=x", "test/base"}},
+		{125, "--stop-signal", []string{"run", "--stop-signal", "NOPE", "test/base"}},
+		{125, "--detach-keys", []string{"run", "--detach-keys", "ctrl-?", "test/base"}},
+		{125, "--name", []string{"run", "--name", "a b", "test/base"}},
+		{125, "--health-retries", []string{"run", "--health-retries", "-1", "test/base"}},
+		{2, "--filter", []string{"ps", "--filter", "color=red"}},
+		{2, "--filter", []string{"ps", "--filter", "status=happy"}},
+		{2, "--signal", []string{"kill", "-s", "NOPE", "x"}},
+		{2, "name a container", []string{"stop"}},
+		{1, "no such container", []string{"stop", "x"}},
+		{1, "no such container", []string{"logs", "x"}},
+		{2, "--tail", []string{"logs", "-n", "some", "x"}},
+		{2, "--since", []string{"logs", "--since", "yesterday", "x"}},
+		{1, "no such container", []string{"start", "x"}},
+		{1, "no such container", []string{"wait", "x"}},
+		{1, "no such container", []string{"rename", "x", "yy"}},
+		{2, "attach to one", []string{"start", "-a", "x", "y"}},
+		{2, "not both", []string{"stop", "--all", "x"}},
+	} {
+		w.fails(tt.code, []string{tt.word}, tt.args...)
+	}
+	w.ok("rm", "-f", "x")
+	w.ok("stop", "-i", "x")
+}

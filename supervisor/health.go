@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"time"
+
+	"builder/container"
+)
+
+// docker's defaults.
+const (
+	defaultInterval      = 30 * time.Second
+	defaultTimeout       = 30 * time.Second
+	defaultStartInterval = 5 * time.Second
+	defaultRetries       = 3
+
+	keptProbes     = 5
+	maxProbeOutput = 4096
+)
+
+// Words for how healthy a container is.
+const (
+	Starting  = "starting"
+	Healthy   = "healthy"
+	Unhealthy = "unhealthy"
+)
+
+func or[T comparable](v, otherwise T) T {
+	var zero T
+	if v == zero {
+		return otherwise
+	}
+	return v
+}
+
+// watchHealth checks the container until its process ends.
+func (h *holder) watchHealth(p *container.Process) {
+	c := h.config.Health
+	if c == nil || len(c.Test) == 0 || c.Test[0] == "NONE" {
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		_ = p.Wait()
+		cancel()
+	}()
+	h.mu.Lock()
+	if h.state.Health == nil {
+		h.state.Health = &Health{Status: Starting}
+		h.save()
+	}
+	begun := h.state.Started
+	h.mu.Unlock()
+	go func() {
+		defer cancel()
+		for {
+			wait := or(c.Interval, defaultInterval)
+			if c.StartPeriod > 0 && time.Since(begun) < c.StartPeriod {
+				wait = min(wait, or(c.StartInterval, defaultStartInterval))
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(wait):
+			}
+			if h.current().Status == Paused {
+				continue
+			}
+			if probe, ok := h.probe(ctx, p); ok {
+				h.judge(p, probe, time.Since(begun) < c.StartPeriod)
+			}
+		}
+	}()
+}
+
+// probe runs one check. ok is false if the container ended meanwhile.
+func (h *holder) probe(ctx context.Context, p *container.Process) (probe Probe, ok bool) {
+	c := h.config.Health
+	args := c.Test[1:]
+	if c.Test[0] == "CMD-SHELL" {
+		args = append([]string{"/bin/sh", "-c"}, args...)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, or(c.Timeout, defaultTimeout), errSlowProbe)
+	defer cancel()
+	var out limited
+	st := h.current()
+	target := container.Target{Pid: st.Pid, Start: st.PidStart, Spec: h.config.Spec}
+	target.Spec.ID = h.config.ID
+	spec := container.ExecSpec{
+		Args: args, Env: h.config.Spec.Env, Dir: h.config.Spec.Dir, User: h.config.Spec.User, GroupAdd: h.config.Spec.GroupAdd,
+		Stdout: &out, Stderr: &out,
+	}
+	probe.Start = time.Now()
+	run, err := container.Exec(ctx, target, spec)
+	if err == nil {
+		ended := make(chan error, 1)
+		go func() { ended <- run.Wait() }()
+		select {
+		case err = <-ended:
+		case <-ctx.Done():
+			// It is killed; what it started may hold its output.
+			err = context.Cause(ctx)
+		}
+	}
+	probe.End, probe.Output = time.Now(), out.String()
+	var exit *container.ExitError
+	switch {
+	case errors.Is(err, errSlowProbe):
+		probe.ExitCode = -1
+		probe.Output = "Health check exceeded timeout (" + or(c.Timeout, defaultTimeout).String() + "): " + probe.Output
+	case ctx.Err() != nil, errors.Is(err, container.ErrGone):
+		return probe, false
+	case errors.As(err, &exit):
+		probe.ExitCode = exit.Code
+	case err != nil:
+		probe.ExitCode, probe.Output = -1, err.Error()
+	}
+	return probe, true
+}
+
+var errSlowProbe = errors.New("health check took too long")
+
+// judge draws the conclusion of a check.
+func (h *holder) judge(p *container.Process, probe Probe, starting bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.process != p {
+		return
+	}
+	was := h.state.Health
+	now := &Health{Status: was.Status, FailingStreak: was.FailingStreak}
+	now.Log = append(append(now.Log, was.Log...), probe)
+	now.Log = now.Log[max(0, len(now.Log)-keptProbes):]
+	switch {
+	case probe.ExitCode == 0:
+		now.Status, now.FailingStreak = Healthy, 0
+	case starting && was.Status == Starting:
+		// Failures don't count yet.
+	default:
+		if now.FailingStreak++; now.FailingStreak >= or(h.config.Health.Retries, defaultRetries) {
+			now.Status = Unhealthy
+		}
+	}
+	h.state.Health = now
+	h.save()
+	if now.Status != was.Status {
+		h.records.event(h.config, "health_status: "+now.Status, nil)
+	}
+}
+
+// limited keeps the beginning of what is written to it.
+type limited struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *limited) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if room := maxProbeOutput - l.b.Len(); room > 0 {
+		l.b.Write(p[:min(room, len(p))])
+	}
+	return len(p), nil
+}
+
+func (l *limited) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}

@@ -119,14 +119,18 @@ func Adopt(spec Spec, a Adoption) (*Process, error) {
 func (h *host) findCgroup(spec *Spec) *cgroup {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	g := &cgroup{root: h.cgroups.root, path: path.Join(h.cgroups.parentOf(spec), spec.ID)}
+	return h.cgroups.find(spec)
+}
+
+func (c *cgroups) find(spec *Spec) *cgroup {
+	g := &cgroup{root: c.root, path: path.Join(c.parentOf(spec), spec.ID)}
 	g.find()
 	all, err := hierarchies()
 	if err != nil {
 		return g
 	}
 	for _, controllers := range all {
-		root, err := h.cgroups.hierarchy(controllers[0])
+		root, err := c.hierarchy(controllers[0])
 		if err != nil {
 			continue
 		}

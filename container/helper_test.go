@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -193,20 +194,47 @@ func helperCommand(name string, args []string) {
 			b[i] = 1
 		}
 		fmt.Println("filled")
+	case "spin": // uses a processor for so many milliseconds of its time
+		for {
+			var ts unix.Timespec
+			check(unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &ts))
+			if ts.Nano() > int64(num(0))*int64(time.Millisecond) {
+				break
+			}
+		}
+	case "hold": // holds so many MiB of memory until it is killed
+		b := make([]byte, num(0)<<20)
+		for i := 0; i < len(b); i += 4096 {
+			b[i] = 1
+		}
+		fmt.Println("held")
+		time.Sleep(time.Hour)
+		runtime.KeepAlive(b)
 	case "forks": // has so many children at once, and says which one failed
-		for i := range num(0) {
+		var pids []int
+		failed := unix.Errno(0)
+		for range num(0) {
 			pid, _, errno := unix.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
-			if errno != 0 {
-				fmt.Println(i, unix.ErrnoName(errno))
-				return
+			if failed = errno; errno != 0 {
+				break
 			}
 			if pid == 0 {
 				for {
 					unix.RawSyscall(unix.SYS_PAUSE, 0, 0, 0)
 				}
 			}
+			pids = append(pids, int(pid))
 		}
-		fmt.Println(num(0), "ok")
+		for _, pid := range pids {
+			check(unix.Kill(pid, unix.SIGKILL))
+			_, err := unix.Wait4(pid, nil, 0, nil)
+			check(err)
+		}
+		if failed != 0 {
+			fmt.Println(len(pids), unix.ErrnoName(failed))
+			return
+		}
+		fmt.Println(len(pids), "ok")
 	case "ppid":
 		fmt.Println(os.Getpid(), os.Getppid())
 	case "umask":

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -33,6 +34,9 @@ type Process struct {
 	adopted *Adoption
 	done    chan struct{} // closed when err is set
 	err     error
+
+	groupMu sync.Mutex // guards what is known of the group, and
+	ended   bool       // that it is about to be removed
 }
 
 // Start starts the container and returns when its command has been executed,
@@ -179,6 +183,9 @@ func (p *Process) finish() {
 	}
 	killed := !p.unhook()
 	err := p.io.wait()
+	p.groupMu.Lock()
+	p.ended = true
+	p.groupMu.Unlock()
 	exit := p.exitError(status)
 	if !known {
 		exit = &ExitError{Code: codeUnknown, Unknown: true, OOM: p.cgroup.oomKilled()}

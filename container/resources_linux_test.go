@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"builder/internal/sys"
 )
@@ -229,4 +230,103 @@ func roots(h *host) (out []*os.File) {
 		out = append(out, f)
 	}
 	return out
+}
+
+// TestUpdate bounds a container that runs, by controllers that it had no group
+// of: its processes, and those that they make, are held by the new bounds.
+func TestUpdate(t *testing.T) {
+	spec := newSpec(t, "orphans", "3", ";", "sleep", "1000")
+	spec.Init = true
+	p, target := startTarget(t, spec)
+	inside := func(args ...string) string {
+		out, err := execOutput(t, target, ExecSpec{Args: args})
+		if err != nil {
+			out += err.Error()
+		}
+		return out
+	}
+	if got := inside("forks", "30"); got != "30 ok\n" {
+		t.Errorf("without a bound: %s", got)
+	}
+	warn := func(m string) { t.Error(m) }
+	must(t, p.Update(Resources{Pids: 25, Memory: 64 << 20, MemorySwap: 64 << 20, CPUSetCPUs: "0"}, warn))
+	if got := inside("forks", "30"); !strings.HasSuffix(got, " EAGAIN\n") {
+		t.Errorf("with a bound: %s", got)
+	}
+	if got := inside("fill", "100"); !strings.Contains(got, "signal 9") {
+		t.Errorf("100 MiB of 64: %s", got)
+	}
+	if got := field(inside("cat", "/proc/1/status"), "Cpus_allowed_list"); got != "0" {
+		t.Errorf("processors of the first process: %q", got)
+	}
+	// Raised and lowered again: memory is bounded below memory and swap in
+	// each moment.
+	must(t, p.Update(Resources{Memory: 256 << 20, MemorySwap: 256 << 20, Pids: -1}, warn))
+	if got := inside("fill", "100") + inside("forks", "30"); got != "filled\n30 ok\n" {
+		t.Errorf("with higher bounds: %s", got)
+	}
+	must(t, p.Update(Resources{Memory: 128 << 20, MemorySwap: 128 << 20}, warn))
+	if err := p.Update(Resources{CPUSetCPUs: "4000"}, warn); err == nil || !strings.Contains(err.Error(), "cpuset.cpus=4000") {
+		t.Errorf("a processor that isn't there: %v", err)
+	}
+	if err := p.Update(Resources{MemorySwap: 1}, warn); err == nil {
+		t.Error("swap without memory is taken")
+	}
+	groups := p.cgroup.v1
+	must(t, p.Kill())
+	_ = p.Wait()
+	for _, g := range groups {
+		if dir, err := sys.OpenInRoot(g.root, g.path, os.O_RDONLY, 0); err == nil {
+			t.Errorf("%s/%s is left", g.root.Name(), g.path)
+			dir.Close()
+		}
+	}
+	if err := p.Update(Resources{Pids: 5}, warn); !errors.Is(err, os.ErrProcessDone) {
+		t.Errorf("after the end: %v", err)
+	}
+}
+
+// TestStats reads what a container has used, with and without groups that count
+// it.
+func TestStats(t *testing.T) {
+	for _, bounds := range []Resources{{}, {Memory: 256 << 20, Pids: 100, BlkioWeight: 100}} {
+		spec := newSpec(t, "fill", "40", ";", "spin", "100", ";", "orphans", "2", ";", "hold", "40")
+		spec.Resources, spec.Network = bounds, NetworkNone
+		r, w, err := os.Pipe()
+		must(t, err)
+		spec.Stdout = w
+		p, err := Start(t.Context(), spec)
+		must(t, err)
+		w.Close()
+		want := "filled\nready\nready\nheld\n"
+		line := make([]byte, len(want))
+		if _, err := io.ReadFull(r, line); err != nil || len(line) == 0 {
+			t.Fatalf("the container says %q (%v)", line, err)
+		}
+		groups, err := OpenGroups()
+		must(t, err)
+		groups.c.parent = testParent
+		g, err := groups.Find(&spec, p.Pid())
+		must(t, err)
+		st, err := g.Stats()
+		must(t, err)
+		pids, err := g.Pids()
+		must(t, err)
+		if len(pids) != 3 || st.Pids < 3 || st.CPU < 80*time.Millisecond || st.Memory < 40<<20 || st.Memory > 200<<20 {
+			t.Errorf("bounds %+v: processes %v, %+v", bounds, pids, st)
+		}
+		if bounds.Memory != 0 && st.MemoryLimit != 256<<20 || bounds.Memory == 0 && st.MemoryLimit != totalMemory() {
+			t.Errorf("bounds %+v: of %d bytes", bounds, st.MemoryLimit)
+		}
+		must(t, p.Kill())
+		_ = p.Wait()
+		if _, err := g.Stats(); !errors.Is(err, ErrGone) {
+			t.Errorf("after the end: %v", err)
+		}
+		g.Close()
+		r.Close()
+		if _, err := groups.Find(&spec, p.Pid()); !errors.Is(err, ErrGone) {
+			t.Errorf("after the end: %v", err)
+		}
+	}
 }

@@ -22,7 +22,7 @@ import (
 )
 
 // Config says what a container is to be. It is written by who makes it and
-// changes only by rename and update.
+// changes only by [Records.Change].
 type Config struct {
 	ID       string    `json:"id"`
 	Name     string    `json:"name"`
@@ -46,7 +46,7 @@ type Config struct {
 	Log         LogConfig         `json:"log"`
 	Exposed     []string          `json:"exposed,omitempty"` // ports of the image, "80/tcp"
 
-	Mounts      []Mount           `json:"mounts,omitempty"`
+	Mounts []Mount `json:"mounts,omitempty"`
 
 	// NetworkMode is "host", "none", "container:ID", or "" for that of
 	// Endpoint.

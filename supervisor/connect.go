@@ -113,8 +113,7 @@ func (h *holder) connectTo(c network.Connection) error {
 		return err
 	}
 	h.save()
-	h.config.Endpoint.Connections = append(h.config.Endpoint.Connections, c)
-	return h.records.Save(h.config)
+	return h.change(func(cfg *Config) { cfg.Endpoint.Connections = append(cfg.Endpoint.Connections, c) })
 }
 
 // disconnectFrom takes it from one.
@@ -131,8 +130,9 @@ func (h *holder) disconnectFrom(name string) error {
 		return err
 	}
 	h.save()
-	h.config.Endpoint.Connections = slices.DeleteFunc(h.config.Endpoint.Connections, func(c network.Connection) bool { return c.Network == name })
-	return h.records.Save(h.config)
+	return h.change(func(cfg *Config) {
+		cfg.Endpoint.Connections = slices.DeleteFunc(cfg.Endpoint.Connections, func(c network.Connection) bool { return c.Network == name })
+	})
 }
 
 // Connect joins a container to one more network, now if it runs.

@@ -25,7 +25,7 @@ import (
 
 // request is what is asked of a holder.
 type request struct {
-	Op     string        `json:"op"` // start attach stop kill restart pause unpause resize wait connect disconnect ping
+	Op     string        `json:"op"` // start attach stop kill restart pause unpause resize wait connect disconnect update ping
 	ID     string        `json:"id"` // whole
 	Signal int           `json:"signal,omitempty"`
 	Grace  time.Duration `json:"grace,omitempty"` // negative: for ever
@@ -34,6 +34,7 @@ type request struct {
 	Height uint16        `json:"height,omitempty"`
 
 	Connection *network.Connection `json:"connection,omitempty"` // of connect and disconnect
+	Changes    *Changes            `json:"changes,omitempty"`    // of update
 }
 
 // attachment says what of a container's streams is wanted.

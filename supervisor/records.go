@@ -173,7 +173,26 @@ func (r Records) Rename(c Config, name string) error {
 	if err := r.nameFree(name, c.ID); err != nil {
 		return err
 	}
-	c.Name = name
+	return r.changeNamed(c.ID, func(c *Config) { c.Name = name })
+}
+
+// Change changes what a container is to be, as it is written down now.
+func (r Records) Change(id string, change func(*Config)) error {
+	names, err := r.lockNames()
+	if err != nil {
+		return err
+	}
+	defer names.Release()
+	return r.changeNamed(id, change)
+}
+
+// changeNamed is Change for who has the lock on names.
+func (r Records) changeNamed(id string, change func(*Config)) error {
+	c, err := r.load(id)
+	if err != nil {
+		return err
+	}
+	change(&c)
 	return r.Save(c)
 }
 

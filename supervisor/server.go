@@ -43,6 +43,12 @@ func handle(ctx context.Context, nc net.Conn, s holders) {
 		serveAttach(c, h, req)
 	case "wait":
 		serveWait(ctx, c, h)
+	case "update":
+		warnings, err := h.update(req.Changes)
+		st := h.current()
+		r := answer(&st, err)
+		r.Warnings = warnings
+		_ = c.writeJSON(r)
 	default:
 		err := serve(ctx, h, req)
 		st := h.current()

@@ -103,7 +103,7 @@ func Adopt(spec Spec, a Adoption) (*Process, error) {
 		return nil, err
 	}
 	p := &Process{
-		id: spec.ID, cause: func() error { return nil }, pid: a.Pid, pidfd: pidfd, adopted: &a,
+		id: spec.ID, cause: func() error { return nil }, pid: a.Pid, pidfd: pidfd, adopted: &a, many: spec.PID.With != ShareNot,
 		io: &stdio{}, cgroup: h.findCgroup(&spec), stubs: &stubs{}, unhook: func() bool { return true }, done: make(chan struct{}),
 	}
 	if a.Terminal != nil {

@@ -247,7 +247,9 @@ const pidReport = ^uint64(2)
 func (x *execution) writeJoin() {
 	pr := &x.prog
 	pr.do("be nobody's to trace", unix.SYS_PRCTL, num(unix.PR_SET_DUMPABLE), num(0), num(0), num(0), num(0))
-	x.writeOOM(cwd, "/proc/self/oom_score_adj") // the machine's: no other namespace is joined yet
+	// The machine's /proc: no other namespace is joined yet.
+	x.writeOOM(cwd, "/proc/self/oom_score_adj")
+	x.writeAppArmor(cwd, "/proc/thread-self/attr/apparmor/exec")
 	for _, procs := range x.v1procs {
 		pr.do("join control group", unix.SYS_WRITE, pr.file(procs), pr.str("0"), num(1))
 	}

@@ -112,6 +112,14 @@ func (p *plan) checkSpec() error {
 	case len(s.Hostname) > 64:
 		return fmt.Errorf("host name %q is longer than 64 bytes", s.Hostname)
 	}
+	for _, sharing := range []Sharing{s.IPC, s.PID, s.UTS} {
+		if (sharing.With == ShareOther) != (sharing.NS != nil) {
+			return errors.New("a shared namespace is not there")
+		}
+	}
+	if s.UTS.With != ShareNot && s.Hostname != "" {
+		return errors.New("a container with another's host name can't have one of its own")
+	}
 	for _, text := range append(append([]string{s.Dir, s.Hostname}, s.Args...), s.Env...) {
 		if strings.ContainsRune(text, 0) {
 			return fmt.Errorf("a zero byte in %q", text)
@@ -126,7 +134,7 @@ func (p *plan) checkSpec() error {
 	p.root = s.Root
 	p.dir = path.Clean("/" + s.Dir)
 	p.hostname = s.Hostname
-	if p.hostname == "" && s.Network != NetworkNone && s.Network != NetworkPrivate {
+	if s.UTS.With == ShareHost || p.hostname == "" && s.Network != NetworkNone && s.Network != NetworkPrivate {
 		name, err := os.Hostname()
 		if err != nil {
 			return err
@@ -197,6 +205,9 @@ func (p *plan) resolveConfinement() error {
 		p.warn("capabilities that this process lacks itself are not given: %s", strings.Join(missing.names(), " "))
 	}
 	if p.rlimits, err = resolveRlimits(p.spec.Rlimits, p.host.caps, func(m string) { p.warn("%s", m) }); err != nil {
+		return err
+	}
+	if err := CheckAppArmor(p.spec.AppArmor); err != nil {
 		return err
 	}
 	if p.sysctls, err = resolveSysctls(p.spec); err != nil {
@@ -304,7 +315,23 @@ func (p *plan) openFileSystems() error {
 		return err
 	}
 	p.keep(p.pts)
-	if !p.mounted("/dev/shm") {
+	if err := p.openShm(); err != nil {
+		return err
+	}
+	return p.openEtc()
+}
+
+func (p *plan) openShm() (err error) {
+	switch {
+	case p.mounted("/dev/shm"), p.spec.NoShm:
+		return nil
+	case p.spec.Shm != nil:
+		p.shm = p.spec.Shm
+		return nil
+	case p.spec.IPC.With == ShareHost:
+		m := mount.Mount{Type: mount.Bind, Source: "/dev/shm", NoSuid: true, NoDev: true, NoExec: true}
+		p.shm, err = m.Open()
+	default:
 		size := p.spec.ShmSize
 		if size <= 0 {
 			size = shmSize
@@ -314,12 +341,11 @@ func (p *plan) openFileSystems() error {
 			Options: []mount.Option{{Key: "mode", Value: "1777"}, {Key: "size", Value: fmt.Sprint(size)}},
 			Attr:    unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC,
 		}.Open()
-		if err != nil {
-			return err
-		}
+	}
+	if err == nil {
 		p.keep(p.shm)
 	}
-	return p.openEtc()
+	return err
 }
 
 func openPts() (*os.File, error) {

@@ -66,7 +66,12 @@ var initCalled bool
 // and never returns. Otherwise it returns at once.
 func Init() {
 	initCalled = true
-	if len(os.Args) == 1 && os.Args[0] == carrierName && os.Getpid() == 1 {
+	if len(os.Args) != 1 || os.Args[0] != carrierName {
+		return
+	}
+	// Process 1, or one of a PID namespace that is shared: what tells it from
+	// a program of that name is its image.
+	if _, err := unix.FcntlInt(imageFD, unix.F_GET_SEALS, 0); err == nil {
 		becomeContainer()
 	}
 }

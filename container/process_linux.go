@@ -30,6 +30,9 @@ type Process struct {
 	cgroup *cgroup
 	stubs  *stubs
 	unhook func() bool // undoes the wait for ctx
+	// many says that others of the container can be there after process 1: it
+	// is none in its PID namespace.
+	many bool
 	// adopted is set if it is no child of this process.
 	adopted *Adoption
 	done    chan struct{} // closed when err is set
@@ -61,10 +64,10 @@ func (h *host) start(ctx context.Context, spec Spec, carry carrier) (*Process, e
 	}
 	p := &Process{
 		id: spec.ID, cause: func() error { return context.Cause(ctx) },
-		io: pl.io, cgroup: pl.cgroup, stubs: &pl.stubs, done: make(chan struct{}),
+		io: pl.io, cgroup: pl.cgroup, stubs: &pl.stubs, done: make(chan struct{}), many: spec.PID.With != ShareNot,
 	}
 	var c child
-	h.onSpawner(func() { c, err = carry(pl) })
+	h.onSpawner(func() { err = inPIDNamespace(spec.PID.NS, func() error { c, err = carry(pl); return err }) })
 	if err != nil {
 		return nil, &StartError{Err: errors.Join(err, pl.abandon()), Code: codeSetup}
 	}
@@ -80,6 +83,7 @@ func (h *host) start(ctx context.Context, spec Spec, carry carrier) (*Process, e
 		p.unhook()
 		_ = p.Kill()
 		_ = p.reap()
+		_ = p.endOthers()
 		p.io.closeAll()
 		_ = p.cleanUp()
 		if cause := context.Cause(ctx); cause != nil {
@@ -182,7 +186,8 @@ func (p *Process) finish() {
 		status = p.reap()
 	}
 	killed := !p.unhook()
-	err := p.io.wait()
+	err := p.endOthers()
+	err = errors.Join(err, p.io.wait())
 	p.groupMu.Lock()
 	p.ended = true
 	p.groupMu.Unlock()
@@ -195,6 +200,14 @@ func (p *Process) finish() {
 	}
 	p.io.endInput()
 	p.err = joinNonNil(exit, err, p.cleanUp())
+}
+
+// endOthers ends what the kernel doesn't end with process 1.
+func (p *Process) endOthers() error {
+	if !p.many {
+		return nil
+	}
+	return errors.Join(p.cgroup.kill(), p.cgroup.awaitEmpty())
 }
 
 // joinNonNil is errors.Join, but a single error stays what it is.
@@ -285,7 +298,12 @@ func (p *Process) Signal(sig syscall.Signal) error {
 }
 
 // Kill kills every process of the container. It does not wait.
-func (p *Process) Kill() error { return p.Signal(syscall.SIGKILL) }
+func (p *Process) Kill() error {
+	if p.many {
+		return errors.Join(p.cgroup.kill(), p.Signal(syscall.SIGKILL))
+	}
+	return p.Signal(syscall.SIGKILL)
+}
 
 // Resize sets the size of the terminal. Without a terminal it does nothing.
 func (p *Process) Resize(width, height uint16) error { return p.io.resize(width, height) }

@@ -101,6 +101,13 @@ type Spec struct {
 	// a profile in docker's JSON format.
 	Seccomp         string
 	NoNewPrivileges bool
+	// AppArmor is a profile that is loaded in the kernel, or "" or "unconfined"
+	// for none.
+	AppArmor string
+	// Mask are further paths that the container doesn't see. Unmask are, of the
+	// paths that are masked or read-only by default, those that are not to be:
+	// patterns as of path.Match, or ALL.
+	Mask, Unmask []string
 	// Privileged drops all confinement but the namespaces: every capability
 	// that the caller has, no seccomp, no masked paths, all devices of the
 	// host, writable /sys.
@@ -132,6 +139,13 @@ type Spec struct {
 	// HostCgroupNS shows it the control groups of the machine, not its own as
 	// the top.
 	HostCgroupNS bool
+	// IPC, PID and UTS are namespaces that it may share. With the machine's IPC
+	// it has the machine's /dev/shm too; with another container's, Shm is that
+	// one's (see [SharedMemory]).
+	IPC, PID, UTS Sharing
+	Shm           *os.File `json:"-"`
+	// NoShm leaves /dev/shm out.
+	NoShm bool
 
 	// Warn is told what had to be given less than asked, as a resource limit
 	// beyond the caller's own. nil drops it.
@@ -155,6 +169,23 @@ type Device struct {
 	// nodes); "" is all.
 	Access string
 }
+
+// Sharing says whose namespace of a kind a container is in.
+type Sharing struct {
+	With Share
+	// NS is that of ShareOther. The caller keeps it open during Start.
+	NS *os.File `json:"-"`
+}
+
+// Share is one of the ways to share a namespace.
+type Share string
+
+// The ways to share a namespace.
+const (
+	ShareNot   Share = "" // the container has one of its own
+	ShareHost  Share = "host"
+	ShareOther Share = "other" // one that is there
+)
 
 // DeviceRule allows the use of devices by their numbers, -1 being any. Type is
 // 'b', 'c', or 'a' for both; Access is as of [Device].

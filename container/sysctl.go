@@ -56,7 +56,13 @@ func (s sysctl) check(spec *Spec) error {
 			return shared("network")
 		}
 	case slices.Contains(ownSysctls, s.path), strings.HasPrefix(s.path, "fs/mqueue/"):
+		if spec.IPC.With == ShareHost {
+			return shared("IPC namespace")
+		}
 	case s.path == domainname:
+		if spec.UTS.With == ShareHost {
+			return shared("name")
+		}
 	default:
 		return fmt.Errorf("it holds for the whole machine: a container can set kernel.msg*, kernel.sem, kernel.shm*, kernel.domainname, fs.mqueue.* and net.*")
 	}

@@ -5,7 +5,9 @@ package container
 import (
 	"encoding/binary"
 	"fmt"
+	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"unsafe"
@@ -31,9 +33,8 @@ func (p *plan) write() {
 	p.writeRoot()
 	p.writeFileSystems()
 	p.writeMounts()
-	if !p.spec.Privileged {
-		p.writeMasks()
-	}
+	p.writeMasks()
+	p.writeAppArmor(p.proc, "thread-self/attr/apparmor/exec")
 	p.writeEnter()
 	p.writeStreams()
 	p.writeDir()
@@ -45,7 +46,15 @@ func (p *plan) write() {
 // Flags of the namespaces that a child is made in. The mount and control group
 // namespaces are made by its program, as they copy what it is in.
 func (p *plan) cloneFlags() uintptr {
-	flags := uintptr(unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS)
+	flags := uintptr(0)
+	for _, own := range []struct {
+		Sharing
+		flag uintptr
+	}{{p.spec.PID, unix.CLONE_NEWPID}, {p.spec.IPC, unix.CLONE_NEWIPC}, {p.spec.UTS, unix.CLONE_NEWUTS}} {
+		if own.With == ShareNot {
+			flags |= own.flag
+		}
+	}
 	if p.spec.Network == NetworkNone {
 		flags |= unix.CLONE_NEWNET
 	}
@@ -71,7 +80,15 @@ func (p *plan) writeNamespaces() {
 	case NetworkPrivate:
 		pr.do("join network namespace", unix.SYS_SETNS, pr.file(p.spec.NetNS), num(unix.CLONE_NEWNET))
 	}
-	pr.do("set host name", unix.SYS_SETHOSTNAME, pr.str(p.hostname), num(len(p.hostname)))
+	if ipc := p.spec.IPC; ipc.With == ShareOther {
+		pr.do("join IPC namespace", unix.SYS_SETNS, pr.file(ipc.NS), num(unix.CLONE_NEWIPC))
+	}
+	switch uts := p.spec.UTS; uts.With {
+	case ShareOther:
+		pr.do("join UTS namespace", unix.SYS_SETNS, pr.file(uts.NS), num(unix.CLONE_NEWUTS))
+	case ShareNot:
+		pr.do("set host name", unix.SYS_SETHOSTNAME, pr.str(p.hostname), num(len(p.hostname)))
+	}
 }
 
 // writeLoopback sets lo up.
@@ -258,12 +275,23 @@ func thermalPaths() (out []maskedPath) {
 // readOnlyPaths can't be written to.
 var readOnlyPaths = []string{"bus", "fs", "irq", "sys", "sysrq-trigger"}
 
+// unmasked says whether a path is not to be masked or made read-only.
+func (s *Spec) unmasked(name string) bool {
+	return s.Privileged || slices.ContainsFunc(s.Unmask, func(pattern string) bool {
+		match, err := path.Match(pattern, name)
+		return pattern == "ALL" || err == nil && match
+	})
+}
+
 func (p *plan) writeMasks() {
 	pr := &p.prog
 	const clone = unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC
 	if p.point("/proc") != nil {
 		attr := pr.bytes(mountAttr(noneOfThree | unix.MOUNT_ATTR_RDONLY))
 		for _, name := range readOnlyPaths {
+			if p.spec.unmasked("/proc/" + name) {
+				continue
+			}
 			m := pr.get("copy /proc/"+name, unix.SYS_OPEN_TREE, p.proc, pr.str(name), num(clone|unix.AT_RECURSIVE))
 			pr.ignore(2, unix.ENOENT)
 			pr.do("make /proc/"+name+" read-only", unix.SYS_MOUNT_SETATTR, m, pr.str(""),
@@ -277,7 +305,7 @@ func (p *plan) writeMasks() {
 			continue
 		}
 		name := mask.in + "/" + mask.path
-		if !mask.dir && p.point("/dev") == nil {
+		if !mask.dir && p.point("/dev") == nil || p.spec.unmasked(name) {
 			continue
 		}
 		// Not every kernel has every one. To look first is cheaper than to
@@ -292,6 +320,39 @@ func (p *plan) writeMasks() {
 		}
 		p.moveTo(name, m, at)
 	}
+	for _, name := range p.spec.Mask {
+		p.writeMask(path.Clean("/" + name))
+	}
+}
+
+// writeMask masks a path of the container, of which isn't known whether it is a
+// file or a directory, or there at all: both are tried.
+func (p *plan) writeMask(name string) {
+	pr := &p.prog
+	const clone = unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC
+	at := pr.get("mask "+name+": open", unix.SYS_OPENAT2, pr.file(p.root), pr.str(name[1:]),
+		p.how(unix.O_PATH, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS), sizeofHow)
+	pr.ignore(4, unix.ENOENT, unix.ENOTDIR)
+	null := pr.get("mask "+name+": copy null", unix.SYS_OPEN_TREE, pr.file(p.dev), pr.str("null"), num(clone))
+	p.moveTo(name, null, at)
+	pr.ignore(0, unix.ENOTDIR, unix.EINVAL) // a directory
+	empty := pr.get("mask "+name+": copy empty directory", unix.SYS_OPEN_TREE, cwd, pr.str(templateEmpty), num(clone))
+	p.moveTo(name, empty, at)
+	pr.ignore(0, unix.ENOTDIR, unix.EINVAL) // a file
+}
+
+// writeAppArmor has the kernel change the profile at the next execve. The file is
+// one of the kernel's own: it is opened below the mount of /proc that was just
+// made (CVE-2019-16884).
+func (p *plan) writeAppArmor(dir arg, file string) {
+	if p.spec.AppArmor == "" || p.spec.AppArmor == unconfined {
+		return
+	}
+	pr := &p.prog
+	name, text := "set AppArmor profile "+p.spec.AppArmor, "exec "+p.spec.AppArmor
+	f := pr.get(name, unix.SYS_OPENAT, dir, pr.str(file), num(unix.O_WRONLY|unix.O_CLOEXEC), num(0))
+	pr.do(name, unix.SYS_WRITE, f, pr.str(text), num(len(text)))
+	pr.do(name, unix.SYS_CLOSE, f)
 }
 
 // mountAttr is a struct mount_attr that sets flags.

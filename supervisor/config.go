@@ -53,6 +53,9 @@ type Config struct {
 	NetworkMode string            `json:"networkMode,omitempty"`
 	Endpoint    *network.Endpoint `json:"endpoint,omitempty"`
 
+	// Join are containers whose namespaces it shares, besides the network.
+	Join Join `json:"join,omitzero"`
+
 	// AutoRemove says that nobody wants it once it has ended.
 	AutoRemove bool `json:"autoRemove,omitempty"`
 	// Options are the command line that it was made by, for inspect.

@@ -234,6 +234,12 @@ func (h *holder) start() (err error) {
 		root.Close()
 		return err
 	}
+	shared, err := h.share(&spec)
+	defer closeAll(shared)
+	if err != nil {
+		root.Close()
+		return err
+	}
 	att, err := h.connect(&spec)
 	if err != nil {
 		root.Close()

@@ -189,6 +189,8 @@ func securityOption(opt string, seccomp *string, noNewPrivileges *bool) error {
 		*noNewPrivileges = false
 	case name == "seccomp" && value == "unconfined":
 		*seccomp = value
+	case name == "seccomp" && value == "builtin":
+		*seccomp = ""
 	case name == "seccomp" && value != "":
 		if _, err := os.ReadFile(value); err != nil {
 			return fmt.Errorf("seccomp profile: %w", err)

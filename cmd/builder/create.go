@@ -27,16 +27,17 @@ import (
 type createOptions struct {
 	lifeFlags
 
-	interactive, tty, readOnly, init, privileged, quiet bool
+	interactive, tty, quiet bool
 
 	workdir, user, entrypoint, hostname, shmSize, pull, platform string
 
-	env, envFile, addHosts, ulimits, capAdd, capDrop, securityOpt, groupAdd []string
+	env, envFile, addHosts, ulimits []string
 
 	dnsFlags
 	networkFlags
 	mountFlags
 	resourceSpecFlags
+	securityFlags
 
 	attach []string
 
@@ -54,20 +55,14 @@ func (o *createOptions) addFlags(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&o.envFile, "env-file", nil, "read variables from a `FILE`")
 	fs.StringVarP(&o.workdir, "workdir", "w", "", "working `DIR`ectory")
 	fs.StringVarP(&o.user, "user", "u", "", "user and group, `NAME|UID[:GROUP|GID]`")
-	fs.StringArrayVar(&o.groupAdd, "group-add", nil, "further group of the process")
 	o.mountFlags.addFlags(fs)
 	fs.StringVar(&o.entrypoint, "entrypoint", "", "run this instead of the image's entry point")
 	o.networkFlags.addFlags(fs)
 	fs.StringVarP(&o.hostname, "hostname", "h", "", "host name in the container")
-	fs.BoolVar(&o.readOnly, "read-only", false, "make the file system read-only")
-	fs.BoolVar(&o.init, "init", false, "run a small init process that reaps others")
-	fs.BoolVar(&o.privileged, "privileged", false, "drop nearly all confinement")
-	fs.StringArrayVar(&o.capAdd, "cap-add", nil, "give a capability")
-	fs.StringArrayVar(&o.capDrop, "cap-drop", nil, "take a capability away")
-	fs.StringArrayVar(&o.securityOpt, "security-opt", nil, "no-new-privileges, or seccomp=unconfined|FILE")
 	fs.StringArrayVar(&o.addHosts, "add-host", nil, "further line of /etc/hosts, `NAME:IP`")
 	o.dnsFlags.addFlags(fs)
 	o.resourceSpecFlags.addFlags(fs)
+	o.securityFlags.addFlags(fs)
 	fs.StringVar(&o.shmSize, "shm-size", "", "size of /dev/shm, such as 64m")
 	fs.StringArrayVar(&o.ulimits, "ulimit", nil, "resource limit, `NAME=SOFT[:HARD]`")
 	fs.StringVar(&o.pull, "pull", "missing", "fetch the image: always, missing or never")
@@ -127,6 +122,9 @@ func (e *env) createContainer(ctx context.Context, o *createOptions, name string
 	if err := o.fill(e, img, args, &c); err != nil {
 		return c, nil, err
 	}
+	if flag, err := o.securityFlags.fill(records, &c); err != nil {
+		return c, nil, &usageError{msg: fmt.Sprintf("run: --%s: %v", flag, err), hint: "builder run --help"}
+	}
 	if err := o.connect(e, records, &c); err != nil {
 		return c, nil, err
 	}
@@ -174,8 +172,7 @@ func (o *createOptions) fill(e *env, img image.Image, args []string, c *supervis
 	slices.Sort(c.Exposed)
 	c.Spec = container.Spec{
 		Args: append(slices.Clone(c.Entrypoint), c.Cmd...), Dir: first(o.workdir, config.WorkingDir), User: first(o.user, config.User),
-		GroupAdd: o.groupAdd, Hostname: o.hostname, ReadOnly: o.readOnly, Init: o.init, Privileged: o.privileged,
-		CapAdd: o.capAdd, CapDrop: o.capDrop, Terminal: o.tty,
+		Hostname: o.hostname, Terminal: o.tty,
 	}
 	if len(c.Spec.Args) == 0 {
 		return errors.New("no command given, and the image names none")
@@ -256,11 +253,6 @@ func (o *createOptions) confine(spec *container.Spec) error {
 	if o.shmSize != "" {
 		if spec.ShmSize, err = units.RAMInBytes(o.shmSize); err != nil {
 			return bad("shm-size", err)
-		}
-	}
-	for _, opt := range o.securityOpt {
-		if err := securityOption(opt, &spec.Seccomp, &spec.NoNewPrivileges); err != nil {
-			return bad("security-opt", err)
 		}
 	}
 	return nil

@@ -95,9 +95,10 @@ func (e *env) runContainer(ctx context.Context, o *runOptions, name string, args
 	if err != nil {
 		return 0, err
 	}
-	// Detached, to be detached by keys, or to be started again: the monitor
-	// has it. Else it is ours, which is sooner begun.
-	if o.detach || o.tty && o.interactive || c.Restart.Name != "" && c.Restart.Name != supervisor.RestartNo {
+	// Detached, to be detached by keys, to be started again, or of processes
+	// that would outlive this one: the monitor has it. Else it is ours, which is
+	// sooner begun.
+	if o.detach || c.Spec.PID.With != container.ShareNot || o.tty && o.interactive || c.Restart.Name != "" && c.Restart.Name != supervisor.RestartNo {
 		if err := lock.Release(); err != nil {
 			return 0, err
 		}

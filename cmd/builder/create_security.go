@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+
+	"builder/container"
+	"builder/supervisor"
+
+	"github.com/spf13/pflag"
+)
+
+// securityFlags are the flags about how a container is confined.
+type securityFlags struct {
+	readOnly, init, privileged bool
+
+	capAdd, capDrop, securityOpt, groupAdd []string
+
+	ipc, pid, uts, userns string
+}
+
+func (f *securityFlags) addFlags(fs *pflag.FlagSet) {
+	fs.StringArrayVar(&f.groupAdd, "group-add", nil, "further group of the process")
+	fs.BoolVar(&f.readOnly, "read-only", false, "make the file system read-only")
+	fs.BoolVar(&f.init, "init", false, "run a small init process that reaps others")
+	fs.BoolVar(&f.privileged, "privileged", false, "drop nearly all confinement")
+	fs.StringArrayVar(&f.capAdd, "cap-add", nil, "give a capability, or ALL")
+	fs.StringArrayVar(&f.capDrop, "cap-drop", nil, "take a capability away, or ALL")
+	fs.StringArrayVar(&f.securityOpt, "security-opt", nil, "`OPTION`: no-new-privileges, seccomp=unconfined|FILE, apparmor=PROFILE, systempaths=unconfined, mask=PATHS, unmask=PATHS|ALL")
+	fs.StringVar(&f.ipc, "ipc", "private", "shared memory and queues: its own, none of the former, or shared: `private|none|host|container:NAME`")
+	fs.StringVar(&f.pid, "pid", "private", "processes that it sees: `private|host|container:NAME`")
+	fs.StringVar(&f.uts, "uts", "private", "host name: `private|host|container:NAME`")
+	fs.StringVar(&f.userns, "userns", "host", "user namespace: host, the only one that there is so far")
+}
+
+// fill sets what the flags say; flag names the one that is wrong.
+func (f *securityFlags) fill(records supervisor.Records, c *supervisor.Config) (flag string, err error) {
+	spec := &c.Spec
+	for flag, names := range map[string][]string{"cap-add": f.capAdd, "cap-drop": f.capDrop} {
+		if err := container.CheckCaps(names); err != nil {
+			return flag, err
+		}
+	}
+	spec.ReadOnly, spec.Init, spec.Privileged = f.readOnly, f.init, f.privileged
+	spec.CapAdd, spec.CapDrop = f.capAdd, f.capDrop
+	spec.GroupAdd = append(spec.GroupAdd, f.groupAdd...)
+	for _, opt := range f.securityOpt {
+		if err := f.option(opt, spec); err != nil {
+			return "security-opt", err
+		}
+	}
+	switch f.userns {
+	case "", "host":
+	default:
+		return "userns", fmt.Errorf("%q is not supported: there is host", f.userns)
+	}
+	return f.share(records, c)
+}
+
+// share reads --ipc, --pid and --uts.
+func (f *securityFlags) share(records supervisor.Records, c *supervisor.Config) (flag string, err error) {
+	for _, s := range []struct {
+		flag, value string
+		sharing     *container.Sharing
+		id          *string
+	}{{"ipc", f.ipc, &c.Spec.IPC, &c.Join.IPC}, {"pid", f.pid, &c.Spec.PID, &c.Join.PID}, {"uts", f.uts, &c.Spec.UTS, &c.Join.UTS}} {
+		name, other := strings.CutPrefix(s.value, "container:")
+		switch {
+		case s.value == "" || s.value == "private" || s.value == "shareable" && s.flag == "ipc":
+		case s.value == "none" && s.flag == "ipc":
+			c.Spec.NoShm = true
+		case s.value == "host":
+			s.sharing.With = container.ShareHost
+		case other:
+			found, err := records.Find(name)
+			if err != nil {
+				return s.flag, err
+			}
+			s.sharing.With, *s.id = container.ShareOther, found.ID
+		default:
+			return s.flag, fmt.Errorf("%q: want private, host or container:NAME", s.value)
+		}
+	}
+	if c.Spec.UTS.With != container.ShareNot && c.Spec.Hostname != "" {
+		return "uts", errors.New("with another's host name there is no --hostname")
+	}
+	return "", nil
+}
+
+// option reads a value of --security-opt.
+func (f *securityFlags) option(opt string, spec *container.Spec) error {
+	name, value, ok := strings.Cut(opt, "=")
+	if !ok { // docker's older form
+		name, value, _ = strings.Cut(opt, ":")
+	}
+	switch {
+	case name == "apparmor" && value != "":
+		spec.AppArmor = value
+		return container.CheckAppArmor(value)
+	case name == "systempaths" && value == "unconfined":
+		spec.Unmask = append(spec.Unmask, "ALL")
+	case (name == "mask" || name == "unmask") && value != "":
+		return maskOption(name, value, spec)
+	case name == "no-new-privileges" && value != "":
+		return securityOption(name+"="+value, &spec.Seccomp, &spec.NoNewPrivileges)
+	case name == "label" && value != "disable":
+		return fmt.Errorf("%q is not supported: there are no SELinux labels here", opt)
+	case name == "seccomp" || name == "no-new-privileges" || name == "label":
+		return securityOption(strings.Replace(opt, ":", "=", 1), &spec.Seccomp, &spec.NoNewPrivileges)
+	default:
+		return fmt.Errorf("%q is not supported: there are no-new-privileges, seccomp=, apparmor=, label=disable, systempaths=unconfined, mask= and unmask=", opt)
+	}
+	return nil
+}
+
+// maskOption reads lists of absolute paths.
+func maskOption(name, value string, spec *container.Spec) error {
+	for p := range strings.SplitSeq(value, ":") {
+		if name == "unmask" && strings.EqualFold(p, "all") {
+			spec.Unmask = append(spec.Unmask, "ALL")
+			continue
+		}
+		if !path.IsAbs(p) || path.Clean(p) == "/" {
+			return fmt.Errorf("%s=%s: %q is not the absolute path of something below /", name, value, p)
+		}
+		if name == "mask" {
+			spec.Mask = append(spec.Mask, p)
+			continue
+		}
+		if _, err := path.Match(p, ""); err != nil {
+			return fmt.Errorf("%s=%s: %w", name, value, err)
+		}
+		spec.Unmask = append(spec.Unmask, path.Clean(p))
+	}
+	return nil
+}

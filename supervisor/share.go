@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package supervisor
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"builder/container"
+)
+
+// Join are containers whose namespaces another one shares, by ID; "" is none.
+type Join struct {
+	IPC string `json:"ipc,omitempty"`
+	PID string `json:"pid,omitempty"`
+	UTS string `json:"uts,omitempty"`
+}
+
+// share gives the Spec the namespaces of other containers, which run. The files
+// are to be closed once it has started.
+func (h *holder) share(spec *container.Spec) (opened []*os.File, err error) {
+	for _, s := range []struct {
+		kind, id string
+		to       *container.Sharing
+	}{{"ipc", h.config.Join.IPC, &spec.IPC}, {"pid", h.config.Join.PID, &spec.PID}, {"uts", h.config.Join.UTS, &spec.UTS}} {
+		if s.id == "" {
+			continue
+		}
+		fail := func(err error) ([]*os.File, error) {
+			closeAll(opened)
+			return nil, fmt.Errorf("--%s container:%s: %w", s.kind, s.id, err)
+		}
+		c, err := h.records.Find(s.id)
+		if err != nil {
+			return fail(err)
+		}
+		if !c.State.Alive() {
+			return fail(&NotRunningError{c.Name})
+		}
+		ns, err := container.OpenNamespace(c.State.Pid, c.State.PidStart, s.kind)
+		if err != nil {
+			return fail(err)
+		}
+		opened = append(opened, ns)
+		*s.to = container.Sharing{With: container.ShareOther, NS: ns}
+		if s.kind != "ipc" {
+			continue
+		}
+		shm, err := container.SharedMemory(c.State.Pid, c.State.PidStart)
+		if err != nil {
+			return fail(errors.Join(errors.New("copy /dev/shm"), err))
+		}
+		if shm == nil {
+			spec.NoShm = true
+			continue
+		}
+		opened = append(opened, shm)
+		spec.Shm = shm
+	}
+	return opened, nil
+}

@@ -79,8 +79,9 @@ func Exec(ctx context.Context, t Target, spec ExecSpec) (*Process, error) {
 // only a part is used.
 type execution struct {
 	plan
-	pidfd  *os.File
-	userns bool // the container has another user namespace
+	pidfd    *os.File
+	hostProc *os.File // the machine's /proc, if it is needed
+	userns   bool     // the container has another user namespace
 }
 
 func newExec(h *host, t Target, spec ExecSpec) (*execution, error) {
@@ -140,6 +141,12 @@ func (x *execution) enter(t Target) error {
 		return err
 	}
 	x.userns = mine != its
+	if t.Spec.AppArmor != "" {
+		if x.hostProc, err = os.OpenFile("/proc", unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
+			return err
+		}
+		x.keep(x.hostProc)
+	}
 	if StartTime(t.Pid) != t.Start {
 		return fmt.Errorf("process %d: %w", t.Pid, ErrGone)
 	}
@@ -249,7 +256,9 @@ func (x *execution) writeJoin() {
 	pr.do("be nobody's to trace", unix.SYS_PRCTL, num(unix.PR_SET_DUMPABLE), num(0), num(0), num(0), num(0))
 	// The machine's /proc: no other namespace is joined yet.
 	x.writeOOM(cwd, "/proc/self/oom_score_adj")
-	x.writeAppArmor(cwd, "/proc/thread-self/attr/apparmor/exec")
+	if dir := x.hostProc; dir != nil {
+		x.writeAppArmor(x.prog.file(dir), "thread-self/attr/apparmor/exec")
+	}
 	for _, procs := range x.v1procs {
 		pr.do("join control group", unix.SYS_WRITE, pr.file(procs), pr.str("0"), num(1))
 	}

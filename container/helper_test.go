@@ -194,6 +194,41 @@ func helperCommand(name string, args []string) {
 			b[i] = 1
 		}
 		fmt.Println("filled")
+	case "masked": // says whether all masks are empty directories or files
+		fine := true
+		for _, m := range append(maskedPaths, thermalPaths()...) {
+			name := m.in + "/" + m.path
+			st, err := os.Stat(name)
+			if os.IsNotExist(err) {
+				continue
+			}
+			check(err)
+			if st.IsDir() {
+				entries, err := os.ReadDir(name)
+				check(err)
+				fine = fine && len(entries) == 0
+				continue
+			}
+			text, err := os.ReadFile(name)
+			check(err)
+			if len(text) > 0 {
+				fmt.Printf("%s shows %.40q\n", name, text)
+				fine = false
+			}
+		}
+		if fine {
+			fmt.Println("all are masked")
+		}
+	case "mounted": // those of the paths that something is mounted on
+		table, err := os.ReadFile("/proc/self/mountinfo")
+		check(err)
+		found := "none"
+		for line := range strings.Lines(string(table)) {
+			if f := strings.Fields(line); slices.Contains(args, f[4]) {
+				found = line
+			}
+		}
+		fmt.Println(found)
 	case "spin": // uses a processor for so many milliseconds of its time
 		for {
 			var ts unix.Timespec

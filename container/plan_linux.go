@@ -451,7 +451,13 @@ func (p *plan) makePoint(m plannedMount) error {
 	if err != nil {
 		return err
 	}
-	return f.Close()
+	defer f.Close()
+	// By links of the image it may be another place than it looks.
+	at, err := os.Readlink(sys.FDPath(f))
+	if err == nil && within(at, "/proc") {
+		err = fmt.Errorf("the image makes it %s: nothing can be mounted there", at)
+	}
+	return err
 }
 
 // ensureIn makes a mount point inside another mount. One that can't be made,

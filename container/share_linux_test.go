@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestSharedNamespaces puts a container into namespaces of the machine and into
@@ -158,7 +160,7 @@ func TestAppArmor(t *testing.T) {
 	for _, s := range p.prog.steps {
 		got = append(got, fmt.Sprint(s.name, " ", s.nr))
 	}
-	if len(got) != 3 || !bytes.Contains(p.prog.data, []byte("exec it\x00")) || p.prog.steps[0].args[0] != num(99) {
+	if len(got) != 3 || !bytes.Contains(p.prog.data, []byte("exec it\x00")) || p.prog.steps[0].args[0] != num(99) || p.prog.steps[0].nr != unix.SYS_OPENAT2 {
 		t.Errorf("steps %q", got)
 	}
 }

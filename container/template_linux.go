@@ -19,6 +19,7 @@ import (
 // an image makes us resolve can lead there.
 const (
 	templateEmpty = "/empty" // an empty directory: covers masked directories
+	templateNull  = "/null"  // an empty file: covers masked files where /dev is not ours
 	templateFiles = "/files" // where a container's /etc files are mounted
 )
 
@@ -82,6 +83,9 @@ func fillTemplate() error {
 		if err := unix.Mkdirat(int(root.Fd()), dir[1:], 0o755); err != nil {
 			return os.NewSyscallError("mkdirat", err)
 		}
+	}
+	if err := unix.Mknodat(int(root.Fd()), templateNull[1:], unix.S_IFREG|0o444, 0); err != nil {
+		return os.NewSyscallError("mknodat", err)
 	}
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC}
 	if err := unix.MountSetattr(int(root.Fd()), "", unix.AT_EMPTY_PATH, &attr); err != nil {

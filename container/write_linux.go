@@ -21,6 +21,8 @@ import (
 //   - The container's root is mounted over the template's, so that paths of
 //     the template are absolute until chroot, and those of the container are
 //     relative to opened directories of it.
+//   - What is written to /proc is written before the Spec's mounts are there,
+//     of which an image may make that they cover a file of it (CVE-2025-52881).
 //   - Descriptors are closed before the working directory is entered: it must
 //     not lead to one of them (CVE-2024-21626).
 //   - Seccomp is loaded while the process has CAP_SYS_ADMIN still, unless
@@ -32,9 +34,9 @@ func (p *plan) write() {
 	p.writeNamespaces()
 	p.writeRoot()
 	p.writeFileSystems()
+	p.writeAppArmor(p.proc, "thread-self/attr/apparmor/exec")
 	p.writeMounts()
 	p.writeMasks()
-	p.writeAppArmor(p.proc, "thread-self/attr/apparmor/exec")
 	p.writeEnter()
 	p.writeStreams()
 	p.writeDir()
@@ -145,7 +147,7 @@ func (p *plan) writeFileSystems() {
 	p.writeOOM(p.proc, "self/oom_score_adj")
 	for _, s := range p.sysctls {
 		name := "set " + s.name
-		f := pr.get(name, unix.SYS_OPENAT, p.proc, pr.str("sys/"+s.path), num(unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC), num(0))
+		f := pr.get(name, unix.SYS_OPENAT2, p.proc, pr.str("sys/"+s.path), p.inProc(), sizeofHow)
 		pr.do(name+"="+s.value, unix.SYS_WRITE, f, pr.str(s.value), num(len(s.value)))
 		pr.do(name, unix.SYS_CLOSE, f)
 	}
@@ -203,6 +205,11 @@ func (p *plan) writeDev(point arg) {
 // how is a struct open_how.
 func (p *plan) how(flags, resolve uint64) arg {
 	return p.prog.words(num(flags|unix.O_CLOEXEC), num(0), num(resolve))
+}
+
+// inProc opens a file of procfs for writing: nothing that is mounted in it.
+func (p *plan) inProc() arg {
+	return p.how(unix.O_WRONLY, unix.RESOLVE_NO_XDEV|unix.RESOLVE_NO_MAGICLINKS)
 }
 
 var sizeofHow = num(unsafe.Sizeof(unix.OpenHow{}))
@@ -305,7 +312,7 @@ func (p *plan) writeMasks() {
 			continue
 		}
 		name := mask.in + "/" + mask.path
-		if !mask.dir && p.point("/dev") == nil || p.spec.unmasked(name) {
+		if p.spec.unmasked(name) {
 			continue
 		}
 		// Not every kernel has every one. To look first is cheaper than to
@@ -316,13 +323,24 @@ func (p *plan) writeMasks() {
 		if mask.dir {
 			m = pr.get("mask "+name+": copy empty directory", unix.SYS_OPEN_TREE, cwd, pr.str(templateEmpty), num(clone))
 		} else {
-			m = pr.get("mask "+name+": copy null", unix.SYS_OPEN_TREE, pr.file(p.dev), pr.str("null"), num(clone))
+			m = p.copyNull(name)
 		}
 		p.moveTo(name, m, at)
 	}
 	for _, name := range p.spec.Mask {
 		p.writeMask(path.Clean("/" + name))
 	}
+}
+
+// copyNull copies what a masked file shows. It is made by us and out of the
+// container's reach, whatever there is at its /dev/null (CVE-2025-31133).
+func (p *plan) copyNull(name string) arg {
+	pr := &p.prog
+	dir, file := pr.file(p.dev), "null"
+	if p.point("/dev") == nil { // ours is nowhere, and so can't be copied
+		dir, file = cwd, templateNull
+	}
+	return pr.get("mask "+name+": copy null", unix.SYS_OPEN_TREE, dir, pr.str(file), num(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC))
 }
 
 // writeMask masks a path of the container, of which isn't known whether it is a
@@ -333,8 +351,7 @@ func (p *plan) writeMask(name string) {
 	at := pr.get("mask "+name+": open", unix.SYS_OPENAT2, pr.file(p.root), pr.str(name[1:]),
 		p.how(unix.O_PATH, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS), sizeofHow)
 	pr.ignore(4, unix.ENOENT, unix.ENOTDIR)
-	null := pr.get("mask "+name+": copy null", unix.SYS_OPEN_TREE, pr.file(p.dev), pr.str("null"), num(clone))
-	p.moveTo(name, null, at)
+	p.moveTo(name, p.copyNull(name), at)
 	pr.ignore(0, unix.ENOTDIR, unix.EINVAL) // a directory
 	empty := pr.get("mask "+name+": copy empty directory", unix.SYS_OPEN_TREE, cwd, pr.str(templateEmpty), num(clone))
 	p.moveTo(name, empty, at)
@@ -350,7 +367,7 @@ func (p *plan) writeAppArmor(dir arg, file string) {
 	}
 	pr := &p.prog
 	name, text := "set AppArmor profile "+p.spec.AppArmor, "exec "+p.spec.AppArmor
-	f := pr.get(name, unix.SYS_OPENAT, dir, pr.str(file), num(unix.O_WRONLY|unix.O_CLOEXEC), num(0))
+	f := pr.get(name, unix.SYS_OPENAT2, dir, pr.str(file), p.inProc(), sizeofHow)
 	pr.do(name, unix.SYS_WRITE, f, pr.str(text), num(len(text)))
 	pr.do(name, unix.SYS_CLOSE, f)
 }

@@ -294,20 +294,12 @@ func (x *execution) start(ctx context.Context) (*Process, error) {
 	}
 	// What it needs is its own now. The pipe ends with the process.
 	x.release()
-	var report [16]byte
-	_, err = io.ReadFull(x.report, report[:])
-	status := reapFirst(first)
-	index, value := binary.NativeEndian.Uint64(report[:]), binary.NativeEndian.Uint64(report[8:])
-	switch {
-	case err != nil:
-		err = setupError("enter container", fmt.Errorf("the process ended while it was set up (wait status %#x)", status))
-	case index != pidReport:
-		err = x.prog.failure(index, value)
+	pid, errJoin := x.awaitProcess()
+	reapFirst(first)
+	if pid == 0 {
+		return nil, errors.Join(errJoin, x.give())
 	}
-	if err != nil {
-		return nil, errors.Join(err, x.give())
-	}
-	p.pid = int(value)
+	p.pid = pid
 	fd, err := unix.PidfdOpen(p.pid, 0)
 	if err != nil {
 		_ = unix.Kill(p.pid, unix.SIGKILL)
@@ -316,7 +308,12 @@ func (x *execution) start(ctx context.Context) (*Process, error) {
 	}
 	p.pidfd = newPidfd(fd)
 	p.unhook = context.AfterFunc(ctx, func() { _ = p.Kill() })
-	if err := x.await(); err != nil {
+	err = errJoin
+	if err == nil {
+		err = x.await()
+	}
+	if err != nil {
+		x.report.Close()
 		p.unhook()
 		_ = p.Kill()
 		_ = p.reap()
@@ -327,6 +324,26 @@ func (x *execution) start(ctx context.Context) (*Process, error) {
 	p.io.started()
 	go p.finish()
 	return p, nil
+}
+
+// awaitProcess reads which process goes on, 0 if none does. It may have failed
+// before its number was told: the two that report are at work at the same time.
+// Whoever is told of must be waited for, or the container could never end.
+func (x *execution) awaitProcess() (pid int, err error) {
+	for {
+		var report [16]byte
+		if _, errRead := io.ReadFull(x.report, report[:]); errRead != nil {
+			if err == nil {
+				err = setupError("enter container", errors.New("the process ended while it was set up"))
+			}
+			return 0, err
+		}
+		index, value := binary.NativeEndian.Uint64(report[:]), binary.NativeEndian.Uint64(report[8:])
+		if index == pidReport {
+			return int(value), err
+		}
+		err = x.reported(index, unix.Errno(value))
+	}
 }
 
 // walkerFD is the process's descriptor of the walker, below those of the

@@ -114,12 +114,16 @@ func (p *plan) await() error {
 	case err != nil:
 		return setupError("wait for process", err)
 	}
-	index, errno := binary.NativeEndian.Uint64(report[:]), binary.NativeEndian.Uint64(report[8:])
-	tooLong := index == uint64(len(p.prog.steps)-1) && unix.Errno(errno) == unix.E2BIG
+	return p.reported(binary.NativeEndian.Uint64(report[:]), unix.Errno(binary.NativeEndian.Uint64(report[8:])))
+}
+
+// reported is the error that a child has reported.
+func (p *plan) reported(index uint64, errno unix.Errno) error {
+	tooLong := index == uint64(len(p.prog.steps)-1) && errno == unix.E2BIG
 	if index == execReport || tooLong { // the trampoline got the same arguments
-		return p.execError(unix.Errno(errno))
+		return p.execError(errno)
 	}
-	return p.prog.failure(index, errno)
+	return p.prog.failure(index, uint64(errno))
 }
 
 // execError explains why no candidate of the command could be executed, in

@@ -53,6 +53,7 @@ func (r Records) dial(name string) (*conn, error) {
 
 // monitor connects to the monitor, which it starts if there is none.
 func (cl *Client) monitor(ctx context.Context) (*conn, error) {
+	deadline := time.Now().Add(10 * time.Second)
 	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
 		c, err := cl.Records.dial(monitorSocket)
 		if !errors.Is(err, fs.ErrNotExist) {
@@ -70,7 +71,7 @@ func (cl *Client) monitor(ctx context.Context) (*conn, error) {
 			return nil, context.Cause(ctx)
 		case <-time.After(wait):
 		}
-		if wait == 100*time.Millisecond {
+		if time.Now().After(deadline) {
 			return nil, fmt.Errorf("the monitor does not start: see %s", cl.Records.s.Path("run", "monitor.log"))
 		}
 	}
@@ -153,7 +154,7 @@ func (cl *Client) request(ctx context.Context, c Config, req request, spawn bool
 // connect finds who holds a container. A container that lives and has no
 // holder gets a monitor.
 func (cl *Client) connect(ctx context.Context, c Config, spawn bool) (*conn, error) {
-	nc, err := cl.Records.dial(c.ID[:12] + ".sock")
+	nc, err := cl.Records.dial(socketOf(c.ID))
 	if !errors.Is(err, fs.ErrNotExist) {
 		return nc, err
 	}

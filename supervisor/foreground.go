@@ -36,7 +36,7 @@ type IO struct {
 func (r Records) RunForeground(snaps *snapshot.Overlay, c Config, lock *filelock.Lock, io IO, warn func(string)) (*Foreground, error) {
 	h := newHolder(r, snaps, c, lock)
 	h.warn, h.foreground, h.size = warn, &io, [2]uint16{io.Width, io.Height}
-	f := &Foreground{h: h, socket: c.ID[:12] + ".sock"}
+	f := &Foreground{h: h, socket: socketOf(c.ID)}
 	l, err := r.listen(f.socket)
 	if err != nil {
 		return nil, errors.Join(err, h.giveUp())

@@ -461,14 +461,14 @@ func (h *holder) kill(sig syscall.Signal) error {
 func (h *holder) stop(ctx context.Context, sig syscall.Signal, grace time.Duration) error {
 	h.mu.Lock()
 	h.stopping = true
-	p := h.process
 	h.mu.Unlock()
 	select {
 	case h.wake <- struct{}{}:
 	default:
 	}
+	p := h.running(ctx)
 	if p == nil {
-		return nil
+		return context.Cause(ctx)
 	}
 	if err := h.thaw(); err != nil {
 		return err
@@ -496,7 +496,43 @@ func (h *holder) stop(ctx context.Context, sig syscall.Signal, grace time.Durati
 		<-done
 	}
 	h.records.event(h.config, "stop", nil)
-	return nil
+	// Until it is let go of, so that it can be removed or started at once; or
+	// until it runs again, for that was asked too.
+	for {
+		h.mu.Lock()
+		again := h.again || h.process != nil && h.process != p
+		h.mu.Unlock()
+		if again {
+			return nil
+		}
+		select {
+		case <-h.ended:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// running is the process, for which it waits if it is just being started; nil
+// if the container is not started any more.
+func (h *holder) running(ctx context.Context) *container.Process {
+	for {
+		h.mu.Lock()
+		p := h.process
+		h.mu.Unlock()
+		if p != nil {
+			return p
+		}
+		select {
+		case <-h.ended:
+			return nil
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Millisecond):
+		}
+	}
 }
 
 // startAgain has the container start anew once it has ended, whatever its

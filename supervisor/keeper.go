@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"builder/container"
+	"builder/internal/filelock"
 	"builder/internal/sys"
 )
 
@@ -76,7 +77,8 @@ type keeper struct {
 
 // Keep runs a monitor, by a command line to which it adds one --terminal ID for
 // each terminal, and runs it anew until it ends by itself. ready is closed once
-// the first is ready, or has ended.
+// the first is ready, or has ended. Where there is a keeper already it does
+// nothing.
 func Keep(r Records, command []string, ready *os.File, log func(string)) error {
 	if err := sys.AdoptOrphans(); err != nil {
 		return err
@@ -84,6 +86,16 @@ func Keep(r Records, command []string, ready *os.File, log func(string)) error {
 	if err := os.MkdirAll(filepath.Dir(r.exitFile(0)), 0o700); err != nil {
 		return err
 	}
+	// Another keeper, which is about to start its monitor again, must stay the
+	// parent of what that one had started.
+	lock, err := filelock.TryAcquire(r.s.Path("run", "keeper.lock"), filelock.Exclusive)
+	if errors.Is(err, filelock.ErrLocked) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer lock.Release()
 	k := &keeper{records: r, command: command, log: log, terminals: map[string]*os.File{}}
 	for failures := 0; ; failures++ {
 		begun := time.Now()

@@ -41,6 +41,9 @@ func (r Records) socket(name string) (path string, dir *os.File, err error) {
 
 const monitorSocket = "monitor.sock"
 
+// socketOf is the socket of a container that a command holds.
+func socketOf(id string) string { return id[:12] + ".sock" }
+
 // listen makes a socket in place of one that a killed process left.
 func (r Records) listen(name string) (*net.UnixListener, error) {
 	path, dir, err := r.socket(name)

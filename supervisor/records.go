@@ -421,6 +421,7 @@ func (r Records) RemoveHeld(c Config) error {
 	if err := os.RemoveAll(dir); err != nil {
 		return fmt.Errorf("remove container %s: %w", c.Name, err)
 	}
+	_ = os.Remove(r.s.Path("run", socketOf(c.ID))) // of a killed command
 	if c.AutoRemove {
 		return r.RemoveVolumes(c)
 	}

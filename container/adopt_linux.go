@@ -123,6 +123,9 @@ func (h *host) findCgroup(spec *Spec) *cgroup {
 }
 
 func (c *cgroups) find(spec *Spec) *cgroup {
+	if c.none {
+		return &cgroup{root: c.root, kept: true}
+	}
 	g := &cgroup{root: c.root, path: path.Join(c.parentOf(spec), spec.ID)}
 	g.find()
 	all, err := hierarchies()

@@ -38,6 +38,8 @@ type cgroups struct {
 	noProgram bool
 	v1        map[string]*os.File // hierarchies of version 1, once they are needed
 	swept     map[string]bool     // parents that have been cleared of leftovers
+	rootless  bool                // an ordinary user's: no rules for devices
+	none      bool                // there are none for this user
 }
 
 func newCgroups() (*cgroups, error) {
@@ -80,6 +82,9 @@ type cgroup struct {
 // make makes the group of a container. A group of that name that is left over
 // from a killed program is taken over if it is empty.
 func (c *cgroups) make(spec *Spec) (*cgroup, error) {
+	if c.none {
+		return noCgroup(c, spec)
+	}
 	parent := c.parentOf(spec)
 	if !c.swept[parent] {
 		c.swept[parent] = true
@@ -89,10 +94,15 @@ func (c *cgroups) make(spec *Spec) (*cgroup, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := c.limit(g, spec.Resources, spec.warn); err != nil {
+	_, err = c.limit(g, spec.Resources, spec.warn)
+	if err != nil && c.rootless {
+		spec.warn(fmt.Sprintf("bounds are not enforced: %v", err))
+		err = nil
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("bound resources: %w", err), g.remove())
 	}
-	if spec.Privileged {
+	if spec.Privileged || c.rootless {
 		return g, nil
 	}
 	if err := c.restrict(g, spec); err != nil {

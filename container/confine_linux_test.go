@@ -433,7 +433,7 @@ func TestRootNeeded(t *testing.T) {
 		must(t, setresuid(4242))
 		defer func() { must(t, setresuid(0)) }()
 	}
-	if _, err := newHost(); err == nil || !strings.Contains(err.Error(), "needs root for now") {
+	if _, err := newHost(); err == nil || !strings.Contains(err.Error(), "needs root") {
 		t.Errorf("error %v", err)
 	}
 }

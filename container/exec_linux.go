@@ -198,6 +198,9 @@ func (x *execution) openExecStreams() error {
 // every hierarchy that can be written to.
 func (x *execution) joinCgroups(t Target) error {
 	x.cgroup = &cgroup{root: x.host.cgroups.root}
+	if x.host.cgroups.none {
+		return nil
+	}
 	data, err := os.ReadFile("/proc/" + strconv.Itoa(t.Pid) + "/cgroup")
 	if err != nil {
 		return err

@@ -59,10 +59,13 @@ func fastCarrier(p *plan) (child, error) {
 	args := (*cloneArgs)(unsafe.Add(base, argsAt))
 	pidfd := (*int32)(unsafe.Add(base, argsAt+int(unsafe.Sizeof(*args))))
 	*args = cloneArgs{
-		flags: uint64(p.cloneFlags()) | unix.CLONE_VM | unix.CLONE_PIDFD | unix.CLONE_CLEAR_SIGHAND | unix.CLONE_INTO_CGROUP,
+		flags: uint64(p.cloneFlags()) | unix.CLONE_VM | unix.CLONE_PIDFD | unix.CLONE_CLEAR_SIGHAND,
 		pidfd: uint64(uintptr(unsafe.Pointer(pidfd))), exitSignal: uint64(unix.SIGCHLD),
 		stack: uint64(uintptr(unsafe.Add(base, stackAt))), stackSize: childStack,
-		cgroup: uint64(p.cgroup.dir.Fd()),
+	}
+	if p.cgroup.dir != nil {
+		args.flags |= unix.CLONE_INTO_CGROUP
+		args.cgroup = uint64(p.cgroup.dir.Fd())
 	}
 	p.host.guard.enter()
 	pid, errno := cloneBlocked(args, base)

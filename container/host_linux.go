@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"builder/internal/sys"
 	"builder/mount"
 )
 
@@ -28,6 +29,7 @@ type host struct {
 	lastCap     int
 	abis        abiSupport
 	oomScoreAdj int          // of this process
+	rootless    bool         // it is root of a user namespace only
 	throttles   []maskedPath // see thermalPaths
 
 	mu      sync.Mutex // guards what follows
@@ -46,9 +48,9 @@ func newHost() (*host, error) {
 		return nil, fmt.Errorf("%w: this build is for %s, and containers are made on amd64 only", ErrUnsupported, runtime.GOARCH)
 	}
 	if os.Geteuid() != 0 {
-		return nil, fmt.Errorf("%w: starting a container needs root for now", ErrUnsupported)
+		return nil, fmt.Errorf("%w: starting a container needs root, or to be root of a user namespace", ErrUnsupported)
 	}
-	h := &host{lastCap: lastCap(), abis: probeABIs(), filters: map[capSet]*seccompFilter{}, spawn: make(chan func())}
+	h := &host{rootless: sys.InUserNamespace(), lastCap: lastCap(), abis: probeABIs(), filters: map[capSet]*seccompFilter{}, spawn: make(chan func())}
 	var err error
 	if h.caps, h.bounding, err = ownCaps(); err != nil {
 		return nil, err
@@ -59,10 +61,14 @@ func newHost() (*host, error) {
 	if h.trampolines, err = newTrampolines(); err != nil {
 		return nil, err
 	}
-	if h.cgroups, err = newCgroups(); err != nil {
+	makeCgroups := newCgroups
+	if h.rootless {
+		makeCgroups = rootlessCgroups
+	}
+	if h.cgroups, err = makeCgroups(); err != nil {
 		return nil, err
 	}
-	if h.template, err = newTemplate(); err != nil {
+	if h.template, err = newTemplate(h.rootless); err != nil {
 		return nil, err
 	}
 	h.oomScoreAdj = oomScoreAdj()
@@ -147,6 +153,14 @@ func (g *memoryGuard) leave() {
 	}
 }
 
+// machineCaps is what of them holds for the machine as a whole.
+func (h *host) machineCaps() capSet {
+	if h.rootless {
+		return 0
+	}
+	return h.caps
+}
+
 func (h *host) makeCgroup(spec *Spec) (*cgroup, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -175,7 +189,7 @@ var deviceLinks = [][2]string{
 
 // openDev makes a container's /dev: detached, so no path of the image is
 // involved.
-func openDev(spec *Spec) (*os.File, error) {
+func openDev(spec *Spec, rootless bool) (*os.File, error) {
 	m, err := mount.FS{
 		Type:    "tmpfs",
 		Options: []mount.Option{{Key: "mode", Value: "0755"}, {Key: "size", Value: devSize}},
@@ -184,19 +198,40 @@ func openDev(spec *Spec) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := fillDev(int(m.Fd()), spec); err != nil {
+	if err := fillDev(int(m.Fd()), spec, rootless); err != nil {
 		m.Close()
 		return nil, fmt.Errorf("fill /dev: %w", err)
 	}
 	return m, nil
 }
 
-func fillDev(dir int, spec *Spec) error {
+// fillDev makes what is in a /dev. With rootless the devices are left out: see
+// bindDevices.
+func fillDev(dir int, spec *Spec, rootless bool) error {
 	for _, name := range []string{"pts", "shm", "mqueue"} {
 		if err := unix.Mkdirat(dir, name, 0o755); err != nil {
 			return err
 		}
 	}
+	if !rootless {
+		if err := makeDevices(dir, spec); err != nil {
+			return err
+		}
+	}
+	for _, l := range deviceLinks {
+		if err := unix.Symlinkat(l[1], dir, l[0]); err != nil && !errors.Is(err, unix.EEXIST) {
+			return err
+		}
+	}
+	if spec.Terminal {
+		// What the terminal is mounted on.
+		return makeNode(dir, "console", unix.S_IFREG|0o620, 0)
+	}
+	return nil
+}
+
+// makeDevices makes the device nodes of a /dev.
+func makeDevices(dir int, spec *Spec) error {
 	if spec.Privileged {
 		if err := copyDevices(dir, "/dev"); err != nil {
 			return err
@@ -211,15 +246,6 @@ func fillDev(dir int, spec *Spec) error {
 		if err := makeNode(dir, d.name, unix.S_IFCHR|0o666, unix.Mkdev(d.major, d.minor)); err != nil {
 			return err
 		}
-	}
-	for _, l := range deviceLinks {
-		if err := unix.Symlinkat(l[1], dir, l[0]); err != nil && !errors.Is(err, unix.EEXIST) {
-			return err
-		}
-	}
-	if spec.Terminal {
-		// What the terminal is mounted on.
-		return makeNode(dir, "console", unix.S_IFREG|0o620, 0)
 	}
 	return nil
 }

@@ -37,6 +37,8 @@ type plan struct {
 	points                   []mountPoint   // of proc, dev, sys and the /etc files
 	mounts                   []plannedMount // the Spec's
 
+	devices []boundDevice
+
 	stubs   stubs
 	io      *stdio
 	cgroup  *cgroup
@@ -204,7 +206,7 @@ func (p *plan) resolveConfinement() error {
 	if missing := wanted & (1<<(p.host.lastCap+1) - 1) &^ p.caps; missing != 0 {
 		p.warn("capabilities that this process lacks itself are not given: %s", strings.Join(missing.names(), " "))
 	}
-	if p.rlimits, err = resolveRlimits(p.spec.Rlimits, p.host.caps, func(m string) { p.warn("%s", m) }); err != nil {
+	if p.rlimits, err = resolveRlimits(p.spec.Rlimits, p.host.machineCaps(), func(m string) { p.warn("%s", m) }); err != nil {
 		return err
 	}
 	if err := CheckAppArmor(p.spec.AppArmor); err != nil {
@@ -227,7 +229,7 @@ func (p *plan) resolveOOM() error {
 	if p.oomScoreAdj < -1000 || p.oomScoreAdj > 1000 {
 		return fmt.Errorf("oom_score_adj %d is not between -1000 and 1000", p.oomScoreAdj)
 	}
-	if own := p.host.oomScoreAdj; p.oomScoreAdj < own && p.oomScoreAdj != 0 && !p.host.caps.has(unix.CAP_SYS_RESOURCE) {
+	if own := p.host.oomScoreAdj; p.oomScoreAdj < own && p.oomScoreAdj != 0 && !p.host.machineCaps().has(unix.CAP_SYS_RESOURCE) {
 		p.warn("oom_score_adj %d is less than this process may set, using %d", p.oomScoreAdj, own)
 		p.oomScoreAdj = own
 	}
@@ -307,10 +309,15 @@ func (p *plan) keep(f *os.File) *os.File {
 // child.
 func (p *plan) openFileSystems() error {
 	var err error
-	if p.dev, err = openDev(p.spec); err != nil {
+	if p.dev, err = openDev(p.spec, p.host.rootless); err != nil {
 		return err
 	}
 	p.keep(p.dev)
+	if p.host.rootless {
+		if err := p.bindDevices(); err != nil {
+			return err
+		}
+	}
 	if p.pts, err = openPts(); err != nil {
 		return err
 	}
@@ -349,13 +356,20 @@ func (p *plan) openShm() (err error) {
 }
 
 func openPts() (*os.File, error) {
-	return mount.FS{
+	pts := mount.FS{
 		Type: "devpts",
 		Options: []mount.Option{
 			{Key: "newinstance"}, {Key: "ptmxmode", Value: "0666"}, {Key: "mode", Value: "0620"}, {Key: "gid", Value: "5"},
 		},
 		Attr: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC,
-	}.Open()
+	}
+	m, err := pts.Open()
+	if errors.Is(err, unix.EINVAL) && !sys.MayMapGroups() {
+		// A user namespace of one id has no group 5.
+		pts.Options = pts.Options[:len(pts.Options)-1]
+		m, err = pts.Open()
+	}
+	return m, err
 }
 
 func (p *plan) openEtc() error {
@@ -496,6 +510,9 @@ func (p *plan) makeDir() error {
 
 func (p *plan) openStreams() error {
 	null := func() (*os.File, error) {
+		if p.host.rootless {
+			return os.OpenFile(os.DevNull, os.O_RDWR, 0)
+		}
 		fd, err := unix.Openat(int(p.dev.Fd()), "null", unix.O_RDWR|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return nil, &fs.PathError{Op: "open", Path: "/dev/null", Err: err}

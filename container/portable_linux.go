@@ -103,6 +103,10 @@ func portableCarrier(p *plan) (child, error) {
 	for _, f := range p.prog.files {
 		files = append(files, f.Fd())
 	}
+	cgroupFD := -1
+	if p.cgroup.dir != nil {
+		cgroupFD = int(p.cgroup.dir.Fd())
+	}
 	var pidfd int
 	pid, err := syscall.ForkExec("/proc/self/exe", []string{carrierName}, &syscall.ProcAttr{
 		Files: files,
@@ -110,7 +114,7 @@ func portableCarrier(p *plan) (child, error) {
 		Env: []string{"GOMAXPROCS=1"},
 		Sys: &syscall.SysProcAttr{
 			Cloneflags: p.cloneFlags(), PidFD: &pidfd,
-			UseCgroupFD: true, CgroupFD: int(p.cgroup.dir.Fd()),
+			UseCgroupFD: cgroupFD >= 0, CgroupFD: cgroupFD,
 		},
 	})
 	runtime.KeepAlive(p)

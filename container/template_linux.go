@@ -24,7 +24,7 @@ const (
 )
 
 // newTemplate makes the namespace and returns the descriptor that keeps it.
-func newTemplate() (*os.File, error) {
+func newTemplate(rootless bool) (*os.File, error) {
 	type result struct {
 		ns  *os.File
 		err error
@@ -45,7 +45,7 @@ func newTemplate() (*os.File, error) {
 		}
 		// Never unlocked: the thread has left the others' file system view
 		// and ends with this goroutine.
-		ns, err := enterTemplate()
+		ns, err := enterTemplate(rootless)
 		done <- result{ns, err}
 	}
 	go run()
@@ -54,7 +54,7 @@ func newTemplate() (*os.File, error) {
 }
 
 // enterTemplate makes the namespace and leaves the calling thread in it.
-func enterTemplate() (*os.File, error) {
+func enterTemplate(rootless bool) (*os.File, error) {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return nil, fmt.Errorf("new mount namespace: %w", err)
 	}
@@ -62,14 +62,16 @@ func enterTemplate() (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := fillTemplate(); err != nil {
+	if err := fillTemplate(rootless); err != nil {
 		ns.Close()
 		return nil, fmt.Errorf("mount namespace template: %w", err)
 	}
 	return ns, nil
 }
 
-func fillTemplate() error {
+// fillTemplate makes the new root. With rootless it has the machine's /proc and
+// /sys as well: see rootless_linux.go.
+func fillTemplate(rootless bool) error {
 	// Nothing done here may reach the namespace it was copied from.
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return os.NewSyscallError("mount private", err)
@@ -87,12 +89,25 @@ func fillTemplate() error {
 	if err := unix.Mknodat(int(root.Fd()), templateNull[1:], unix.S_IFREG|0o444, 0); err != nil {
 		return os.NewSyscallError("mknodat", err)
 	}
+	var system map[string]*os.File
+	if rootless {
+		if err = fillSystem(root); err == nil {
+			system, err = openSystem()
+		}
+		if err != nil {
+			return err
+		}
+		defer closeAll(system)
+	}
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC}
 	if err := unix.MountSetattr(int(root.Fd()), "", unix.AT_EMPTY_PATH, &attr); err != nil {
 		return os.NewSyscallError("mount_setattr", err)
 	}
 	if err := unix.MoveMount(int(root.Fd()), "", unix.AT_FDCWD, "/", unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return os.NewSyscallError("move_mount", err)
+	}
+	if err := mountSystem(root, system); err != nil {
+		return err
 	}
 	if err := unix.Fchdir(int(root.Fd())); err != nil {
 		return os.NewSyscallError("fchdir", err)

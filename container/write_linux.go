@@ -13,6 +13,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"builder/internal/sys"
 )
 
 // write makes the child's program out of the prepared plan. The order of its
@@ -155,7 +157,11 @@ func (p *plan) writeFileSystems() {
 		p.writeDev(pr.file(point))
 	}
 	if point := p.point("/sys"); point != nil {
-		p.sys = p.newFS("/sys", "sysfs", sysAttr)
+		if p.ownsNetwork() {
+			p.sys = p.newFS("/sys", "sysfs", sysAttr)
+		} else {
+			p.sys = p.machineSys(sysAttr)
+		}
 		p.moveTo("/sys", p.sys, pr.file(point))
 		if !p.mounted("/sys/fs/cgroup") {
 			p.moveInto("/sys/fs/cgroup", p.newFS("/sys/fs/cgroup", "cgroup2", sysAttr), p.sys, "fs/cgroup")
@@ -189,6 +195,7 @@ func (p *plan) writeDev(point arg) {
 	pr := &p.prog
 	dev := pr.file(p.dev)
 	p.moveTo("/dev", dev, point)
+	p.writeDevices(dev)
 	p.moveInto("/dev/pts", pr.file(p.pts), dev, "pts")
 	if p.shm != nil {
 		p.moveInto("/dev/shm", pr.file(p.shm), dev, "shm")
@@ -337,7 +344,7 @@ func (p *plan) writeMasks() {
 func (p *plan) copyNull(name string) arg {
 	pr := &p.prog
 	dir, file := pr.file(p.dev), "null"
-	if p.point("/dev") == nil { // ours is nowhere, and so can't be copied
+	if p.point("/dev") == nil || p.host.rootless { // ours is nowhere, and so can't be copied
 		dir, file = cwd, templateNull
 	}
 	return pr.get("mask "+name+": copy null", unix.SYS_OPEN_TREE, dir, pr.str(file), num(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC))
@@ -460,7 +467,9 @@ func (p *plan) writeConfinement() {
 	for _, g := range ids {
 		groups = binary.NativeEndian.AppendUint32(groups, g)
 	}
-	pr.do("set groups", unix.SYS_SETGROUPS, num(len(ids)), pr.bytes(groups))
+	if sys.MayMapGroups() {
+		pr.do("set groups", unix.SYS_SETGROUPS, num(len(ids)), pr.bytes(groups))
+	}
 	pr.do("set group id", unix.SYS_SETRESGID, num(p.user.GID), num(p.user.GID), num(p.user.GID))
 	pr.do("clear ambient capabilities", unix.SYS_PRCTL, num(unix.PR_CAP_AMBIENT), num(unix.PR_CAP_AMBIENT_CLEAR_ALL), num(0), num(0), num(0))
 	if p.spec.AmbientCaps {

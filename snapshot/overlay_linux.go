@@ -58,7 +58,7 @@ const (
 
 // NewOverlay opens the snapshots below root, making it if need be.
 func NewOverlay(root string) (*Overlay, error) {
-	o := &Overlay{root: root, userXattr: os.Geteuid() != 0}
+	o := &Overlay{root: root, userXattr: os.Geteuid() != 0 || sys.InUserNamespace()}
 	if _, err := os.Lstat(filepath.Join(root, emptyDir)); err == nil {
 		return o, nil
 	}

@@ -51,7 +51,7 @@ func (f *networkFlags) connect(e *env, records supervisor.Records, c *supervisor
 	}
 	names := f.networks
 	if len(names) == 0 {
-		names = []string{first(e.getenv("BUILDER_NETWORK"), network.Default)}
+		names = []string{first(e.getenv("BUILDER_NETWORK"), e.defaultNetwork())}
 	}
 	if alone := slices.IndexFunc(names, func(n string) bool {
 		return n == "host" || n == "none" || strings.HasPrefix(n, "container:")

@@ -75,7 +75,7 @@ func (e *env) info() (row infoRow, err error) {
 	}
 	row = infoRow{
 		ServerVersion: version().Version, DockerRootDir: s.Path(), Driver: "overlayfs", BackingFilesystem: fileSystem(s.Path()),
-		Architecture: runtime.GOARCH, NCPU: runtime.NumCPU(), CgroupVersion: cgroupVersion(), Rootless: os.Geteuid() != 0,
+		Architecture: runtime.GOARCH, NCPU: runtime.NumCPU(), CgroupVersion: cgroupVersion(), Rootless: rootless(),
 		KernelVersion: strings.TrimSpace(fileText("/proc/sys/kernel/osrelease")), OperatingSystem: operatingSystem(), Emulators: emulators(),
 	}
 	images, err := listImages(s)

@@ -23,6 +23,7 @@ import (
 	"builder/dockerfile"
 	"builder/progress"
 	"builder/store"
+	"builder/userns"
 
 	"github.com/spf13/pflag"
 )
@@ -37,6 +38,7 @@ const (
 
 func main() {
 	container.Init() // does not return in a container's first process
+	userns.Init()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	e := &env{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv}
 	code := e.report(dispatch(ctx, e, os.Args[1:]))
@@ -170,6 +172,9 @@ func dispatch(ctx context.Context, e *env, args []string) error {
 	i := slices.IndexFunc(all, func(c command) bool { return c.name == rest[0] })
 	if i < 0 {
 		return &usageError{msg: fmt.Sprintf("unknown command %q%s", rest[0], didYouMean(rest[0], all)), hint: "builder --help lists the commands"}
+	}
+	if entersNamespace(rest[0], rest[1:]) {
+		return e.enterNamespace(ctx)
 	}
 	defer e.close()
 	return all[i].run(ctx, e, rest[1:])

@@ -60,6 +60,7 @@ var graph = map[string]string{
 	"volume":      "layer internal/atomicfile internal/filelock internal/sys",
 	"supervisor":  "container mount network snapshot store volume internal/atomicfile internal/filelock internal/sys",
 	"cdi":         "container mount",
+	"userns":      "",
 	"cmd/builder": "*",
 }
 
@@ -68,7 +69,7 @@ var fences = map[string]string{
 	"github.com/regclient/regclient": "registry",
 	"github.com/moby/buildkit":       "dockerfile build",
 	"github.com/spf13/pflag":         "cmd/builder",
-	"golang.org/x/sys/unix":          "internal/sys internal/copytree mount container network layer snapshot snapshot/snapshottest buildcontext",
+	"golang.org/x/sys/unix":          "internal/sys internal/copytree mount container network layer snapshot snapshot/snapshottest buildcontext userns",
 	"github.com/moby/profiles":       "container",
 	"github.com/moby/patternmatcher": "buildcontext",
 	"github.com/klauspost/compress":  "layer",

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package container
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"builder/internal/sys"
+	"builder/mount"
+)
+
+// In a user namespace some of what a container gets can't be made anew, and is
+// the machine's own, mounted once more:
+//
+//   - device nodes, as nobody there may make any;
+//   - /sys, for who has the machine's network.
+//
+// A new /proc or /sys is allowed only where the mount namespace has a whole one
+// (mount_too_revealing in the kernel), so the template has both.
+//
+// What a control group would enforce is only there if one is delegated. Then
+// no device rules are needed: a device that the user may not open stays shut.
+
+// templateSystem is where the template has the machine's /proc and /sys.
+const templateSystem = "/system"
+
+// fillSystem mounts them there; root is the template's. The namespace still
+// has the machine's mounts.
+func fillSystem(root *os.File) error {
+	if err := unix.Mkdirat(int(root.Fd()), templateSystem[1:], 0o755); err != nil {
+		return os.NewSyscallError("mkdirat", err)
+	}
+	for _, name := range []string{"proc", "sys"} {
+		at := path.Join(templateSystem, name)[1:]
+		if err := unix.Mkdirat(int(root.Fd()), at, 0o755); err != nil {
+			return os.NewSyscallError("mkdirat", err)
+		}
+	}
+	return nil
+}
+
+// mountSystem follows when root is attached.
+func mountSystem(root *os.File, trees map[string]*os.File) error {
+	for name, tree := range trees {
+		if err := unix.MoveMount(int(tree.Fd()), "", int(root.Fd()), path.Join(templateSystem, name)[1:], unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+			return fmt.Errorf("mount the machine's /%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// openSystem copies the machine's /proc and /sys with all that is mounted
+// there.
+func openSystem() (map[string]*os.File, error) {
+	trees := map[string]*os.File{}
+	for _, name := range []string{"proc", "sys"} {
+		tree, err := mount.Mount{Type: mount.Bind, Source: "/" + name, Recursive: true}.Open()
+		if err != nil {
+			closeAll(trees)
+			return nil, err
+		}
+		trees[name] = tree
+	}
+	return trees, nil
+}
+
+func closeAll(trees map[string]*os.File) {
+	for _, t := range trees {
+		t.Close()
+	}
+}
+
+// boundDevice is a device of the machine that is mounted in a container's
+// /dev.
+type boundDevice struct {
+	name string // in /dev
+	tree *os.File
+}
+
+// bindDevices opens the devices that a container gets, and makes files in its
+// /dev to mount them on.
+func (p *plan) bindDevices() error {
+	bind := func(name, source string) error {
+		tree, err := mount.Mount{Type: mount.Bind, Source: source}.Open()
+		if err != nil {
+			return err
+		}
+		p.devices = append(p.devices, boundDevice{name, p.keep(tree)})
+		return makeFileIn(int(p.dev.Fd()), name)
+	}
+	for _, d := range deviceNodes {
+		if err := bind(d.name, "/dev/"+d.name); err != nil {
+			return fmt.Errorf("device /dev/%s: %w", d.name, err)
+		}
+	}
+	for _, d := range p.spec.Devices {
+		name, err := d.name()
+		if err != nil {
+			return fmt.Errorf("device %s: %w", d.Path, err)
+		}
+		source, err := d.find()
+		if err == nil {
+			err = bind(name, source)
+		}
+		if err != nil {
+			return fmt.Errorf("device %s: %w", d.Path, err)
+		}
+	}
+	if p.spec.Privileged {
+		p.warn("without root, --privileged gives no devices of the machine: name those that are needed with --device")
+	}
+	return nil
+}
+
+// makeFileIn makes an empty file, with the directories that lead to it.
+func makeFileIn(dir int, name string) error {
+	for i, c := range name {
+		if c != '/' {
+			continue
+		}
+		if err := unix.Mkdirat(dir, name[:i], 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
+			return err
+		}
+	}
+	return makeNode(dir, name, unix.S_IFREG|0o666, 0)
+}
+
+// find returns where the machine has a device.
+func (d Device) find() (string, error) {
+	kind := "char"
+	if d.Type == 'b' {
+		kind = "block"
+	}
+	text, err := os.ReadFile(fmt.Sprintf("/sys/dev/%s/%d:%d/uevent", kind, d.Major, d.Minor))
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(text)) {
+		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "DEVNAME="); ok {
+			return "/dev/" + name, nil
+		}
+	}
+	return "", fmt.Errorf("the machine has no name for device %d:%d", d.Major, d.Minor)
+}
+
+// writeDevices mounts the machine's devices.
+func (p *plan) writeDevices(dev arg) {
+	for _, d := range p.devices {
+		p.moveInto("/dev/"+d.name, p.prog.file(d.tree), dev, d.name)
+	}
+}
+
+// machineSys mounts the machine's /sys, which can't be changed by who is not its
+// root.
+func (p *plan) machineSys(attr uintptr) arg {
+	pr := &p.prog
+	m := pr.get("copy /sys", unix.SYS_OPEN_TREE, cwd, pr.str(templateSystem+"/sys"),
+		num(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE))
+	pr.do("set flags of /sys", unix.SYS_MOUNT_SETATTR, m, pr.str(""), num(unix.AT_EMPTY_PATH|unix.AT_RECURSIVE),
+		pr.bytes(mountAttr(uint64(attr))), num(unix.MOUNT_ATTR_SIZE_VER0))
+	return m
+}
+
+// ownsNetwork says whether the container's network namespace is one of this
+// user namespace.
+func (p *plan) ownsNetwork() bool {
+	return !p.host.rootless || p.spec.Network == NetworkNone || p.spec.Network == NetworkPrivate
+}
+
+// delegated returns the path of this process's group of version 2, if groups
+// can be made below it.
+func delegated(root *os.File) (string, bool) {
+	text, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return "", false
+	}
+	for line := range strings.Lines(string(text)) {
+		own, ok := strings.CutPrefix(strings.TrimSpace(line), "0::/")
+		if !ok || strings.HasPrefix(own, "..") {
+			continue
+		}
+		dir := root
+		if own != "" {
+			if dir, err = sys.OpenInRoot(root, own, unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
+				return "", false
+			}
+			defer dir.Close()
+		}
+		// The rights of the user that the process has, not of root's that it
+		// is in its namespace: the owner of the files has no id there.
+		for _, name := range []string{".", "cgroup.procs"} {
+			if unix.Faccessat(int(dir.Fd()), name, unix.W_OK, unix.AT_EACCESS) != nil {
+				return "", false
+			}
+		}
+		return own, true
+	}
+	return "", false
+}
+
+// notDelegated is why a container has no control group, and what helps.
+const notDelegated = "no control group is delegated to this user: bounds of memory, CPU and processes are not enforced, and pause and stats don't work (systemd-run --user --scope -p Delegate=yes builder … has one)"
+
+// rootlessCgroups finds what control groups there are for an ordinary user:
+// those below its own if that is delegated, else none.
+func rootlessCgroups() (*cgroups, error) {
+	none := &cgroups{none: true, v1: map[string]*os.File{}, swept: map[string]bool{}}
+	root, err := openCgroup2()
+	if err != nil {
+		return none, nil //nolint:nilerr // it is not there
+	}
+	none.root = root
+	own, ok := delegated(root)
+	if !ok {
+		return none, nil
+	}
+	return &cgroups{root: root, parent: path.Join(own, defaultCgroupParent), rootless: true, v1: none.v1, swept: none.swept}, nil
+}
+
+// noCgroup is the group of a container that has none.
+func noCgroup(c *cgroups, spec *Spec) (*cgroup, error) {
+	wanted, err := spec.Resources.controllers()
+	if err != nil {
+		return nil, err
+	}
+	if len(wanted) > 0 {
+		spec.warn(notDelegated)
+	}
+	return &cgroup{root: c.root, kept: true}, nil
+}

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package userns
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/user"
+	"strconv"
+	"strings"
+)
+
+// ids are what the user's namespace is given.
+type ids struct {
+	uid, gid         int
+	name             string
+	subUIDs, subGIDs []idRange
+	// why there are no subordinate ids, "" if there are.
+	missing, fix string
+}
+
+// idRange is a line of subuid(5).
+type idRange struct{ first, count uint64 }
+
+// lookUp finds the ids of this process's user.
+func lookUp() (ids, error) {
+	i := ids{uid: os.Geteuid(), gid: os.Getegid()}
+	if u, err := user.LookupId(strconv.Itoa(i.uid)); err == nil {
+		i.name = u.Username
+	}
+	var err error
+	if i.subUIDs, err = subordinate("/etc/subuid", i.name, i.uid); err != nil {
+		return i, err
+	}
+	if i.subGIDs, err = subordinate("/etc/subgid", i.name, i.uid); err != nil {
+		return i, err
+	}
+	who := i.name
+	if who == "" {
+		who = strconv.Itoa(i.uid)
+	}
+	switch {
+	case len(i.subUIDs) == 0 || len(i.subGIDs) == 0:
+		i.missing = "no subordinate ids in /etc/subuid and /etc/subgid"
+		i.fix = fmt.Sprintf("as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 %s (other numbers if these are somebody's)", who)
+	case !installed("newuidmap") || !installed("newgidmap"):
+		i.missing = "no programs newuidmap and newgidmap"
+		i.fix = "as root: install the package uidmap (Debian, Ubuntu) or shadow-utils (Fedora)"
+	}
+	return i, nil
+}
+
+func installed(program string) bool {
+	_, err := exec.LookPath(program)
+	return err == nil
+}
+
+// subordinate reads the ranges of a user in a file of subuid(5); its lines
+// begin with the user's name or number.
+func subordinate(file, name string, uid int) ([]idRange, error) {
+	data, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return parseSubordinate(string(data), name, uid), nil
+}
+
+func parseSubordinate(text, name string, uid int) (out []idRange) {
+	for line := range strings.Lines(text) {
+		parts := strings.Split(strings.TrimSpace(line), ":")
+		if len(parts) != 3 || parts[0] == "" || parts[0] != name && parts[0] != strconv.Itoa(uid) {
+			continue
+		}
+		first, err1 := strconv.ParseUint(parts[1], 10, 32)
+		count, err2 := strconv.ParseUint(parts[2], 10, 32)
+		if err1 == nil && err2 == nil && count > 0 && first > 0 && first+count <= 1<<32-1 {
+			out = append(out, idRange{first, count})
+		}
+	}
+	return out
+}
+
+// mapping is the argument list of newuidmap(1) behind the process: own becomes
+// 0, and the others follow from 1.
+func mapping(own int, ranges []idRange) []string {
+	args := []string{"0", strconv.Itoa(own), "1"}
+	next := uint64(1)
+	for _, r := range ranges {
+		args = append(args, strconv.FormatUint(next, 10), strconv.FormatUint(r.first, 10), strconv.FormatUint(r.count, 10))
+		next += r.count
+	}
+	return args
+}
+
+// assign gives a process that waits in a new user namespace its ids.
+func (i ids) assign(pid int, warn func(string)) error {
+	if i.missing != "" {
+		warn(fmt.Sprintf("%s: files of other owners than root can't be made, and a step that changes an owner fails; %s", i.missing, i.fix))
+		return i.assignOwn(pid)
+	}
+	// Both at once: each is a program to be started.
+	groups := make(chan error, 1)
+	go func() { groups <- runMap("newgidmap", pid, mapping(i.gid, i.subGIDs)) }()
+	return errors.Join(runMap("newuidmap", pid, mapping(i.uid, i.subUIDs)), <-groups)
+}
+
+func runMap(program string, pid int, args []string) error {
+	var stderr bytes.Buffer
+	cmd := exec.Command(program, append([]string{strconv.Itoa(pid)}, args...)...)
+	cmd.Stderr = &stderr
+	if err := cmd.Run(); err != nil {
+		return &Error{
+			Err: fmt.Errorf("%s: %w: %s", program, err, strings.TrimSpace(stderr.String())),
+			Fix: program + " must belong to root with the set-user-ID bit or have the capability for it, and the ranges of /etc/subuid and /etc/subgid must be valid",
+		}
+	}
+	return nil
+}
+
+// assignOwn gives it the user's own ids alone. Whoever does that without
+// privilege has to give up the right to change groups before.
+func (i ids) assignOwn(pid int) error {
+	proc := "/proc/" + strconv.Itoa(pid) + "/"
+	for _, w := range []struct{ file, text string }{
+		{"setgroups", "deny"},
+		{"uid_map", fmt.Sprintf("0 %d 1", i.uid)},
+		{"gid_map", fmt.Sprintf("0 %d 1", i.gid)},
+	} {
+		if err := os.WriteFile(proc+w.file, []byte(w.text), 0); err != nil {
+			return &Error{Err: fmt.Errorf("assign the user's own ids: %w", err), Fix: fixNamespace()}
+		}
+	}
+	return nil
+}

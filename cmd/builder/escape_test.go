@@ -27,6 +27,12 @@ done
 for fd in /proc/self/fd/* /proc/1/fd/*; do
 	grep -q "the canary" $fd/$CANARY $fd/$up$CANARY 2>/dev/null && echo "file through $fd"
 done
+ls -l /proc/self/fd | sed -n 's/.* \([0-9]*\) -> /\1 /p' | while read n to; do
+	case $to in
+	/probe | /proc/*) ;;
+	*) test $n -gt 2 && echo "descriptor $n $to" ;;
+	esac
+done
 for p in $STATE /proc/1/root$STATE /var/lib/builder /var/lib/docker /var/lib/containers /run/docker /run/containerd /run/builder; do
 	test -e $p && echo "state $p"
 done

@@ -59,6 +59,30 @@ func TestExecDescriptors(t *testing.T) {
 	}
 }
 
+// TestExecIsUntraceable holds that a process that comes later can't be traced from
+// before it is in the container's PID namespace (CVE-2016-9962). The guard is in
+// writeJoin.
+func TestExecIsUntraceable(t *testing.T) {
+	h, err := theHost()
+	must(t, err)
+	_, target := startTarget(t, newSpec(t, "sleep", "1000"))
+	x, err := newExec(h, target, ExecSpec{Args: []string{"/bin/helper", "echo"}})
+	must(t, err)
+	defer x.give()
+	untraceable, joined := -1, -1
+	for i, s := range x.prog.steps {
+		switch {
+		case s.nr == unix.SYS_PRCTL && s.args[0] == num(unix.PR_SET_DUMPABLE) && s.args[1] == num(0):
+			untraceable = i
+		case s.nr == unix.SYS_SETNS:
+			joined = i
+		}
+	}
+	if untraceable < 0 || joined < untraceable {
+		t.Errorf("it can't be traced from step %d on, and joins in step %d", untraceable, joined)
+	}
+}
+
 // TestExecOwnExecutable is TestOwnExecutable for a process that comes later
 // (CVE-2019-5736). The guard is the trampoline, which executes the command in
 // the place of this program.
@@ -183,8 +207,9 @@ func exchange(a, b string) (stop func() int) {
 
 // TestProcIsProc has an image make mount points lead into /proc: nothing is
 // mounted there, where a file of the kernel would be another one when it is
-// written to (CVE-2019-16884, CVE-2025-52881). The guards are makePoint, which
-// looks where a mount point is, and inProc, which enters no mount below /proc.
+// written to (CVE-2019-16884, CVE-2025-52881), and an image's /proc is no link
+// (CVE-2023-27561). The guards are makePoint, which looks where a mount point is,
+// openDirectory, which follows no link, and the order of the steps.
 func TestProcIsProc(t *testing.T) {
 	eachCarrier(t, func(t *testing.T, run runner) {
 		for _, to := range []string{"/proc/self", "/proc", "proc/sys", "../../proc/self/attr", "/a/../proc/sys/kernel"} {
@@ -196,6 +221,14 @@ func TestProcIsProc(t *testing.T) {
 				if _, err := run.start(t.Context(), spec); exitCode(t, err) != 125 || !strings.Contains(err.Error(), "/proc") {
 					t.Errorf("%s, which is a link to %s: %v", target, to, err)
 				}
+			}
+		}
+		for _, at := range []string{"proc", "sys", "dev"} {
+			spec := newSpec(t, "exit", "0")
+			removeAllAt(t, spec.Root, at)
+			must(t, unix.Symlinkat("data", int(spec.Root.Fd()), at))
+			if _, err := run.start(t.Context(), spec); exitCode(t, err) != 125 || !strings.Contains(err.Error(), "symbolic link in the image") {
+				t.Errorf("/%s is a link: %v", at, err)
 			}
 		}
 		// What a link in another mount can do, which is looked up when it is

@@ -106,7 +106,8 @@ func newExec(h *host, t Target, spec ExecSpec) (*execution, error) {
 			if phase.name != "" {
 				err = fmt.Errorf("%s: %w", phase.name, err)
 			}
-			return nil, &StartError{Err: errors.Join(err, x.give()), Code: codeSetup}
+			x.give()
+			return nil, &StartError{Err: err, Code: codeSetup}
 		}
 	}
 	x.writeJoin()
@@ -289,7 +290,8 @@ func (x *execution) writeJoin() {
 func (x *execution) start(ctx context.Context) (*Process, error) {
 	first, err := x.spawn()
 	if err != nil {
-		return nil, &StartError{Err: errors.Join(err, x.give()), Code: codeSetup}
+		x.give()
+		return nil, &StartError{Err: err, Code: codeSetup}
 	}
 	p := &Process{
 		id: x.spec.ID, cause: func() error { return context.Cause(ctx) },
@@ -300,14 +302,16 @@ func (x *execution) start(ctx context.Context) (*Process, error) {
 	pid, errJoin := x.awaitProcess()
 	reapFirst(first)
 	if pid == 0 {
-		return nil, errors.Join(errJoin, x.give())
+		x.give()
+		return nil, errJoin
 	}
 	p.pid = pid
 	fd, err := unix.PidfdOpen(p.pid, 0)
 	if err != nil {
 		_ = unix.Kill(p.pid, unix.SIGKILL)
 		reapFirst(p.pid)
-		return nil, errors.Join(setupError("pidfd_open", err), x.give())
+		x.give()
+		return nil, setupError("pidfd_open", err)
 	}
 	p.pidfd = newPidfd(fd)
 	p.unhook = context.AfterFunc(ctx, func() { _ = p.Kill() })
@@ -386,16 +390,16 @@ func (x *execution) spawn() (pid int, err error) {
 	return pid, nil
 }
 
-func reapFirst(pid int) (status syscall.WaitStatus) {
+func reapFirst(pid int) {
 	for {
-		if _, err := syscall.Wait4(pid, &status, 0, nil); !errors.Is(err, unix.EINTR) {
-			return status
+		if _, err := syscall.Wait4(pid, nil, 0, nil); !errors.Is(err, unix.EINTR) {
+			return
 		}
 	}
 }
 
 // give undoes what was prepared for a process that won't run.
-func (x *execution) give() error {
+func (x *execution) give() {
 	x.release()
 	if x.io != nil {
 		x.io.closeAll()
@@ -403,5 +407,4 @@ func (x *execution) give() error {
 	if x.report != nil {
 		x.report.Close()
 	}
-	return nil
 }

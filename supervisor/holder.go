@@ -396,6 +396,9 @@ func (h *holder) wait() {
 	h.state.Stopped = h.stopping && !h.again
 	h.last = h.state
 	h.save()
+	if h.state.OOM {
+		h.records.event(h.config, "oom", nil)
+	}
 	h.records.event(h.config, "die", map[string]string{"exitCode": fmt.Sprint(h.state.ExitCode)})
 }
 

@@ -138,7 +138,17 @@ func TestRunBounded(t *testing.T) {
 	if st := readState(t, w, "hungry"); !st.OOM || st.ExitCode != 137 {
 		t.Errorf("a container that ran out of memory: %+v", st)
 	}
+	if out := w.ok("events", "--since", "1h", "--until", "0s", "--filter", "event=oom"); !strings.Contains(out, "hungry") {
+		t.Errorf("no event tells of it: %s", out)
+	}
 	w.ok("rm", "hungry")
+	w.ok("create", "--name", "shown", "--pids-limit", "7", "--oom-score-adj", "5", "--sysctl", "kernel.shmmax=4096", "--device", "/dev/full:/dev/mine:r", "--device-cgroup-rule", "c 10:* rw",
+		"--ipc", "host", "--cgroupns", "host", "--security-opt", "mask=/etc/passwd", "--security-opt", "systempaths=unconfined", "test/base")
+	shown := w.ok("inspect", "--format", `{{with .HostConfig}}{{.PidsLimit}} {{.OomScoreAdj}} {{.Sysctls}} {{.Devices}} {{.DeviceCgroupRules}} {{.IpcMode}}/{{.PidMode}} {{.CgroupnsMode}} {{.SecurityOpt}}{{end}}`, "shown")
+	if want := "7 5 map[kernel.shmmax:4096] [{/dev/char/1:7 /dev/mine r}] [c 10:* rw] host/ host [mask=/etc/passwd systempaths=unconfined]\n"; shown != want {
+		t.Errorf("inspect shows %q, want %q", shown, want)
+	}
+	w.ok("rm", "shown")
 	_ = os.Remove("/sys/fs/cgroup/unified/builder-test/mine")
 }
 

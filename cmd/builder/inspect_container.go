@@ -92,6 +92,7 @@ type inspectedHostConfig struct {
 	CpusetCpus     string
 	CpusetMems     string
 	Init           bool
+	inspectedConfinement
 }
 
 type inspectedLog struct {
@@ -231,6 +232,7 @@ func (in *inspectedContainer) hostConfig(c supervisor.Config) {
 		GroupAdd: c.Spec.GroupAdd, Privileged: c.Spec.Privileged, ReadonlyRootfs: c.Spec.ReadOnly, ShmSize: c.Spec.ShmSize, CgroupParent: c.Spec.CgroupParent,
 		Memory: r.Memory, MemorySwap: r.MemorySwap, CPUShares: r.CPUShares, CPUPeriod: r.CPUPeriod, CPUQuota: r.CPUQuota,
 		CpusetCpus: r.CPUSetCPUs, CpusetMems: r.CPUSetMems, Init: c.Spec.Init,
+		SecurityOpt: securityOptions(c.Spec), inspectedConfinement: confinement(c),
 	}
 	if h.ShmSize == 0 {
 		h.ShmSize = 64 << 20
@@ -246,12 +248,6 @@ func (in *inspectedContainer) hostConfig(c supervisor.Config) {
 	}
 	for _, host := range c.Spec.Hosts {
 		h.ExtraHosts = append(h.ExtraHosts, host.Name+":"+host.IP.String())
-	}
-	if c.Spec.Seccomp != "" {
-		h.SecurityOpt = append(h.SecurityOpt, "seccomp="+c.Spec.Seccomp)
-	}
-	if c.Spec.NoNewPrivileges {
-		h.SecurityOpt = append(h.SecurityOpt, "no-new-privileges")
 	}
 	if c.Endpoint != nil {
 		for _, p := range c.Endpoint.Ports {

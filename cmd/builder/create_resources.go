@@ -345,6 +345,9 @@ func parseDeviceRule(text string) (container.DeviceRule, error) {
 // gpuKind is the kind of CDI devices that --gpus means.
 const gpuKind = "nvidia.com/gpu="
 
+// maxGPUs is more than any machine has.
+const maxGPUs = 1024
+
 // parseGPUs reads all, a number, or docker's list of device=, count=, driver=
 // and capabilities=.
 func parseGPUs(text string, setenv func(string)) (names []string, err error) {
@@ -382,7 +385,7 @@ func parseGPUs(text string, setenv func(string)) (names []string, err error) {
 	case count == "" && len(names) > 0:
 	case count == "all" || count == "-1" || count == "":
 		names = append(names, gpuKind+"all")
-	case err != nil || n < 1:
+	case err != nil || n < 1 || n > maxGPUs:
 		return nil, fmt.Errorf("%q: want all, a number, or device=ID", text)
 	default:
 		for i := range n {

@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"path"
 	"slices"
 	"strings"
 	"syscall"
@@ -169,4 +170,41 @@ func readState(t *testing.T, w *workbench, name string) supervisor.State {
 		t.Fatal(err)
 	}
 	return c.State
+}
+
+// FuzzContainerFlagValues holds of the values of flags about resources and
+// confinement that what is accepted makes sense.
+func FuzzContainerFlagValues(f *testing.F) {
+	for _, seed := range []string{
+		"1.5", "1e3", "0x1p-2", "c 10:* rwm", "a *:* r", "all", `"device=0,1"`, "count=2,driver=nvidia", "net.ipv4.ip_forward=1", "net/a/../b=1", "kernel.shmmax=1",
+		"mask=/a:/b", "unmask=ALL", "unmask=/proc/[", "no-new-privileges:true", "apparmor:x", "label=disable", "seccomp=builtin", "/dev/null:/dev/x:rw",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, word string) {
+		if quota, err := parseCPUs(word); err == nil && quota != 0 && quota < 1000 {
+			t.Errorf("%q processors are %d microseconds", word, quota)
+		}
+		if r, err := parseDeviceRule(word); err == nil && (r.Major < -1 || r.Minor < -1 || r.Access == "" || !strings.ContainsRune("abc", rune(r.Type))) {
+			t.Errorf("device rule %q is %+v", word, r)
+		}
+		if names, err := parseGPUs(word, func(string) {}); err == nil && word != "" && len(names) == 0 {
+			t.Errorf("--gpus %q is nothing", word)
+		}
+		if set, err := parseSysctls([]string{word}); err == nil {
+			for name := range set {
+				if clean := path.Clean(strings.ReplaceAll(name, ".", "/")); strings.HasPrefix(clean, "/") || strings.HasPrefix(clean, "kernel/panic") {
+					t.Errorf("a sysctl %q is taken", name)
+				}
+			}
+		}
+		var spec container.Spec
+		if err := new(securityFlags).option(word, &spec); err == nil {
+			for _, p := range append(spec.Mask, spec.Unmask...) {
+				if p != "ALL" && (!path.IsAbs(p) || path.Clean(p) == "/") {
+					t.Errorf("--security-opt %q has the path %q", word, p)
+				}
+			}
+		}
+	})
 }

@@ -237,6 +237,50 @@ func TestBindMountLink(t *testing.T) {
 	}
 }
 
+// TestCpSwap exchanges a directory of a running container with links to the
+// machine's files while it is copied from and to (CVE-2018-15664). The guard is
+// sys.OpenInRoot, below the container's root.
+func TestCpSwap(t *testing.T) {
+	w := newBench(t)
+	canary := t.TempDir()
+	if err := os.WriteFile(filepath.Join(canary, "file"), []byte("the canary\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	w.write("in", "in\n")
+	w.ok("run", "-d", "--name", "cc", "--network", "none", "test/base", "sh", "-c",
+		"mkdir -p /data/dir; echo ours > /data/dir/file; ln -s "+canary+" /data/abs; ln -s ../../../../../../../../../.."+canary+" /data/up; ln -s /proc/1/root"+canary+" /data/proc; exec sleep 1000")
+	t.Cleanup(func() { w.run("rm", "-f", "-a") })
+	root := "/proc/" + strconv.Itoa(readState(t, w, "cc").Pid) + "/root/data/"
+	waitFor(t, "the links", func() bool { _, err := os.Lstat(root + "proc"); return err == nil })
+	copied := 0
+	for _, link := range []string{"abs", "up", "proc"} {
+		stop := exchange(root+"dir", root+link)
+		for i := range 25 {
+			out := filepath.Join(w.dir, fmt.Sprint("out-", link, i))
+			if r := w.run("cp", "cc:/data/dir/file", out); r.code == 0 {
+				copied++
+				if text, err := os.ReadFile(out); err != nil || string(text) != "ours\n" {
+					t.Errorf("a copy of /data/dir/file is %q (%v)", text, err)
+				}
+			}
+			w.run("cp", "in", fmt.Sprintf("cc:/data/dir/in-%d", i))
+			w.run("cp", "in", "cc:/data/dir")
+		}
+		t.Logf("%d changes meanwhile", stop())
+		if st, err := os.Lstat(root + link); err == nil && st.IsDir() {
+			if err := unix.Renameat2(unix.AT_FDCWD, root+link, unix.AT_FDCWD, root+"dir", unix.RENAME_EXCHANGE); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if copied == 0 {
+		t.Error("nothing was ever copied")
+	}
+	if entries, err := os.ReadDir(canary); err != nil || len(entries) != 1 {
+		t.Errorf("the machine's directory has %v (%v)", entries, err)
+	}
+}
+
 // exchange exchanges two names again and again until stop, which says how often.
 func exchange(a, b string) (stop func() int) {
 	ended := make(chan struct{})

@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -82,6 +81,9 @@ type execution struct {
 	pidfd    *os.File
 	hostProc *os.File // the machine's /proc, if it is needed
 	userns   bool     // the container has another user namespace
+	// shared are the flags of namespaces that the container has in common
+	// with this process. They are the machine's, and not for its root to join.
+	shared uintptr
 }
 
 func newExec(h *host, t Target, spec ExecSpec) (*execution, error) {
@@ -142,6 +144,11 @@ func (x *execution) enter(t Target) error {
 		return err
 	}
 	x.userns = mine != its
+	if x.host.rootless {
+		if x.shared, err = sharedNamespaces(t.Pid); err != nil {
+			return err
+		}
+	}
 	if t.Spec.AppArmor != "" {
 		if x.hostProc, err = os.OpenFile("/proc", unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
 			return err
@@ -267,6 +274,9 @@ func (x *execution) writeJoin() {
 		pr.do("join control group", unix.SYS_WRITE, pr.file(procs), pr.str("0"), num(1))
 	}
 	flags := uintptr(unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET | unix.CLONE_NEWCGROUP)
+	if x.host.rootless {
+		flags &^= x.shared
+	}
 	if x.userns {
 		flags |= unix.CLONE_NEWUSER
 	}
@@ -359,35 +369,7 @@ const walkerFD = firstFD - 1
 
 // spawn executes the walker with the program behind it.
 func (x *execution) spawn() (pid int, err error) {
-	errfd := x.prog.fdOf(x.errfd) + firstFD
-	image := x.prog.encode(imageAddr, errfd, func(i int) int { return firstFD + i })
-	code, err := textAt(walkerAddr())
-	if err != nil {
-		return 0, err
-	}
-	walker, err := sealedFile("exec", elfFile(code, image))
-	if err != nil {
-		return 0, err
-	}
-	defer walker.Close()
-	files := make([]uintptr, firstFD, firstFD+len(x.prog.files))
-	for i := range files {
-		files[i] = ^uintptr(0) // closed
-	}
-	for i, c := range x.io.child {
-		files[i] = c.Fd()
-	}
-	for _, f := range x.prog.files {
-		files = append(files, f.Fd())
-	}
-	// It is one of the files, so that no other takes its number.
-	files[walkerFD] = walker.Fd()
-	pid, err = syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(walkerFD), []string{"builder-exec"}, &syscall.ProcAttr{Files: files})
-	runtime.KeepAlive(x)
-	if err != nil {
-		return 0, fmt.Errorf("make process: %w", err)
-	}
-	return pid, nil
+	return x.prog.spawn(x.errfd, x.io.child[:])
 }
 
 func reapFirst(pid int) {

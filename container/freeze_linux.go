@@ -26,6 +26,9 @@ func (p *Process) Thaw() error { return p.cgroup.freeze("0") }
 // freeze writes cgroup.freeze, a file of every group of version 2 whatever its
 // controllers, and waits until the kernel has done it.
 func (g *cgroup) freeze(value string) error {
+	if g.dir == nil && g.kept {
+		return errors.New(notDelegated)
+	}
 	if g.dir == nil {
 		return errors.New("the container's control group is gone")
 	}

@@ -234,3 +234,24 @@ func noCgroup(c *cgroups, spec *Spec) (*cgroup, error) {
 	}
 	return &cgroup{root: c.root, kept: true}, nil
 }
+
+// sharedNamespaces returns the flags of the namespaces that this process and
+// another one have in common.
+func sharedNamespaces(pid int) (flags uintptr, err error) {
+	for name, flag := range map[string]uintptr{
+		"pid": unix.CLONE_NEWPID, "ipc": unix.CLONE_NEWIPC, "uts": unix.CLONE_NEWUTS, "net": unix.CLONE_NEWNET, "cgroup": unix.CLONE_NEWCGROUP,
+	} {
+		mine, err := os.Readlink("/proc/self/ns/" + name)
+		if err != nil {
+			return 0, err
+		}
+		its, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", pid, name))
+		if err != nil {
+			return 0, err
+		}
+		if mine == its {
+			flags |= flag
+		}
+	}
+	return flags, nil
+}

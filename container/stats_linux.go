@@ -29,7 +29,11 @@ type Groups struct{ c *cgroups }
 
 // OpenGroups opens the hierarchies of control groups. It needs no root.
 func OpenGroups() (Groups, error) {
-	c, err := newCgroups()
+	find := newCgroups
+	if sys.InUserNamespace() {
+		find = rootlessCgroups
+	}
+	c, err := find()
 	return Groups{c}, err
 }
 
@@ -37,6 +41,9 @@ func OpenGroups() (Groups, error) {
 // with and pid its first process.
 func (s Groups) Find(spec *Spec, pid int) (Group, error) {
 	g := s.c.find(spec)
+	if s.c.none {
+		return Group{}, errors.New(notDelegated)
+	}
 	if g.dir == nil {
 		return Group{}, fmt.Errorf("control group %s: %w", g.path, ErrGone)
 	}

@@ -14,11 +14,14 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"builder/container"
 )
 
 // waitVar names the descriptor on which a process that was made in a user
@@ -45,26 +48,71 @@ func Init() {
 	pipe.Close()
 }
 
-// Enter executes this program with the same arguments as root of a new user
-// namespace and waits for its end. env is its environment. It returns the exit
-// code that this process is to end with; warn is told what is weaker than it
-// could be.
-func Enter(env []string, warn func(string)) (int, error) {
+// Options say how a namespace is entered.
+type Options struct {
+	Env []string // of the process there
+	// Members is the directory that names the processes of the namespace: if
+	// one of them lives, its namespace is joined rather than one made.
+	Members string
+	// Warn is told what is weaker than it could be.
+	Warn func(string)
+}
+
+// Enter executes this program with the same arguments as root of a user
+// namespace and waits for its end. It returns the exit code that this process
+// is to end with.
+func Enter(o Options) (int, error) {
 	// The end of this thread is what the child takes for the end of its parent.
 	runtime.LockOSThread()
-	ids, err := lookUp()
-	if err != nil {
-		return 0, err
-	}
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, forwarded...)
 	defer signal.Stop(signals)
-	pid, err := start(env, ids, warn)
+	pid, err := o.begin()
 	if err != nil {
 		return 0, err
 	}
 	go forward(signals, pid)
-	return wait(pid), nil
+	code := wait(pid)
+	_ = os.Remove(filepath.Join(o.Members, strconv.Itoa(pid)))
+	return code, nil
+}
+
+// begin makes the process in a namespace of the user's.
+func (o Options) begin() (int, error) {
+	locked, err := lock(o.Members)
+	if err != nil {
+		return 0, err
+	}
+	defer locked.Close()
+	pid, err := o.join()
+	if err == nil && pid == 0 {
+		var ids ids
+		if ids, err = lookUp(); err == nil {
+			pid, err = start(o.Env, ids, o.Warn)
+		}
+	}
+	if err != nil {
+		return 0, err
+	}
+	if err := register(o.Members, pid); err != nil {
+		o.Warn(err.Error())
+	}
+	return pid, nil
+}
+
+// join makes it in the namespace of a living member, if there is one: else it
+// returns 0.
+func (o Options) join() (int, error) {
+	m, err := member(o.Members)
+	if m == nil || err != nil {
+		return 0, err
+	}
+	defer m.Close()
+	pid, err := container.ExecuteIn(m, os.Args, o.Env)
+	if err != nil {
+		return 0, fmt.Errorf("join the user namespace of the containers that run: %w", err)
+	}
+	return pid, nil
 }
 
 // start makes the process and assigns its ids.

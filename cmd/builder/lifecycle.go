@@ -14,6 +14,7 @@ import (
 
 	"builder/internal/sys"
 	"builder/supervisor"
+	"builder/userns"
 )
 
 // runMonitor is the process that holds the containers of the state directory,
@@ -31,6 +32,11 @@ func runMonitor(ctx context.Context, e *env, args []string) error {
 	}
 	if err := s.Leave(); err != nil {
 		return err
+	}
+	if rootless() {
+		if err := userns.Register(s.Path(membersDir)); err != nil {
+			return err
+		}
 	}
 	log := func(msg string) {
 		fmt.Fprintf(e.stderr, "%s %s\n", time.Now().UTC().Format(time.RFC3339), msg)

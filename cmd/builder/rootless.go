@@ -21,6 +21,9 @@ var plain = []string{
 	"info", "ps", "logs", "port",
 }
 
+// membersDir is the directory, below the state directory, of userns.Options.
+const membersDir = "run/userns"
+
 // entersNamespace says whether a command of an ordinary user goes on in a user
 // namespace.
 func entersNamespace(name string, args []string) bool {
@@ -36,7 +39,9 @@ func (e *env) enterNamespace(_ context.Context) error {
 		return err
 	}
 	environ := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "BUILDER_ROOT=") })
-	code, err := userns.Enter(append(environ, "BUILDER_ROOT="+dir), e.warn)
+	code, err := userns.Enter(userns.Options{
+		Env: append(environ, "BUILDER_ROOT="+dir), Members: filepath.Join(dir, membersDir), Warn: e.warn,
+	})
 	if err != nil {
 		return err
 	}

@@ -60,7 +60,7 @@ var graph = map[string]string{
 	"volume":      "layer internal/atomicfile internal/filelock internal/sys",
 	"supervisor":  "container mount network snapshot store volume internal/atomicfile internal/filelock internal/sys",
 	"cdi":         "container mount",
-	"userns":      "",
+	"userns":      "container",
 	"cmd/builder": "*",
 }
 

@@ -20,9 +20,11 @@ import (
 // ApplyOptions says how a layer is unpacked. The zero value unpacks it in
 // overlay form, as a directory that is used as an overlayfs lower or upper.
 type ApplyOptions struct {
-	UserXattr bool  // overlay's opaque mark goes to user.* rather than trusted.*
-	NoDevices bool  // a device node is an error, as where mknod is not allowed
-	MaxBytes  int64 // most bytes of tar, and of files together; 0: unlimited
+	UserXattr bool // overlay's opaque mark goes to user.* rather than trusted.*
+	NoDevices bool // a device node is an error, as where mknod is not allowed
+	// SkipDevices leaves device nodes out and tells so in [Applied].
+	SkipDevices bool
+	MaxBytes    int64 // most bytes of tar, and of files together; 0: unlimited
 	// Plain unpacks over a plain directory that may have contents (an
 	// unpacked image, or a mounted overlay): whiteouts and opaque marks
 	// delete what was there before.
@@ -44,6 +46,8 @@ type Applied struct {
 	// OpaqueRoot tells that the layer hides everything below it. Overlayfs
 	// has no mark for that: in overlay form nothing may be mounted below.
 	OpaqueRoot bool
+	// Skipped are the device nodes that were left out.
+	Skipped []string
 }
 
 // Apply unpacks the tar stream, which is read to its end, into dir. The tar is
@@ -254,6 +258,11 @@ func (a *applier) file(hdr *tar.Header, parent *node, base string) error {
 	case tar.TypeFifo:
 		j.kind = unix.S_IFIFO
 	case tar.TypeChar, tar.TypeBlock:
+		if a.opts.SkipDevices {
+			a.result.Skipped = append(a.result.Skipped, "/"+parent.join(base))
+			_, err := a.vacate(parent, base)
+			return err
+		}
 		if err := a.device(hdr, j); err != nil {
 			return err
 		}

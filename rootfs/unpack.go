@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"builder/image"
 	"builder/internal/filelock"
@@ -150,7 +151,7 @@ func (u *unpack) apply(ctx context.Context, p *pending) error {
 		return err
 	}
 	defer root.Close()
-	p.applied, err = u.applyTo(ctx, p, root, layer.ApplyOptions{UserXattr: u.r.snapshots.UserXattr()})
+	p.applied, err = u.applyTo(ctx, p, root, layer.ApplyOptions{UserXattr: u.r.snapshots.UserXattr(), SkipDevices: sys.InUserNamespace()})
 	return err
 }
 
@@ -172,6 +173,7 @@ func (u *unpack) applyTo(ctx context.Context, p *pending, root *os.File, opts la
 	if err != nil {
 		return applied, err
 	}
+	u.tellSkipped(applied.Skipped)
 	if err := counted.drain(); err != nil {
 		return applied, err
 	}
@@ -180,6 +182,15 @@ func (u *unpack) applyTo(ctx context.Context, p *pending, root *os.File, opts la
 	}
 	u.status(p, p.desc.Size, true)
 	return applied, nil
+}
+
+// tellSkipped warns of what a user namespace can't have.
+func (u *unpack) tellSkipped(devices []string) {
+	if len(devices) == 0 {
+		return
+	}
+	msg := fmt.Sprintf("device nodes can't be made without root and are not there for steps and containers: %s", strings.Join(devices, " "))
+	u.sink.Event(progress.Event{Vertex: u.vertex, Log: &progress.Log{Stream: progress.Warning, Data: []byte(msg + "\n")}})
 }
 
 func (u *unpack) status(p *pending, n int64, done bool) {
@@ -271,6 +282,6 @@ func (u *unpack) applyOnParent(ctx context.Context, p *pending, parent snapshot.
 		return err
 	}
 	defer root.Close()
-	_, err = u.applyTo(ctx, p, root, layer.ApplyOptions{Plain: true})
+	_, err = u.applyTo(ctx, p, root, layer.ApplyOptions{Plain: true, SkipDevices: sys.InUserNamespace()})
 	return err
 }

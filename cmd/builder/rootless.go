@@ -38,6 +38,14 @@ func (e *env) enterNamespace(_ context.Context) error {
 	if err != nil {
 		return err
 	}
+	if _, err := os.Stat(filepath.Join(dir, membersDir)); err != nil {
+		// The first command makes the directory what it is.
+		if _, err := e.store(); err != nil {
+			return err
+		}
+		e.close()
+		e.opened = nil
+	}
 	environ := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "BUILDER_ROOT=") })
 	code, err := userns.Enter(userns.Options{
 		Env: append(environ, "BUILDER_ROOT="+dir), Members: filepath.Join(dir, membersDir), Warn: e.warn,

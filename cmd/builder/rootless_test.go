@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"builder/internal/testutil"
+)
+
+// Ids of the user that tests make.
+const (
+	testUser = 4242
+	firstSub = 3_000_000
+	manySubs = 65536
+)
+
+// userBench is a workbench of an ordinary user. Its commands see a passwd and a
+// subuid file of the test's own.
+type userBench struct {
+	workbench
+	etc, exe string
+}
+
+// asOrdinary has the user run a program, whose path is $0, in a mount namespace
+// with the files of $ETC.
+const asOrdinary = `set -e
+for f in passwd subuid subgid; do test -e /etc/$f || : >/etc/$f; mount --bind "$ETC/$f" /etc/$f; done
+exec setpriv --reuid=4242 --regid=4242 --clear-groups --inh-caps=-all "$0" "$@"`
+
+// newUser makes the bench of a user with or without subordinate ids.
+func newUser(t *testing.T, subordinate bool) *userBench {
+	t.Helper()
+	testutil.Require(t, "root", "busybox", "newuidmap", "unshare", "setpriv")
+	// Unlike a TempDir, with parents that everybody may enter.
+	dir, err := os.MkdirTemp("", "builder-user-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := &userBench{workbench: workbench{t: t, root: dir + "/state", dir: dir + "/work"}, etc: dir + "/etc", exe: dir + "/builder"}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	must := func(err error) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, d := range []string{u.root, u.dir, u.etc} {
+		must(os.Mkdir(d, 0o755))
+		must(os.Chown(d, testUser, testUser))
+	}
+	must(os.Chmod(dir, 0o755))
+	self, err := os.ReadFile("/proc/self/exe")
+	must(err)
+	must(os.WriteFile(u.exe, self, 0o755))
+	ids := ""
+	if subordinate {
+		ids = fmt.Sprintf("%d:%d:%d\n", testUser, firstSub, manySubs)
+	}
+	for name, text := range map[string]string{
+		"passwd": fmt.Sprintf("root:x:0:0::/root:/bin/sh\nordinary:x:%d:%d::%s:/bin/sh\n", testUser, testUser, dir),
+		"subuid": ids, "subgid": ids,
+	} {
+		must(os.WriteFile(filepath.Join(u.etc, name), []byte(text), 0o644))
+	}
+	return u
+}
+
+func (u *userBench) run(args ...string) result {
+	u.t.Helper()
+	return u.finish(u.command(args...))
+}
+
+func (u *userBench) command(args ...string) *exec.Cmd {
+	cmd := exec.Command("unshare", append([]string{"--mount", "sh", "-c", asOrdinary, u.exe}, args...)...)
+	cmd.Env = append(os.Environ(), "BUILDER_TEST_MAIN=1", "BUILDER_ROOT="+u.root, "BUILDER_PROGRESS=plain", "BUILDER_NETWORK=host", "ETC="+u.etc, "HOME="+u.dir)
+	cmd.Dir = u.dir
+	return cmd
+}
+
+func (u *userBench) ok(args ...string) string {
+	u.t.Helper()
+	r := u.run(args...)
+	if r.code != 0 {
+		u.t.Fatalf("builder %s: exit code %d\n%s%s", strings.Join(args, " "), r.code, r.stdout, r.stderr)
+	}
+	return r.stdout
+}
+
+// importBase gives the bench the image test/base.
+func (u *userBench) importBase() {
+	u.t.Helper()
+	cmd := u.command("import", "--change", `CMD ["/bin/sh"]`, "-", "test/base")
+	cmd.Stdin = bytes.NewReader(baseTar(u.t))
+	if r := u.finish(cmd); r.code != 0 {
+		u.t.Fatalf("import: %s", r.stderr)
+	}
+}
+
+// ownersDockerfile makes files of all kinds with all owners.
+const ownersDockerfile = `FROM test/base
+RUN echo joe:x:1234:1234::/home/joe:/bin/sh >>/etc/passwd && echo joe:x:1234: >>/etc/group && mkdir -m 700 /home/joe && chown joe:joe /home/joe
+RUN echo x >/f && chown 1000:1001 /f && chmod 4755 /f && ln /f /g && ln -s f /l && chown -h 7:8 /l && mkfifo -m 602 /p && chown 65535:65535 /p
+RUN mkdir -p /w/a/b && echo 1 >/w/a/b/c && echo 2 >/w/gone && chmod 3777 /w && chown 5:6 /w/a
+RUN rm -rf /w/a /w/gone && mkdir /w/a && echo 2 >/w/a/d && chown joe /bin/busybox
+USER joe
+WORKDIR /home/joe/deep
+RUN id -u >mine
+COPY --chown=33:44 --chmod=6711 file /d/
+COPY --from=test/base --chown=joe /etc /etc2
+`
+
+// TestRootlessSameImage builds a Dockerfile as root and as an ordinary user: the
+// images are the same bytes.
+func TestRootlessSameImage(t *testing.T) {
+	t.Setenv("SOURCE_DATE_EPOCH", "1000000000")
+	w, u := newBench(t), newUser(t, true)
+	u.importBase()
+	for _, b := range []*workbench{w, &u.workbench} {
+		b.write("Dockerfile", ownersDockerfile)
+		b.write("file", "data\n")
+	}
+	args := []string{"build", "-q", "-t", "x", "--output", "type=image,rewrite-timestamp=true", "."}
+	want, got := w.ok(args...), u.ok(args...)
+	if want == "" || got != want {
+		t.Errorf("as a user %s, as root %s", got, want)
+	}
+	// And with every step from the cache.
+	if again := u.ok(args...); again != want {
+		t.Errorf("again %s", again)
+	}
+	out := u.ok("run", "--rm", "-u", "0", "x", "stat", "-c", "%n %u:%g %a", "/f", "/l", "/p", "/home/joe", "/d/file", "/home/joe/deep")
+	for _, line := range []string{"/f 1000:1001 4755", "/l 7:8 777", "/p 65535:65535 602", "/home/joe 1234:1234 700", "/d/file 33:44 6711"} {
+		if !slices.Contains(lines(out), line) {
+			t.Errorf("no %q in\n%s", line, out)
+		}
+	}
+}
+
+// TestRootlessContainers runs, enters and removes containers, and then
+// everything.
+func TestRootlessContainers(t *testing.T) {
+	u := newUser(t, true)
+	u.importBase()
+	if r := u.run("run", "--rm", "test/base", "sh", "-c", "id -u; id -g; cat /proc/self/uid_map; echo x >/dev/null && head -c1 /dev/zero | wc -c; exit 7"); r.code != 7 ||
+		strings.Join(strings.Fields(r.stdout), " ") != fmt.Sprintf("0 0 0 %d 1 1 %d %d 1", testUser, firstSub, manySubs) {
+		t.Errorf("exit code %d, %s%s", r.code, r.stdout, r.stderr)
+	}
+	// Nothing that its root may not see or do.
+	for _, command := range []string{"mknod /x c 1 3", "mount -t tmpfs x /tmp", "cat /proc/kcore", "echo 1 >/sys/kernel/uevent_seqnum", "hostname other"} {
+		if r := u.run("run", "--rm", "test/base", "sh", "-c", command+" 2>&1 && test ! -s /proc/kcore && exit 0; exit 9"); r.code != 9 && command != "cat /proc/kcore" {
+			t.Errorf("%s: exit code %d %s%s", command, r.code, r.stdout, r.stderr)
+		}
+	}
+	u.ok("run", "-d", "--name", "one", "-u", "user", "test/base", "sh", "-c", "echo up; exec sleep 1000")
+	if out := u.ok("exec", "-u", "0", "one", "sh", "-c", "id -u; touch /by-exec && chown 50:50 /by-exec"); out != "0\n" {
+		t.Errorf("exec: %s", out)
+	}
+	if out := u.ok("exec", "one", "id", "-u"); out != "1000\n" {
+		t.Errorf("exec as the container's user: %s", out)
+	}
+	if out := u.ok("logs", "one"); out != "up\n" {
+		t.Errorf("logs: %s", out)
+	}
+	if r := u.run("pause", "one"); r.code == 0 || !strings.Contains(r.stderr, "no control group is delegated") {
+		t.Errorf("pause: %d %s", r.code, r.stderr)
+	}
+	u.ok("stop", "-t", "0", "one")
+	u.ok("rm", "one")
+	u.ok("rmi", "-f", "test/base")
+	u.ok("prune", "-f", "-a")
+	err := filepath.WalkDir(u.root, func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		if uid := info.Sys().(*syscall.Stat_t).Uid; uid != testUser {
+			t.Errorf("%s of user %d is left", name, uid)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// TestRootlessTerminated has a signal, and the end of the first process, reach
+// the one that works.
+func TestRootlessTerminated(t *testing.T) {
+	u := newUser(t, true)
+	u.importBase()
+	for sig, want := range map[syscall.Signal]int{syscall.SIGTERM: 143, syscall.SIGKILL: -1} {
+		cmd := u.command("run", "--rm", "--name", "victim", "test/base", "sh", "-c", "trap 'exit 143' TERM; echo up; while :; do sleep 0.05; done")
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := out.Read(make([]byte, 3)); err != nil {
+			t.Fatal(err)
+		}
+		// The command may not yet listen when the container runs.
+		ended := make(chan struct{})
+		go func() { defer close(ended); _ = cmd.Wait() }()
+		for waiting := true; waiting; {
+			_ = cmd.Process.Signal(sig)
+			select {
+			case <-ended:
+				waiting = false
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+		if got := cmd.ProcessState.ExitCode(); got != want {
+			t.Errorf("after %s exit code %d, want %d", sig, got, want)
+		}
+		for deadline := time.Now().Add(10 * time.Second); processesOf(t, testUser) > 0; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("after %s processes are left", sig)
+			}
+		}
+		u.run("rm", "-f", "victim")
+	}
+}
+
+// processesOf counts the processes of a user.
+func processesOf(t *testing.T, uid uint32) (n int) {
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range dirs {
+		var st syscall.Stat_t
+		status, err := os.ReadFile(d + "/status")
+		if err == nil && syscall.Stat(d, &st) == nil && st.Uid == uid && !bytes.Contains(status, []byte("State:\tZ")) {
+			n++
+		}
+	}
+	return n
+}
+
+// TestRootlessDevices unpacks a layer with a device node.
+func TestRootlessDevices(t *testing.T) {
+	u := newUser(t, true)
+	var buf bytes.Buffer
+	tw := tar.NewWriter(&buf)
+	for _, h := range []tar.Header{{Name: "dev/", Typeflag: tar.TypeDir, Mode: 0o755}, {Name: "dev/node", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 3}} {
+		if err := tw.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := tw.Close(); err != nil {
+		t.Fatal(err)
+	}
+	cmd := u.command("import", "-", "nodes")
+	cmd.Stdin = &buf
+	if r := u.finish(cmd); r.code != 0 {
+		t.Fatal(r.stderr)
+	}
+	u.write("Dockerfile", "FROM nodes\nCOPY Dockerfile /\n")
+	r := u.run("build", "-t", "x", ".")
+	if r.code != 0 || !strings.Contains(r.stdout+r.stderr, "not there for steps and containers: /dev/node") {
+		t.Errorf("exit code %d %s%s", r.code, r.stdout, r.stderr)
+	}
+}
+
+// TestRootlessOneID is the user's life without subordinate ids.
+func TestRootlessOneID(t *testing.T) {
+	u := newUser(t, false)
+	u.importBase()
+	u.write("Dockerfile", "FROM test/base\nCOPY Dockerfile /\nRUN id -u && touch /x\n")
+	r := u.run("build", "-t", "x", ".")
+	if r.code != 0 || !strings.Contains(r.stderr, "no subordinate ids in /etc/subuid") || !strings.Contains(r.stderr, "usermod --add-subuids") {
+		t.Errorf("exit code %d %s", r.code, r.stderr)
+	}
+	if out := u.ok("run", "--rm", "x", "sh", "-c", "id -u; ls /x"); out != "0\n/x\n" {
+		t.Errorf("run: %s", out)
+	}
+	u.write("Dockerfile", "FROM test/base\nRUN touch /x && chown 1000 /x\n")
+	if r := u.run("build", "."); r.code != 1 || !strings.Contains(r.stderr, "chown: /x: Invalid argument") {
+		t.Errorf("chown: exit code %d %s", r.code, r.stderr)
+	}
+	u.write("Dockerfile", "FROM test/base\nCOPY --chown=1000 Dockerfile /\n")
+	if r := u.run("build", "."); r.code != 1 || !strings.Contains(r.stderr, "subordinate ids") {
+		t.Errorf("COPY --chown: exit code %d %s", r.code, r.stderr)
+	}
+}

@@ -255,3 +255,29 @@ func sharedNamespaces(pid int) (flags uintptr, err error) {
 	}
 	return flags, nil
 }
+
+// Available says why this process can't start containers, or nil.
+func Available() error {
+	_, err := theHost()
+	return err
+}
+
+// MayMount says whether this process may make mounts, as root of the machine, of
+// a user namespace or of a container that allows it.
+func MayMount() bool {
+	caps, _, err := ownCaps()
+	return err == nil && os.Geteuid() == 0 && caps.has(unix.CAP_SYS_ADMIN)
+}
+
+// Delegated returns where the control groups of containers are. Where there
+// are none it returns an error and what to do about it.
+func Delegated() (path, fix string, err error) {
+	h, err := theHost()
+	if err != nil {
+		return "", "", errors.New("not known, as no container can be started")
+	}
+	if h.cgroups.none {
+		return "", "systemd-run --user --scope -p Delegate=yes builder … has one", errors.New("none: bounds of memory, CPU and processes are not enforced")
+	}
+	return "below /" + h.cgroups.parent, "", nil
+}

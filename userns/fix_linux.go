@@ -21,5 +21,5 @@ func fixNamespace() string {
 			return s.fix
 		}
 	}
-	return "in a container of docker or Kubernetes, its seccomp profile forbids user namespaces: --security-opt seccomp=unconfined there, or a podman container, or run builder outside; what needs no RUN (COPY, ADD, ENV …) works as root without them"
+	return "this is a container whose seccomp profile forbids it: start that with --security-opt seccomp=unconfined --security-opt systempaths=unconfined, or run builder outside of it"
 }

@@ -101,6 +101,9 @@ func mapping(own int, ranges []idRange) []string {
 
 // assign gives a process that waits in a new user namespace its ids.
 func (i ids) assign(pid int, warn func(string)) error {
+	if i.uid == 0 {
+		return assignAll(pid)
+	}
 	if i.missing != "" {
 		warn(fmt.Sprintf("%s: files of other owners than root can't be made, and a step that changes an owner fails; %s", i.missing, i.fix))
 		return i.assignOwn(pid)
@@ -124,6 +127,27 @@ func runMap(program string, pid int, args []string) error {
 	return nil
 }
 
+// assignAll gives it all ids that this process's namespace has: it is root
+// there, but in a container that lets it mount nothing.
+func assignAll(pid int) error {
+	for _, file := range []string{"uid_map", "gid_map"} {
+		text, err := os.ReadFile("/proc/self/" + file)
+		if err != nil {
+			return err
+		}
+		var all strings.Builder
+		for line := range strings.Lines(string(text)) {
+			if f := strings.Fields(line); len(f) == 3 {
+				fmt.Fprintf(&all, "%s %s %s\n", f[0], f[0], f[2])
+			}
+		}
+		if err := os.WriteFile(fmt.Sprintf("/proc/%d/%s", pid, file), []byte(all.String()), 0); err != nil {
+			return &Error{Err: fmt.Errorf("assign ids: %w", err), Fix: fixNamespace()}
+		}
+	}
+	return nil
+}
+
 // assignOwn gives it the user's own ids alone. Whoever does that without
 // privilege has to give up the right to change groups before.
 func (i ids) assignOwn(pid int) error {
@@ -138,4 +162,23 @@ func (i ids) assignOwn(pid int) error {
 		}
 	}
 	return nil
+}
+
+// Subordinate describes the ids that this process's user has for namespaces.
+// Without any it returns an error and what to do about it.
+func Subordinate() (ranges, fix string, err error) {
+	i, err := lookUp()
+	if err != nil {
+		return "", "", err
+	}
+	if i.missing != "" {
+		return "", i.fix, errors.New(i.missing)
+	}
+	count := func(list []idRange) (n uint64) {
+		for _, r := range list {
+			n += r.count
+		}
+		return n
+	}
+	return fmt.Sprintf("%d users, %d groups", count(i.subUIDs), count(i.subGIDs)), "", nil
 }

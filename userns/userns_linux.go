@@ -50,9 +50,12 @@ func Init() {
 
 // Options say how a namespace is entered.
 type Options struct {
-	Env []string // of the process there
+	Args   []string // of the process there; nil for those of this one
+	Env    []string
+	Stdout *os.File // nil for that of this process
 	// Members is the directory that names the processes of the namespace: if
-	// one of them lives, its namespace is joined rather than one made.
+	// one of them lives, its namespace is joined rather than one made. "" for
+	// a namespace that is nobody else's.
 	Members string
 	// Warn is told what is weaker than it could be.
 	Warn func(string)
@@ -64,6 +67,12 @@ type Options struct {
 func Enter(o Options) (int, error) {
 	// The end of this thread is what the child takes for the end of its parent.
 	runtime.LockOSThread()
+	if o.Args == nil {
+		o.Args = os.Args
+	}
+	if o.Stdout == nil {
+		o.Stdout = os.Stdout
+	}
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, forwarded...)
 	defer signal.Stop(signals)
@@ -73,12 +82,18 @@ func Enter(o Options) (int, error) {
 	}
 	go forward(signals, pid)
 	code := wait(pid)
+	if o.Members == "" {
+		return code, nil
+	}
 	_ = os.Remove(filepath.Join(o.Members, strconv.Itoa(pid)))
 	return code, nil
 }
 
 // begin makes the process in a namespace of the user's.
 func (o Options) begin() (int, error) {
+	if o.Members == "" {
+		return o.start()
+	}
 	locked, err := lock(o.Members)
 	if err != nil {
 		return 0, err
@@ -86,10 +101,7 @@ func (o Options) begin() (int, error) {
 	defer locked.Close()
 	pid, err := o.join()
 	if err == nil && pid == 0 {
-		var ids ids
-		if ids, err = lookUp(); err == nil {
-			pid, err = start(o.Env, ids, o.Warn)
-		}
+		pid, err = o.start()
 	}
 	if err != nil {
 		return 0, err
@@ -108,15 +120,19 @@ func (o Options) join() (int, error) {
 		return 0, err
 	}
 	defer m.Close()
-	pid, err := container.ExecuteIn(m, os.Args, o.Env)
+	pid, err := container.ExecuteIn(m, o.Args, o.Env)
 	if err != nil {
 		return 0, fmt.Errorf("join the user namespace of the containers that run: %w", err)
 	}
 	return pid, nil
 }
 
-// start makes the process and assigns its ids.
-func start(env []string, ids ids, warn func(string)) (int, error) {
+// start makes the process in a new namespace and assigns its ids.
+func (o Options) start() (int, error) {
+	ids, err := lookUp()
+	if err != nil {
+		return 0, err
+	}
 	r, w, err := os.Pipe()
 	if err != nil {
 		return 0, err
@@ -126,9 +142,9 @@ func start(env []string, ids ids, warn func(string)) (int, error) {
 	const waitFD = 3
 	// Until it has ids the process is nobody, for whom execve drops all
 	// capabilities but ambient ones.
-	pid, err := syscall.ForkExec("/proc/self/exe", os.Args, &syscall.ProcAttr{
-		Env:   append(env, waitVar+"="+strconv.Itoa(waitFD)),
-		Files: []uintptr{0, 1, 2, r.Fd()},
+	pid, err := syscall.ForkExec("/proc/self/exe", o.Args, &syscall.ProcAttr{
+		Env:   append(o.Env, waitVar+"="+strconv.Itoa(waitFD)),
+		Files: []uintptr{0, o.Stdout.Fd(), 2, r.Fd()},
 		Sys: &syscall.SysProcAttr{
 			Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS, AmbientCaps: everyCap(),
 			Pdeathsig: syscall.SIGKILL,
@@ -137,7 +153,7 @@ func start(env []string, ids ids, warn func(string)) (int, error) {
 	if err != nil {
 		return 0, &Error{Err: fmt.Errorf("make user namespace: %w", err), Fix: fixNamespace()}
 	}
-	if err := ids.assign(pid, warn); err != nil {
+	if err := ids.assign(pid, o.Warn); err != nil {
 		w.Close()
 		wait(pid)
 		return 0, err

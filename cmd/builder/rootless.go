@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"builder/container"
 	"builder/internal/sys"
 	"builder/network"
 	"builder/userns"
@@ -24,11 +25,11 @@ var plain = []string{
 // membersDir is the directory, below the state directory, of userns.Options.
 const membersDir = "run/userns"
 
-// entersNamespace says whether a command of an ordinary user goes on in a user
-// namespace.
+// entersNamespace says whether a command goes on in a user namespace: of an
+// ordinary user, or of a container's root that may not mount.
 func entersNamespace(name string, args []string) bool {
 	help := func(a string) bool { return a == "--help" || a == "-h" }
-	return os.Geteuid() != 0 && !slices.Contains(plain, name) && !slices.ContainsFunc(args, help)
+	return !slices.Contains(plain, name) && !slices.ContainsFunc(args, help) && !container.MayMount()
 }
 
 // enterNamespace executes this program anew in a user namespace and ends as

@@ -303,3 +303,44 @@ func TestRootlessOneID(t *testing.T) {
 		t.Errorf("COPY --chown: exit code %d %s", r.code, r.stderr)
 	}
 }
+
+// TestDoctor asks what there is for a user with and without subordinate ids, and
+// for a root that may not mount, as in a container.
+func TestDoctor(t *testing.T) {
+	u := newUser(t, true)
+	out := u.ok("doctor")
+	for _, want := range []string{"subordinate ids   65536 users, 65536 groups\n", "user namespace    yes\n", "overlay           on ", "new /proc         yes\n", "containers        yes\n", "control groups    without: none"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+	if out := u.ok("doctor", "--format", "{{.Probe}} {{.OK}} {{.Needed}}"); !strings.Contains(out, "overlay true true\n") || !strings.Contains(out, "control groups false false\n") {
+		t.Errorf("formatted:\n%s", out)
+	}
+	if out := newUser(t, false).ok("doctor"); !strings.Contains(out, "subordinate ids   without: no subordinate ids") || !strings.Contains(out, "usermod --add-subuids") {
+		t.Errorf("without ids:\n%s", out)
+	}
+	w := newBench(t)
+	if out := w.ok("doctor"); strings.Contains(out, "missing") {
+		t.Errorf("as root:\n%s", out)
+	}
+	w.write("Dockerfile", "FROM test/base\nCOPY --chown=5:6 Dockerfile /d\nRUN chown 7:8 /tmp\n")
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	confined := func(args ...string) result {
+		cmd := w.command(args...)
+		cmd.Path, cmd.Args = "/bin/sh", append([]string{"sh", "-c", `exec setpriv --bounding-set=-sys_admin --inh-caps=-sys_admin "$0" "$@"`, exe}, args...)
+		return w.finish(cmd)
+	}
+	if r := confined("doctor"); r.code != 0 || !strings.Contains(r.stdout, "user namespace   yes\n") {
+		t.Errorf("without CAP_SYS_ADMIN: %d\n%s%s", r.code, r.stdout, r.stderr)
+	}
+	if r := confined("build", "-t", "x", "."); r.code != 0 {
+		t.Errorf("without CAP_SYS_ADMIN: %d\n%s%s", r.code, r.stdout, r.stderr)
+	}
+	if r := confined("run", "--rm", "x", "stat", "-c", "%u:%g", "/d", "/tmp"); r.code != 0 || r.stdout != "5:6\n7:8\n" {
+		t.Errorf("without CAP_SYS_ADMIN: %d\n%s%s", r.code, r.stdout, r.stderr)
+	}
+}

@@ -4,7 +4,6 @@ package sys
 
 import (
 	"os"
-	"slices"
 	"strings"
 	"sync"
 )
@@ -13,8 +12,9 @@ import (
 // the machine's first: its root has no rights over what is not of the
 // namespace.
 var InUserNamespace = sync.OnceValue(func() bool {
-	text, err := os.ReadFile("/proc/self/uid_map")
-	return err == nil && !slices.Equal(strings.Fields(string(text)), []string{"0", "0", "4294967295"})
+	const first = "user:[4026531837]" // PROC_USER_INIT_INO of the kernel
+	name, err := os.Readlink("/proc/self/ns/user")
+	return err == nil && name != first
 })
 
 // MayMapGroups says whether this process may change its supplementary groups:

@@ -138,7 +138,7 @@ func (e *env) probeInside() []finding {
 		all = append(all, found(probe, needed, result, fix, err))
 	}
 	kind, err := e.probeOverlay()
-	add("overlay", true, kind, "Linux 5.11 or later, and --root or BUILDER_ROOT on a local file system (ext4, xfs, btrfs, tmpfs)", err)
+	add("overlay", true, kind, "Linux 5.11 or later, and --root or BUILDER_ROOT on a local file system (ext4, xfs, btrfs, tmpfs): in a container, on a volume", err)
 	add("new /proc", true, "yes", outside, probeProc())
 	add("containers", true, "yes", outside, container.Available())
 	path, fix, err := container.Delegated()

@@ -104,7 +104,7 @@ func Adopt(spec Spec, a Adoption) (*Process, error) {
 	}
 	p := &Process{
 		id: spec.ID, cause: func() error { return nil }, pid: a.Pid, pidfd: pidfd, adopted: &a, many: spec.PID.With != ShareNot,
-		io: &stdio{}, cgroup: h.findCgroup(&spec), stubs: &stubs{}, unhook: func() bool { return true }, done: make(chan struct{}),
+		io: &stdio{}, cgroup: h.findCgroup(&spec, a.Pid), stubs: &stubs{}, unhook: func() bool { return true }, done: make(chan struct{}),
 	}
 	if a.Terminal != nil {
 		p.io.terminalStreams(&spec, a.Terminal)
@@ -116,15 +116,15 @@ func Adopt(spec Spec, a Adoption) (*Process, error) {
 
 // findCgroup opens the groups that makeCgroup made for a container in another
 // process. What is not there is left out.
-func (h *host) findCgroup(spec *Spec) *cgroup {
+func (h *host) findCgroup(spec *Spec, pid int) *cgroup {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.cgroups.find(spec)
+	return h.cgroups.find(spec, pid)
 }
 
-func (c *cgroups) find(spec *Spec) *cgroup {
-	if c.none {
-		return &cgroup{root: c.root, kept: true}
+func (c *cgroups) find(spec *Spec, pid int) *cgroup {
+	if c.rootless || c.none {
+		return c.groupOf(pid)
 	}
 	g := &cgroup{root: c.root, path: path.Join(c.parentOf(spec), spec.ID)}
 	g.find()

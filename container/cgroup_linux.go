@@ -38,6 +38,7 @@ type cgroups struct {
 	noProgram bool
 	v1        map[string]*os.File // hierarchies of version 1, once they are needed
 	swept     map[string]bool     // parents that have been cleared of leftovers
+	base      string              // the group below which groups may be made; "" for the root
 	rootless  bool                // an ordinary user's: no rules for devices
 	none      bool                // there are none for this user
 }

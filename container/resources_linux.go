@@ -326,10 +326,18 @@ func (c *cgroups) twin(g *cgroup, name string) (twin *cgroup, isNew bool, err er
 
 // enable lets groups below parent have a controller, all the way down.
 func (c *cgroups) enable(parent, name string) error {
-	at := ""
-	for _, part := range append([]string{""}, strings.Split(parent, "/")...) {
+	at := c.base
+	below := strings.Trim(strings.TrimPrefix(parent, c.base), "/")
+	for _, part := range append([]string{""}, strings.Split(below, "/")...) {
 		at = strings.Trim(at+"/"+part, "/")
-		if err := writeFileAt(c.root, strings.Trim(at+"/cgroup.subtree_control", "/"), "+"+name); err != nil {
+		control := strings.Trim(at+"/cgroup.subtree_control", "/")
+		err := writeFileAt(c.root, control, "+"+name)
+		if errors.Is(err, unix.EBUSY) && c.rootless && at == c.base {
+			if err = c.vacate(); err == nil {
+				err = writeFileAt(c.root, control, "+"+name)
+			}
+		}
+		if err != nil {
 			return err
 		}
 	}

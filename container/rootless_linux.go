@@ -7,11 +7,11 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
-	"builder/internal/sys"
 	"builder/mount"
 )
 
@@ -176,32 +176,78 @@ func (p *plan) ownsNetwork() bool {
 // delegated returns the path of this process's group of version 2, if groups
 // can be made below it.
 func delegated(root *os.File) (string, bool) {
-	text, err := os.ReadFile("/proc/self/cgroup")
+	own, ok := cgroupOf("self")
+	if !ok {
+		return "", false
+	}
+	if path.Base(own) == ownSuffix && mayUse(root, path.Dir(own)) {
+		return path.Dir(own), true // an earlier command's vacate
+	}
+	return own, mayUse(root, own)
+}
+
+// cgroupOf returns the path of a process's group of version 2, without the
+// leading slash.
+func cgroupOf(pid string) (string, bool) {
+	text, err := os.ReadFile("/proc/" + pid + "/cgroup")
 	if err != nil {
 		return "", false
 	}
 	for line := range strings.Lines(string(text)) {
-		own, ok := strings.CutPrefix(strings.TrimSpace(line), "0::/")
-		if !ok || strings.HasPrefix(own, "..") {
-			continue
+		if own, ok := strings.CutPrefix(strings.TrimSpace(line), "0::/"); ok {
+			return own, !strings.HasPrefix(own, "..")
 		}
-		dir := root
-		if own != "" {
-			if dir, err = sys.OpenInRoot(root, own, unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
-				return "", false
-			}
-			defer dir.Close()
-		}
-		// The rights of the user that the process has, not of root's that it
-		// is in its namespace: the owner of the files has no id there.
-		for _, name := range []string{".", "cgroup.procs"} {
-			if unix.Faccessat(int(dir.Fd()), name, unix.W_OK, unix.AT_EACCESS) != nil {
-				return "", false
-			}
-		}
-		return own, true
 	}
 	return "", false
+}
+
+// mayUse says whether this user may make groups in a group and move processes
+// there.
+func mayUse(root *os.File, name string) bool {
+	for _, file := range []string{".", "cgroup.procs"} {
+		if unix.Faccessat(int(root.Fd()), path.Join(name, file), unix.W_OK, unix.AT_EACCESS) != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// ownSuffix is the name of the group that the processes of a delegated group are
+// moved to.
+const ownSuffix = "builder-own"
+
+// vacate moves the processes of the delegated group into one below it: a group
+// that hands controllers on has no processes itself.
+func (c *cgroups) vacate() error {
+	to := path.Join(c.base, ownSuffix)
+	if err := unix.Mkdirat(int(c.root.Fd()), to, 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("make control group %s: %w", to, err)
+	}
+	pids, err := pidsIn(c.root, c.base)
+	if err != nil {
+		return err
+	}
+	for _, pid := range pids {
+		if err := writeFileAt(c.root, path.Join(to, "cgroup.procs"), strconv.Itoa(pid)); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("move process %d to control group %s: %w", pid, to, err)
+		}
+	}
+	return nil
+}
+
+// groupOf opens the group of a container's process: where it is depends on the
+// command that started it.
+func (c *cgroups) groupOf(pid int) *cgroup {
+	g := &cgroup{root: c.root, kept: true}
+	name, ok := cgroupOf(strconv.Itoa(pid))
+	if !ok || c.root == nil {
+		return g
+	}
+	if g.path = name; path.Base(path.Dir(name)) == defaultCgroupParent {
+		g.find()
+	}
+	g.kept = g.dir == nil
+	return g
 }
 
 // notDelegated is why a container has no control group, and what helps.
@@ -220,7 +266,7 @@ func rootlessCgroups() (*cgroups, error) {
 	if !ok {
 		return none, nil
 	}
-	return &cgroups{root: root, parent: path.Join(own, defaultCgroupParent), rootless: true, v1: none.v1, swept: none.swept}, nil
+	return &cgroups{root: root, base: own, parent: path.Join(own, defaultCgroupParent), rootless: true, v1: none.v1, swept: none.swept}, nil
 }
 
 // noCgroup is the group of a container that has none.

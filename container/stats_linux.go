@@ -40,8 +40,8 @@ func OpenGroups() (Groups, error) {
 // Find returns the group of a container, of which Spec is what it was started
 // with and pid its first process.
 func (s Groups) Find(spec *Spec, pid int) (Group, error) {
-	g := s.c.find(spec)
-	if s.c.none {
+	g := s.c.find(spec, pid)
+	if s.c.none && g.dir == nil {
 		return Group{}, errors.New(notDelegated)
 	}
 	if g.dir == nil {

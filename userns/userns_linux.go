@@ -35,15 +35,14 @@ func Init() {
 	if text == "" {
 		return
 	}
-	os.Unsetenv(waitVar)
 	fd, err := strconv.Atoi(text)
-	if err != nil {
+	if err = errors.Join(err, os.Unsetenv(waitVar)); err != nil {
 		return
 	}
 	var b [1]byte
 	pipe := os.NewFile(uintptr(fd), "wait")
 	if n, err := pipe.Read(b[:]); n != 1 || err != nil {
-		os.Exit(125) // the one that waits for this process says why
+		unix.Exit(125) // the one that waits for this process says why
 	}
 	pipe.Close()
 }

@@ -31,12 +31,14 @@ const (
 type userBench struct {
 	workbench
 	etc, exe string
+	group    string // control group that commands are in, "" for the test's
 }
 
 // asOrdinary has the user run a program, whose path is $0, in a mount namespace
 // with the files of $ETC.
 const asOrdinary = `set -e
 for f in passwd subuid subgid; do test -e /etc/$f || : >/etc/$f; mount --bind "$ETC/$f" /etc/$f; done
+test -z "$GROUP" || echo $$ >"$GROUP/cgroup.procs"
 exec setpriv --reuid=4242 --regid=4242 --clear-groups --inh-caps=-all "$0" "$@"`
 
 // newUser makes the bench of a user with or without subordinate ids.
@@ -87,7 +89,7 @@ func (u *userBench) run(args ...string) result {
 
 func (u *userBench) command(args ...string) *exec.Cmd {
 	cmd := exec.Command("unshare", append([]string{"--mount", "sh", "-c", asOrdinary, u.exe}, args...)...)
-	cmd.Env = append(os.Environ(), "BUILDER_TEST_MAIN=1", "BUILDER_ROOT="+u.root, "BUILDER_PROGRESS=plain", "BUILDER_NETWORK=host", "ETC="+u.etc, "HOME="+u.dir)
+	cmd.Env = append(os.Environ(), "BUILDER_TEST_MAIN=1", "BUILDER_ROOT="+u.root, "BUILDER_PROGRESS=plain", "BUILDER_NETWORK=host", "ETC="+u.etc, "GROUP="+u.group, "HOME="+u.dir)
 	cmd.Dir = u.dir
 	return cmd
 }
@@ -342,5 +344,49 @@ func TestDoctor(t *testing.T) {
 	}
 	if r := confined("run", "--rm", "x", "stat", "-c", "%u:%g", "/d", "/tmp"); r.code != 0 || r.stdout != "5:6\n7:8\n" {
 		t.Errorf("without CAP_SYS_ADMIN: %d\n%s%s", r.code, r.stdout, r.stderr)
+	}
+}
+
+// TestRootlessDelegated has a control group that is the user's.
+func TestRootlessDelegated(t *testing.T) {
+	u := newUser(t, true)
+	u.importBase()
+	hierarchy := "/sys/fs/cgroup"
+	if _, err := os.Stat(hierarchy + "/cgroup.procs"); err != nil {
+		hierarchy += "/unified"
+	}
+	u.group = hierarchy + "/builder-test-delegated"
+	if err := os.Mkdir(u.group, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		u.run("rm", "-f", "one")
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			_ = os.Remove(u.group + "/builder")
+			err := os.Remove(u.group)
+			if err == nil {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatal(err)
+			}
+		}
+	})
+	for _, name := range []string{"", "/cgroup.procs", "/cgroup.subtree_control"} {
+		if err := os.Chown(u.group+name, testUser, testUser); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out := u.ok("doctor"); !strings.Contains(out, "below /builder-test-delegated/builder\n") {
+		t.Errorf("doctor:\n%s", out)
+	}
+	u.ok("run", "-d", "--name", "one", "test/base", "sleep", "1000")
+	u.ok("pause", "one")
+	if out := u.ok("ps"); !strings.Contains(out, "(Paused)") {
+		t.Errorf("paused:\n%s", out)
+	}
+	u.ok("unpause", "one")
+	if out := u.ok("top", "one"); !strings.Contains(out, "sleep 1000") {
+		t.Errorf("top:\n%s", out)
 	}
 }

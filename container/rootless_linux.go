@@ -108,12 +108,15 @@ func (p *plan) bindDevices() error {
 		if err == nil {
 			err = bind(name, source)
 		}
+		if err != nil && p.spec.Privileged {
+			continue // of all that there could be; the warning below says it
+		}
 		if err != nil {
 			return fmt.Errorf("device %s: %w", d.Path, err)
 		}
 	}
 	if p.spec.Privileged {
-		p.warn("without root, --privileged gives no devices of the machine: name those that are needed with --device")
+		p.warn("without root a privileged process gets few devices of the machine: name those that are needed with --device")
 	}
 	return nil
 }

@@ -114,6 +114,9 @@ func runMount(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
+	if len(words) > 0 && rootless() {
+		return errors.New("mount: without root nobody but this command would see the mount; builder build --output type=local and builder cp copy the files")
+	}
 	s, err := e.store()
 	if err != nil {
 		return err

@@ -183,6 +183,11 @@ func TestRootlessContainers(t *testing.T) {
 	}
 	u.ok("stop", "-t", "0", "one")
 	u.ok("rm", "one")
+	u.write("Dockerfile", "FROM test/base\nRUN --security=insecure --mount=type=cache,target=/c touch /c/x && mount -t tmpfs x /tmp\n")
+	u.ok("build", "--allow", "security.insecure", ".")
+	if r := u.run("mount", "test/base"); r.code != 1 || !strings.Contains(r.stderr, "without root nobody but this command would see the mount") {
+		t.Errorf("mount: %d %s", r.code, r.stderr)
+	}
 	u.ok("rmi", "-f", "test/base")
 	u.ok("prune", "-f", "-a")
 	err := filepath.WalkDir(u.root, func(name string, d fs.DirEntry, err error) error {

@@ -70,7 +70,7 @@ func TestWrongRunInput(t *testing.T) {
 	}
 	for _, tt := range instructions {
 		t.Run(tt.run, func(t *testing.T) {
-			w := &workbench{t, w.root, w.dir}
+			w := &workbench{t: t, root: w.root, dir: w.dir}
 			w.write("ctx/Dockerfile", "FROM test/base\n"+tt.run+"\n")
 			w.fails(1, []string{"Dockerfile:2", ">>> RUN", tt.word}, "build", "ctx")
 		})
@@ -125,7 +125,7 @@ func TestWrongRunInput(t *testing.T) {
 	}
 	for _, tt := range flags {
 		t.Run(tt.flag+" "+tt.value, func(t *testing.T) {
-			(&workbench{t, w.root, w.dir}).fails(2, []string{"--" + tt.flag + ":", tt.word}, "build", "--"+tt.flag+"="+tt.value, "ctx")
+			(&workbench{t: t, root: w.root, dir: w.dir}).fails(2, []string{"--" + tt.flag + ":", tt.word}, "build", "--"+tt.flag+"="+tt.value, "ctx")
 		})
 	}
 	if n := len(instructions) + len(flags); n < 80 {
@@ -166,7 +166,7 @@ func TestRunFlags(t *testing.T) {
 	t.Setenv("C", "here")
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			w := &workbench{t, w.root, w.dir}
+			w := &workbench{t: t, root: w.root, dir: w.dir}
 			w.write("ctx/Dockerfile", "FROM test/base\nRUN { "+tt.run+"; } > /out 2>/dev/null\n")
 			w.ok(append(append([]string{"build", "-o", "type=tar,dest=out.tar"}, tt.args...), "ctx")...)
 			if got := w.fromTar("out.tar", "out"); got != tt.want {
@@ -258,7 +258,7 @@ func TestWhichCacheIsMounted(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			w := &workbench{t, w.root, w.dir}
+			w := &workbench{t: t, root: w.root, dir: w.dir}
 			df := "FROM test/base AS base\nFROM base\n"
 			for _, step := range tt.steps {
 				options, run, _ := strings.Cut(step, "|")

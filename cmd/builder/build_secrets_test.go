@@ -233,7 +233,7 @@ func TestLeaksFail(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			w := &workbench{t, w.root, w.dir}
+			w := &workbench{t: t, root: w.root, dir: w.dir}
 			w.write("ctx/Dockerfile", tt.dockerfile)
 			args := append([]string{"build", "--secret", "id=tok,src=tok"}, tt.args...)
 			words := append(tt.words, `secret "tok"`, "hint:", "--allow secret.leak")

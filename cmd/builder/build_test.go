@@ -146,7 +146,7 @@ func TestWrongInput(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			w := &workbench{t, w.root, w.dir}
+			w := &workbench{t: t, root: w.root, dir: w.dir}
 			w.write("Dockerfile", tt.dockerfile)
 			w.fails(1, tt.words, append([]string{"build", "-t", "bad", "."}, tt.args...)...)
 		})
@@ -183,7 +183,7 @@ func TestWrongFlags(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(strings.Join(tt.args, " "), func(t *testing.T) {
-			(&workbench{t, w.root, w.dir}).fails(2, tt.words, tt.args...)
+			(&workbench{t: t, root: w.root, dir: w.dir}).fails(2, tt.words, tt.args...)
 		})
 	}
 	w.fails(1, []string{"Dockerfile", "is not there", "hint:"}, "build", "-f", "other", ".")
@@ -221,7 +221,7 @@ func TestKilled(t *testing.T) {
 		"commit": "FROM test/base\nRUN --mount=type=cache,target=/c head -c 300000000 /dev/urandom > /big; touch /c/begun\nRUN sleep 1000\n",
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := &workbench{t, w.root, w.dir}
+			w := &workbench{t: t, root: w.root, dir: w.dir}
 			os.RemoveAll(filepath.Join(w.root, "cache", "mounts"))
 			w.write("Dockerfile", dockerfile)
 			cmd := w.command("build", "-t", "killed", ".")
@@ -318,7 +318,7 @@ func TestFullDisk(t *testing.T) {
 			t.Errorf("%v\n%s", err, out)
 		}
 	})
-	w = &workbench{t, filepath.Join(small, "state"), w.dir}
+	w = &workbench{t: t, root: filepath.Join(small, "state"), dir: w.dir}
 	cmd := w.command("import", "-", "test/base")
 	cmd.Stdin = bytes.NewReader(baseTar(t))
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -478,7 +478,7 @@ func TestReproducible(t *testing.T) {
 	base := filepath.Join(t.TempDir(), "base.tar")
 	newBench(t).ok("save", "-o", base, "test/base")
 	for range 2 {
-		w := &workbench{t, t.TempDir(), t.TempDir()}
+		w := &workbench{t: t, root: t.TempDir(), dir: t.TempDir()}
 		w.ok("load", "-i", base)
 		w.write("Dockerfile", "FROM test/base\nWORKDIR /a/b\nCOPY f /x/y/f\nRUN echo 1 > /made && mkdir /dir\nENV A=1\n")
 		w.write("f", "data")

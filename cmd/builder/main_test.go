@@ -38,6 +38,9 @@ type workbench struct {
 	t    testing.TB
 	root string // state directory
 	dir  string // working directory
+	// netns is the network namespace that is the machine, "" for the real one.
+	// In one that the test made containers have their own network by default.
+	netns string
 }
 
 // newBench makes a state directory with the image test/base in it: busybox
@@ -108,7 +111,16 @@ func makeBase(t testing.TB) []byte {
 // command is builder with the bench's state directory.
 func (w *workbench) command(args ...string) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe", args...)
-	cmd.Env = append(os.Environ(), "BUILDER_TEST_MAIN=1", "BUILDER_ROOT="+w.root, "BUILDER_PROGRESS=plain", "BUILDER_NETWORK=host")
+	network := "host"
+	if w.netns != "" {
+		network = ""
+		self, err := os.Executable()
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		cmd = exec.Command("nsenter", append([]string{"--net=/run/netns/" + w.netns, self}, args...)...)
+	}
+	cmd.Env = append(os.Environ(), "BUILDER_TEST_MAIN=1", "BUILDER_ROOT="+w.root, "BUILDER_PROGRESS=plain", "BUILDER_NETWORK="+network)
 	cmd.Dir = w.dir
 	return cmd
 }

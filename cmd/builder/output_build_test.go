@@ -166,7 +166,7 @@ func TestOutputSameBytes(t *testing.T) {
 	names := []string{"oci.tar", "docker.tar", "estargz.tar", "zstd.tar", "fs.tar"}
 	sums := map[string][32]byte{}
 	for round := range 2 {
-		w := &workbench{t, t.TempDir(), t.TempDir()}
+		w := &workbench{t: t, root: t.TempDir(), dir: t.TempDir()}
 		w.ok("load", "-i", base)
 		w.write("Dockerfile", "FROM test/base\nCOPY f /x/f\nRUN echo 1 > /made && mkdir /dir && ln /made /dir/link\nENV A=1\n")
 		w.write("f", "data")

@@ -33,7 +33,7 @@ func TestProjects(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			w := &workbench{t, w.root, w.dir}
+			w := &workbench{t: t, root: w.root, dir: w.dir}
 			project := copyProject(t, tt.name)
 			settle(t, w)
 			args := []string{"-t", "project/" + tt.name, "--build-arg", "BASE=" + base, project}

@@ -37,7 +37,7 @@ func TestRunExitCodes(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(strings.Join(tt.args, " "), func(t *testing.T) {
-			(&workbench{t, w.root, w.dir}).fails(tt.code, []string{tt.word}, append([]string{"run", "--rm"}, tt.args...)...)
+			(&workbench{t: t, root: w.root, dir: w.dir}).fails(tt.code, []string{tt.word}, append([]string{"run", "--rm"}, tt.args...)...)
 		})
 	}
 	if out := w.ok("ps", "-aq"); out != "" {
@@ -76,7 +76,7 @@ CMD ["cmd"]
 	t.Setenv("C", "given")
 	for _, tt := range tests {
 		t.Run(strings.Join(tt.args, " "), func(t *testing.T) {
-			w := &workbench{t, w.root, w.dir}
+			w := &workbench{t: t, root: w.root, dir: w.dir}
 			if out := w.ok(append([]string{"run", "--rm"}, tt.args...)...); out != tt.want {
 				t.Errorf("got %q, want %q", out, tt.want)
 			}

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+
+	"builder/internal/testutil"
+)
+
+// newNetBench is newLifeBench in a network namespace of its own, which is the
+// machine 203.0.113.1; 203.0.113.2 is outside of it, in another one.
+func newNetBench(t *testing.T) (w *workbench, outside func(args ...string) (string, error)) {
+	t.Helper()
+	testutil.Require(t, "root", "ip", "nsenter", "busybox")
+	w = newLifeBench(t)
+	// What was imported is to be seen in the namespace only.
+	inside, out := fmt.Sprintf("bnet-%d-in", os.Getpid()), fmt.Sprintf("bnet-%d-out", os.Getpid())
+	for _, ns := range []string{inside, out} {
+		run(t, "ip", "netns", "add", ns)
+		t.Cleanup(func() { run(t, "ip", "netns", "del", ns) })
+		run(t, "ip", "-n", ns, "link", "set", "lo", "up")
+	}
+	run(t, "ip", "-n", inside, "link", "add", "up0", "type", "veth", "peer", "name", "up1", "netns", out)
+	run(t, "ip", "-n", inside, "addr", "add", "203.0.113.1/24", "dev", "up0")
+	run(t, "ip", "-n", inside, "link", "set", "up0", "up")
+	run(t, "ip", "-n", out, "addr", "add", "203.0.113.2/24", "dev", "up1")
+	run(t, "ip", "-n", out, "link", "set", "up1", "up")
+	w.netns = inside
+	t.Cleanup(func() { w.command("rm", "-fa").Run() }) // before the namespaces go
+	return w, func(args ...string) (string, error) {
+		b, err := exec.Command("nsenter", append([]string{"--net=/run/netns/" + out}, args...)...).CombinedOutput()
+		return string(b), err
+	}
+}
+
+// machine runs a program on the machine that the bench's network is.
+func (w *workbench) machine(args ...string) (string, error) {
+	b, err := exec.Command("nsenter", append([]string{"--net=/run/netns/" + w.netns}, args...)...).CombinedOutput()
+	return string(b), err
+}
+
+// serveHTTP runs a web server that says a word.
+func (w *workbench) serveHTTP(name, word string, flags ...string) {
+	w.t.Helper()
+	args := append([]string{"run", "-d", "--name", name}, flags...)
+	w.ok(append(args, "test/base", "sh", "-c", "mkdir -p /www; echo "+word+" > /www/index.html; exec httpd -f -vv -p 80 -h /www")...)
+}
+
+func TestDefaultNetwork(t *testing.T) {
+	w, outside := newNetBench(t)
+	out := w.ok("run", "--rm", "test/base", "sh", "-c", "ip -4 addr show eth0 | grep -o 'inet [0-9.]*'; ip route | grep -c '^default'; hostname -i; ping -c1 -W2 203.0.113.2 | grep -c ' 0% packet loss'")
+	got := strings.Fields(out)
+	if len(got) != 5 || !strings.HasPrefix(got[1], "10.") || got[2] != "1" || got[3] != got[1] || got[4] != "1" {
+		t.Errorf("a container on the default network says %q", out)
+	}
+	w.serveHTTP("web", "hello", "-p", "8080:80", "-p", "127.0.0.1:8081:80", "-p", "5353:53/udp")
+	wget := func(url string) []string { return []string{"busybox", "wget", "-qO-", "-T", "5", url} }
+	waitFor(t, "the server", func() bool {
+		out, err := w.machine(wget("http://127.0.0.1:8080/")...)
+		return err == nil && out == "hello\n"
+	})
+	for _, url := range []string{"http://203.0.113.1:8080/", "http://127.0.0.1:8081/", "http://[::1]:8080/"} {
+		if out, err := w.machine(wget(url)...); err != nil || out != "hello\n" {
+			t.Errorf("%s on the machine: %q (%v)", url, out, err)
+		}
+	}
+	if out, err := outside(wget("http://203.0.113.1:8080/")...); err != nil || out != "hello\n" {
+		t.Errorf("from outside: %q (%v)", out, err)
+	}
+	// Who comes from outside keeps its address.
+	if r := w.run("logs", "web"); !strings.Contains(r.stdout+r.stderr, "203.0.113.2") {
+		t.Errorf("the server saw nobody from outside:\n%s%s", r.stdout, r.stderr)
+	}
+	if out, err := outside(wget("http://203.0.113.1:8081/")...); err == nil {
+		t.Errorf("a port of 127.0.0.1 is reached from outside: %q", out)
+	}
+	// Another container reaches it by the machine's address.
+	if out := w.ok("run", "--rm", "test/base", "wget", "-qO-", "-T", "5", "http://203.0.113.1:8080/"); out != "hello\n" {
+		t.Errorf("from another container: %q", out)
+	}
+	if out := w.ok("port", "web"); !strings.Contains(out, "80/tcp -> 0.0.0.0:8080\n") || !strings.Contains(out, "53/udp -> 0.0.0.0:5353\n") {
+		t.Errorf("port says %q", out)
+	}
+	w.fails(125, []string{"8080/tcp is already allocated"}, "run", "--rm", "-p", "8080:80", "test/base", "true")
+	// A killed holder: the ports are served again.
+	syscall.Kill(w.monitors()["monitor"], syscall.SIGKILL)
+	waitFor(t, "the server after the monitor was killed", func() bool {
+		out, err := w.machine(wget("http://127.0.0.1:8080/")...)
+		return err == nil && out == "hello\n"
+	})
+	w.ok("rm", "-f", "web")
+	if out, err := w.machine(wget("http://127.0.0.1:8080/")...); err == nil {
+		t.Errorf("after rm the port answers %q", out)
+	}
+	// Ports of our choice, for all that is exposed.
+	w.serveHTTP("any", "free", "-P", "--expose", "80")
+	host := strings.TrimSpace(strings.TrimPrefix(w.ok("port", "any", "80"), "0.0.0.0:"))
+	waitFor(t, "the server on a free port", func() bool {
+		out, err := w.machine(wget("http://127.0.0.1:" + host + "/")...)
+		return err == nil && out == "free\n"
+	})
+	w.ok("rm", "-fa")
+	waitFor(t, "no interface being left", func() bool {
+		out, err := w.machine("ip", "-o", "link", "show", "type", "veth")
+		return err == nil && strings.Count(out, "\n") == 1 // the machine's own
+	})
+}
+
+func TestUserNetworks(t *testing.T) {
+	w, outside := newNetBench(t)
+	w.ok("network", "create", "--ipv6", "--label", "a=b", "app")
+	w.ok("network", "create", "--internal", "--subnet", "10.77.5.0/24", "--gateway", "10.77.5.254", "back")
+	w.fails(1, []string{"app"}, "network", "create", "app")
+	w.fails(1, []string{"10.77.5.0/24"}, "network", "create", "--subnet", "10.77.0.0/16", "wide")
+	w.serveHTTP("web", "here", "--network", "app", "--network-alias", "shop")
+	w.ok("run", "-d", "--name", "cli", "--network", "app", "test/base", "sleep", "1000")
+	in := func(cmd string) string {
+		w.t.Helper()
+		return w.run("exec", "cli", "sh", "-c", cmd).stdout
+	}
+	for _, name := range []string{"web", "shop", "web.app", w.field("web", "{{slice .Id 0 12}}")} {
+		waitFor(t, "the answer of "+name, func() bool { return in("wget -qO- -T 5 http://"+name+"/") == "here\n" })
+	}
+	if out := in("ping -6 -c1 -W2 web"); !strings.Contains(out, " 0% packet loss") {
+		t.Errorf("by IPv6: %s", out)
+	}
+	if out := in("ping -c1 -W2 203.0.113.2"); !strings.Contains(out, " 0% packet loss") {
+		t.Errorf("outside: %s", out)
+	}
+	address := w.field("web", "{{.NetworkSettings.Networks.app.IPAddress}}")
+	if out := in("nslookup " + address); !strings.Contains(out, "web.app") {
+		t.Errorf("the name of %s: %s", address, out)
+	}
+	// Other networks reach neither it nor its name.
+	if r := w.run("run", "--rm", "test/base", "sh", "-c", "ping -c1 -W1 "+address+"; wget -T 2 -qO- http://web/"); r.code == 0 || strings.Contains(r.stdout, " 0% packet loss") {
+		t.Errorf("the default network reaches app: %s", r.stdout)
+	}
+	w.ok("network", "connect", "--alias", "db", "--ip", "10.77.5.9", "back", "web")
+	w.ok("network", "connect", "back", "cli")
+	waitFor(t, "the answer of db", func() bool { return in("wget -qO- -T 5 http://db/") == "here\n" })
+	w.fails(1, []string{"already"}, "network", "connect", "back", "cli")
+	w.fails(125, []string{"10.77.5.9 is in use"}, "run", "--rm", "--network", "back", "--ip", "10.77.5.9", "test/base", "true")
+	if r := w.run("run", "--rm", "--network", "back", "test/base", "ping", "-c1", "-W1", "203.0.113.2"); r.code == 0 {
+		t.Errorf("an internal network reaches the outside: %s", r.stdout)
+	}
+	// The names are answered after a kill too.
+	syscall.Kill(w.monitors()["monitor"], syscall.SIGKILL)
+	waitFor(t, "the answer after a kill", func() bool { return in("wget -qO- -T 5 http://shop/") == "here\n" })
+	w.ok("network", "disconnect", "app", "cli")
+	if out := in("ip -o -4 addr"); strings.Contains(out, address[:strings.LastIndex(address, ".")]) {
+		t.Errorf("after disconnect: %s", out)
+	}
+	w.fails(1, []string{"in use"}, "network", "rm", "app")
+	if out := w.ok("network", "inspect", "-f", "{{len .Containers}} {{.Internal}} {{index .Labels \"a\"}}", "app"); out != "1 false b\n" {
+		t.Errorf("inspect says %q", out)
+	}
+	if out := w.ok("run", "--rm", "--network", "container:web", "test/base", "wget", "-qO-", "http://127.0.0.1/"); out != "here\n" {
+		t.Errorf("with the network of another container: %q", out)
+	}
+	w.ok("rm", "-fa")
+	w.ok("network", "prune")
+	if out := w.ok("network", "ls", "--format", "{{.Name}}"); out != "bridge\n" {
+		t.Errorf("after prune: %q", out)
+	}
+	_, _ = outside("true")
+}
+
+func TestWrongNetworks(t *testing.T) {
+	w := newBench(t)
+	for _, tt := range []struct {
+		code int
+		word string
+		args []string
+	}{
+		{125, "no such network", []string{"run", "--rm", "--network", "nope", "test/base"}},
+		{125, "--publish", []string{"run", "--rm", "-p", "80:70000", "test/base"}},
+		{125, "different lengths", []string{"run", "--rm", "-p", "80-82:80", "test/base"}},
+		{125, "sctp", []string{"run", "--rm", "-p", "80:80/sctp", "test/base"}},
+		{125, "--ip", []string{"run", "--rm", "--ip", "x", "--network", "bridge", "test/base"}},
+		{125, "no addresses", []string{"run", "--rm", "--ip", "10.0.0.1", "--network", "host", "test/base"}},
+		{125, "not together", []string{"run", "--rm", "--network", "host", "--network", "none", "test/base"}},
+		{125, "no such container", []string{"run", "--rm", "--network", "container:nope", "test/base"}},
+		{125, "--mac-address", []string{"run", "--rm", "--network", "bridge", "--mac-address", "1:2", "test/base"}},
+		{125, "unknown option", []string{"run", "--rm", "--network", "bridge:color=red", "test/base"}},
+		{1, "invalid network name", []string{"network", "create", "a/b"}},
+		{2, "meaning of its own", []string{"network", "create", "host"}},
+		{2, "--subnet", []string{"network", "create", "--subnet", "10.0.0.0", "x"}},
+		{1, "bits beyond", []string{"network", "create", "--subnet", "10.1.2.3/16", "x"}},
+		{1, "too small", []string{"network", "create", "--subnet", "10.1.2.0/31", "x"}},
+		{2, "--gateway", []string{"network", "create", "--subnet", "10.1.2.0/24", "--gateway", "10.9.9.9", "x"}},
+		{2, "--driver", []string{"network", "create", "-d", "macvlan", "x"}},
+		{2, "--opt", []string{"network", "create", "-o", "x=y", "x"}},
+		{1, "no such network", []string{"network", "rm", "x"}},
+		{1, "default", []string{"network", "rm", "bridge"}},
+		{2, "unknown command", []string{"network", "explode"}},
+		{1, "no such network", []string{"network", "inspect", "x"}},
+	} {
+		w.fails(tt.code, []string{tt.word}, tt.args...)
+	}
+}

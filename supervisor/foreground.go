@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -61,7 +62,10 @@ func (h *holder) giveUp() error {
 
 func (f *Foreground) close() error {
 	err := f.l.Close()
-	return errors.Join(err, os.Remove(filepath.Join(f.h.records.s.Path("run"), f.socket)))
+	if gone := os.Remove(filepath.Join(f.h.records.s.Path("run"), f.socket)); !errors.Is(gone, fs.ErrNotExist) {
+		err = errors.Join(err, gone) // else it went with the container
+	}
+	return err
 }
 
 func (f *Foreground) accept() {

@@ -87,14 +87,14 @@ func (r *responder) run(ctx context.Context) {
 			continue
 		}
 		stop := context.AfterFunc(ctx, func() {
-			udp.Close()
-			tcp.Close()
+			_ = udp.Close()
+			_ = tcp.Close()
 		})
 		go r.serveTCP(tcp)
 		r.serveUDP(udp)
 		stop()
-		udp.Close()
-		tcp.Close()
+		_ = udp.Close()
+		_ = tcp.Close()
 	}
 }
 
@@ -106,7 +106,7 @@ func (r *responder) listen() (*net.UDPConn, net.Listener, error) {
 	}
 	tcp, err := net.Listen("tcp", at.String())
 	if err != nil {
-		udp.Close()
+		_ = udp.Close()
 		return nil, nil, err
 	}
 	return udp, tcp, nil
@@ -149,7 +149,7 @@ func (r *responder) serveTCP(l net.Listener) {
 		r.slots <- struct{}{}
 		go func() {
 			defer func() { <-r.slots }()
-			defer c.Close()
+			defer func() { _ = c.Close() }()
 			r.converse(c)
 		}()
 	}
@@ -355,7 +355,7 @@ func upstream(msg []byte, proto string) []byte {
 			continue
 		}
 		out := exchange(c, msg, proto)
-		c.Close()
+		_ = c.Close()
 		if out != nil {
 			return out
 		}

@@ -131,7 +131,7 @@ func (r *rules) add(c *nftables.Conn, table *nftables.Table) {
 		}
 		match = append(match, translate(p.to, p.Container))
 		rule(pre, match...)
-		rule(out, append([][]expr.Any{notLoopback(p.to)}, match...)...)
+		rule(out, append([][]expr.Any{notLoopback()}, match...)...)
 		// A container that reaches itself by the machine's address.
 		rule(post, fromAddress(p.to), toAddress(p.to), protocol(p.Protocol), toPort(p.Container), masquerade())
 	}
@@ -267,7 +267,7 @@ func fromSubnet(p netip.Prefix) []expr.Any {
 
 // notLoopback leaves connections to 127.0.0.1 and ::1 to the proxy: what comes
 // from there can't leave the machine's own interface.
-func notLoopback(a netip.Addr) []expr.Any {
+func notLoopback() []expr.Any {
 	return []expr.Any{&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1}, &expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: append([]byte("lo"), make([]byte, 14)...)}}
 }
 

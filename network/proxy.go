@@ -114,10 +114,10 @@ func (px *proxy) close() {
 	}
 	close(px.done)
 	for _, l := range px.listen {
-		l.Close()
+		_ = l.Close()
 	}
 	for _, c := range px.packet {
-		c.Close()
+		_ = c.Close()
 	}
 }
 
@@ -172,7 +172,7 @@ func passTCP(c *net.TCPConn, to netip.AddrPort) {
 		return
 	}
 	out := d.(*net.TCPConn)
-	defer out.Close()
+	defer func() { _ = out.Close() }()
 	var both sync.WaitGroup
 	half := func(to, from *net.TCPConn) {
 		if _, err := io.Copy(to, from); err != nil {
@@ -198,7 +198,7 @@ func serveUDP(c *net.UDPConn, to netip.AddrPort) {
 		mu.Lock()
 		defer mu.Unlock()
 		for _, out := range clients {
-			out.Close()
+			_ = out.Close()
 		}
 	}()
 	buf := make([]byte, 64<<10)
@@ -233,7 +233,7 @@ func serveUDP(c *net.UDPConn, to netip.AddrPort) {
 
 // answerUDP passes on what comes back until nothing does.
 func answerUDP(c, out *net.UDPConn, to netip.AddrPort) {
-	defer out.Close()
+	defer func() { _ = out.Close() }()
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := out.Read(buf)

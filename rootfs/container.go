@@ -60,7 +60,7 @@ func (r *RootFS) UpperChanges(ctx context.Context, dir string, parent snapshot.I
 		_, err := layer.Diff(ctx, pw, u, layer.Options{Compression: layer.Uncompressed})
 		pw.CloseWithError(err)
 	}()
-	defer pr.Close()
+	defer func() { _ = pr.Close() }()
 	there := func(string) (bool, error) { return false, nil }
 	if parent != "" {
 		view, err := r.snapshots.View(ctx, parent)

@@ -120,17 +120,17 @@ func (cl *Client) request(ctx context.Context, c Config, req request, spawn bool
 		if err != nil {
 			return nil, resp, err
 		}
-		stop := context.AfterFunc(ctx, func() { nc.Close() })
+		stop := context.AfterFunc(ctx, func() { _ = nc.Close() })
 		if err = nc.writeJSON(req); err == nil {
 			err = nc.readJSON(&resp)
 		}
 		stop()
 		switch {
 		case ctx.Err() != nil:
-			nc.Close()
+			_ = nc.Close()
 			return nil, resp, context.Cause(ctx)
 		case err != nil && try < 5:
-			nc.Close() // a monitor that was just ending, or was killed
+			_ = nc.Close() // a monitor that was just ending, or was killed
 			time.Sleep(time.Duration(try) * 10 * time.Millisecond)
 			continue
 		case err != nil:
@@ -325,7 +325,7 @@ func (s *Session) feed() {
 func (s *Session) leave() {
 	s.once.Do(func() {
 		close(s.detached)
-		s.c.Close()
+		_ = s.c.Close()
 	})
 }
 
@@ -343,7 +343,7 @@ func (s *Session) Signal(sig syscall.Signal) { _ = s.c.writeFrame(frameSignal, [
 // Wait copies output until the container's process has ended, and says how; or
 // until the user detaches: then it returns [ErrDetached].
 func (s *Session) Wait() (State, error) {
-	defer s.c.Close()
+	defer func() { _ = s.c.Close() }()
 	buf := make([]byte, 64<<10)
 	for {
 		kind, b, err := s.c.readFrame(buf)

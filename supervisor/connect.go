@@ -32,12 +32,12 @@ func (h *holder) connect(spec *container.Spec) (*network.Attachment, error) {
 	if err != nil {
 		return nil, err
 	}
-	private(spec, att, h.config.Name)
+	private(spec, att)
 	return att, nil
 }
 
 // private puts a container into the namespace of an attachment.
-func private(spec *container.Spec, att *network.Attachment, name string) {
+func private(spec *container.Spec, att *network.Attachment) {
 	spec.Network, spec.NetNS = container.NetworkPrivate, att.Namespace()
 	hostname := spec.Hostname
 	if hostname == "" {

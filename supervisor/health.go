@@ -71,7 +71,7 @@ func (h *holder) watchHealth(p *container.Process) {
 			if h.current().Status == Paused {
 				continue
 			}
-			if probe, ok := h.probe(ctx, p); ok {
+			if probe, ok := h.probe(ctx); ok {
 				h.judge(p, probe, time.Since(begun) < c.StartPeriod)
 			}
 		}
@@ -79,7 +79,7 @@ func (h *holder) watchHealth(p *container.Process) {
 }
 
 // probe runs one check. ok is false if the container ended meanwhile.
-func (h *holder) probe(ctx context.Context, p *container.Process) (probe Probe, ok bool) {
+func (h *holder) probe(ctx context.Context) (probe Probe, ok bool) {
 	c := h.config.Health
 	args := c.Test[1:]
 	if c.Test[0] == "CMD-SHELL" {

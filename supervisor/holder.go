@@ -322,7 +322,7 @@ func (h *holder) streams(spec *container.Spec, dir string) (out *output, in *inp
 	}
 	defer func() {
 		if err != nil {
-			out.close()
+			_ = out.close()
 		}
 	}()
 	if h.config.OpenStdin {

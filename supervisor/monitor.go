@@ -106,7 +106,7 @@ func (m *Monitor) Run(ctx context.Context, ready func()) error {
 	if err != nil {
 		return err
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	if err := m.adopt(); err != nil {
 		return err
 	}

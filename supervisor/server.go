@@ -30,7 +30,7 @@ func handle(ctx context.Context, nc net.Conn, s holders) {
 		return
 	}
 	if req.Op == "start" {
-		serveStart(ctx, c, s, req)
+		serveStart(c, s, req)
 		return
 	}
 	h := s.held(req.ID)
@@ -130,7 +130,7 @@ func (h *holder) awaitRestart(ctx context.Context, before time.Time) error {
 	}
 }
 
-func serveStart(ctx context.Context, c *conn, s holders, req request) {
+func serveStart(c *conn, s holders, req request) {
 	var mu sync.Mutex
 	var warnings []string
 	h, err := s.begin(req.ID, func(msg string) {

@@ -62,7 +62,7 @@ var nameRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^
 // CheckName says what is wrong with a name.
 func CheckName(name string) error {
 	if !nameRE().MatchString(name) || len(name) > 255 {
-		return fmt.Errorf("invalid volume name %q: want two or more letters, digits, _, . and -, beginning with a letter or digit; a path begins with / or .", name)
+		return fmt.Errorf("invalid volume name %q: want two or more letters, digits, _, . and -, beginning with a letter or digit; paths begin with a slash or a dot", name)
 	}
 	return nil
 }

@@ -70,7 +70,7 @@ func runCommit(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return fmt.Errorf("commit %s: %w", c.Name, err)
 	}
-	desc, err := e.commitImage(ctx, o, s, c, l)
+	desc, err := e.commitImage(o, s, c, l)
 	if err == nil && len(o.changes) > 0 {
 		desc, err = e.changeImage(ctx, s, rfs, desc, o.changes)
 	}
@@ -113,7 +113,7 @@ func (e *env) commitLayer(ctx context.Context, o commitOptions, client *supervis
 
 // commitImage puts a layer on the container's image, with the container's
 // config.
-func (e *env) commitImage(ctx context.Context, o commitOptions, s *store.Store, c supervisor.Container, l layer.Layer) (ocispec.Descriptor, error) {
+func (e *env) commitImage(o commitOptions, s *store.Store, c supervisor.Container, l layer.Layer) (ocispec.Descriptor, error) {
 	var none ocispec.Descriptor
 	entry, err := s.Resolve(c.ImageID)
 	if err != nil {

@@ -188,7 +188,7 @@ func writeBelow(ctx context.Context, w io.Writer, dir *os.File, name string) err
 		_, err := layer.WriteTree(ctx, pw, dir, layer.Options{Compression: layer.Uncompressed})
 		pw.CloseWithError(err)
 	}()
-	defer pr.Close()
+	defer func() { _ = pr.Close() }()
 	tr, tw := tar.NewReader(pr), tar.NewWriter(w)
 	for {
 		h, err := tr.Next()
@@ -363,6 +363,6 @@ func copyTo(ctx context.Context, src *copySource, root *os.File, dest string, ow
 	}
 	pr, pw := io.Pipe()
 	go func() { pw.CloseWithError(src.write(ctx, pw, name)) }()
-	defer pr.Close()
+	defer func() { _ = pr.Close() }()
 	return untarInto(ctx, root, dir, pr, owner)
 }

@@ -29,7 +29,7 @@ type createOptions struct {
 
 	interactive, tty, quiet bool
 
-	workdir, user, entrypoint, hostname, shmSize, pull, platform string
+	workdir, user, entrypoint, hostname, shmSize, pull string
 
 	env, envFile, addHosts, ulimits []string
 

@@ -86,11 +86,11 @@ func (f *mountFlags) resolve(ctx context.Context, s *store.Store, rfs *rootfs.Ro
 	sort.SliceStable(requests, func(i, j int) bool {
 		return strings.Count(requests[i].Target, "/") < strings.Count(requests[j].Target, "/")
 	})
-	b := mountBuilder{ctx: ctx, s: s, rfs: rfs, records: records, below: below}
+	b := mountBuilder{s: s, rfs: rfs, records: records, below: below}
 	defer b.close()
 	var out []supervisor.Mount
 	for _, r := range requests {
-		m, err := b.prepare(r)
+		m, err := b.prepare(ctx, r)
 		out = append(out, m)
 		if err != nil {
 			return out, err
@@ -376,7 +376,6 @@ func parseTmpfs(text string) (mountRequest, error) {
 
 // mountBuilder makes what mounts need.
 type mountBuilder struct {
-	ctx     context.Context
 	s       *store.Store
 	rfs     *rootfs.RootFS
 	records supervisor.Records
@@ -390,7 +389,7 @@ func (b *mountBuilder) close() {
 	}
 }
 
-func (b *mountBuilder) prepare(r mountRequest) (supervisor.Mount, error) {
+func (b *mountBuilder) prepare(ctx context.Context, r mountRequest) (supervisor.Mount, error) {
 	m := r.Mount
 	switch m.Type {
 	case supervisor.MountBind:
@@ -402,7 +401,7 @@ func (b *mountBuilder) prepare(r mountRequest) (supervisor.Mount, error) {
 			return m, fmt.Errorf("mount on %s: %w", m.Target, err)
 		}
 	case supervisor.MountImage:
-		img, err := b.image(m.Source)
+		img, err := b.image(ctx, m.Source)
 		if err != nil {
 			return m, fmt.Errorf("mount on %s: %w", m.Target, err)
 		}
@@ -419,19 +418,19 @@ func (b *mountBuilder) prepare(r mountRequest) (supervisor.Mount, error) {
 		m.Anonymous = m.Anonymous || m.Source == ""
 		m.Source = vol.Name
 		if !r.noCopy && m.Subpath == "" {
-			return m, b.fill(vol, m.Target)
+			return m, b.fill(ctx, vol, m.Target)
 		}
 	}
 	return m, nil
 }
 
 // fill fills an empty volume with what the image has at its place.
-func (b *mountBuilder) fill(vol volume.Volume, target string) error {
+func (b *mountBuilder) fill(ctx context.Context, vol volume.Volume, target string) error {
 	if b.below == "" {
 		return nil
 	}
 	if b.view == nil {
-		view, err := b.rfs.Snapshots().View(b.ctx, b.below)
+		view, err := b.rfs.Snapshots().View(ctx, b.below)
 		if err != nil {
 			return err
 		}
@@ -448,10 +447,10 @@ func (b *mountBuilder) fill(vol volume.Volume, target string) error {
 	if st, err := from.Stat(); err != nil || !st.IsDir() {
 		return err
 	}
-	return b.records.Volumes().Fill(b.ctx, vol, from)
+	return b.records.Volumes().Fill(ctx, vol, from)
 }
 
-func (b *mountBuilder) image(name string) (snapshot.ID, error) {
+func (b *mountBuilder) image(ctx context.Context, name string) (snapshot.ID, error) {
 	entry, err := b.s.Resolve(name)
 	if err != nil {
 		return "", err
@@ -460,5 +459,5 @@ func (b *mountBuilder) image(name string) (snapshot.ID, error) {
 	if err != nil {
 		return "", err
 	}
-	return b.rfs.Unpack(b.ctx, img, progress.Discard{}, "unpack "+name)
+	return b.rfs.Unpack(ctx, img, progress.Discard{}, "unpack "+name)
 }

@@ -191,9 +191,7 @@ func inspectContainer(records supervisor.Records, c supervisor.Container, size b
 	}
 	in.config(c.Config)
 	in.hostConfig(c.Config)
-	if err := in.mounts(records, c.Config); err != nil {
-		return in, err
-	}
+	in.mounts(records, c.Config)
 	in.network(c)
 	if size {
 		var m sys.Meter
@@ -262,7 +260,7 @@ func (in *inspectedContainer) hostConfig(c supervisor.Config) {
 	in.HostConfig = h
 }
 
-func (in *inspectedContainer) mounts(records supervisor.Records, c supervisor.Config) error {
+func (in *inspectedContainer) mounts(records supervisor.Records, c supervisor.Config) {
 	for _, m := range c.Mounts {
 		im := inspectedMount{Type: m.Type, Source: m.Source, Destination: m.Target, RW: !m.ReadOnly, Propagation: m.Propagation}
 		switch m.Type {
@@ -280,7 +278,6 @@ func (in *inspectedContainer) mounts(records supervisor.Records, c supervisor.Co
 		}
 		in.Mounts = append(in.Mounts, im)
 	}
-	return nil
 }
 
 func (in *inspectedContainer) network(c supervisor.Container) {

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"builder/image"
@@ -264,7 +265,7 @@ func probePlain(ctx context.Context, hostport string) (bool, error) {
 // transport returns the connections to a host, with the certificates that are
 // valid for it. Each host has its own: what one is excused from must not hold
 // for another.
-func (c *Client) transport(hostport string) (*http.Transport, error) {
+func (c *Client) transport(hostport string) (*transport, error) {
 	insecure := c.insecure(hostport)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -284,7 +285,8 @@ func (c *Client) transport(hostport string) (*http.Transport, error) {
 		return nil, fmt.Errorf("certificates for %s: %w", hostport, err)
 	}
 	conf.InsecureSkipVerify = insecure
-	t := http.DefaultTransport.(*http.Transport).Clone()
+	t := &transport{Transport: http.DefaultTransport.(*http.Transport).Clone()}
+	conf.GetClientCertificate = t.clientCertificate(conf.Certificates)
 	t.DialContext = (&net.Dialer{Timeout: c.opts.Dial, KeepAlive: 30 * time.Second}).DialContext
 	t.TLSClientConfig = conf
 	t.MaxIdleConnsPerHost = c.opts.Parallel
@@ -292,6 +294,36 @@ func (c *Client) transport(hostport string) (*http.Transport, error) {
 	t.DisableCompression = true
 	c.transports[hostport] = t
 	return t, nil
+}
+
+// transport is the connections to one host.
+type transport struct {
+	*http.Transport
+	unknown atomic.Bool // the host wants a certificate of ours, and none fits
+}
+
+// clientCertificate chooses the certificate for a host that wants one.
+func (t *transport) clientCertificate(certs []tls.Certificate) func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+	return func(want *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		for i := range certs {
+			if want.SupportsCertificate(&certs[i]) == nil {
+				return &certs[i], nil
+			}
+		}
+		t.unknown.Store(true)
+		return &tls.Certificate{}, nil
+	}
+}
+
+// RoundTrip sends a request. Where the host has refused a client without a
+// certificate it says so: of TLS 1.3's alert, which comes after the
+// handshake, net/http may tell no more than that the connection was lost.
+func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := t.Transport.RoundTrip(req)
+	if err != nil && req.Context().Err() == nil && t.unknown.Load() {
+		err = fmt.Errorf("tls: the registry asks its clients for a certificate, and none is configured that it takes: %w", err)
+	}
+	return resp, err
 }
 
 // addCertDir reads a directory of certificates in docker's form.

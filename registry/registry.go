@@ -20,7 +20,6 @@ import (
 	"context"
 	"io"
 	"log/slog"
-	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
@@ -124,7 +123,7 @@ type Client struct {
 	configErr  error
 
 	mu         sync.Mutex
-	transports map[string]*http.Transport // by host:port
+	transports map[string]*transport // by host:port
 	plain      map[string]bool            // host:port: whether it speaks plain http
 	trusted    map[string]trusted         // by host:port
 	dead       map[string]bool            // mirrors that were not to be reached
@@ -145,7 +144,7 @@ func New(opts Options) *Client {
 		opts:        opts,
 		credentials: &credentials{names: opts.AuthFiles, warn: opts.Warn},
 		slots:       make(chan struct{}, opts.Parallel),
-		transports:  map[string]*http.Transport{},
+		transports:  map[string]*transport{},
 		plain:       map[string]bool{},
 		trusted:     map[string]trusted{},
 		dead:        map[string]bool{},

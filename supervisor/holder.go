@@ -43,6 +43,7 @@ type holder struct {
 
 	size     [2]uint16     // of the terminal
 	stopping bool          // it is not to be started again
+	asked    bool          // a user has asked for its stop
 	again    bool          // it is to be started again, whatever its policy is
 	wake     chan struct{} // ends the pause before a restart
 	ended    chan struct{} // closed when it is no longer held
@@ -161,7 +162,8 @@ func (h *holder) restart() bool {
 	for failures := 1; ; failures++ {
 		h.mu.Lock()
 		stop := h.stopping && !h.again
-		if h.again {
+		asked := h.again
+		if asked {
 			h.stopping = false
 		}
 		h.again = false
@@ -175,6 +177,9 @@ func (h *holder) restart() bool {
 		h.mu.Unlock()
 		err := h.start()
 		if err == nil {
+			if asked {
+				h.records.event(h.config, "restart", nil)
+			}
 			return true
 		}
 		h.mu.Lock()
@@ -400,6 +405,10 @@ func (h *holder) wait() {
 		h.records.event(h.config, "oom", nil)
 	}
 	h.records.event(h.config, "die", map[string]string{"exitCode": fmt.Sprint(h.state.ExitCode)})
+	if h.asked {
+		h.records.event(h.config, "stop", nil)
+	}
+	h.asked = false
 }
 
 // release gives up the container, which has ended, and removes it if it is to
@@ -431,10 +440,25 @@ func (h *holder) signal(sig syscall.Signal) error {
 	if h.process == nil {
 		return h.notRunning()
 	}
-	if err := h.process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	return h.send(h.process, sig)
+}
+
+// send sends a process a signal. That it has ended already is no error.
+func (h *holder) send(p *container.Process, sig syscall.Signal) error {
+	if err := p.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
 	return nil
+}
+
+// sendTold sends a signal and tells of it, before the end it may bring.
+// h.mu is held.
+func (h *holder) sendTold(p *container.Process, sig syscall.Signal) error {
+	err := h.send(p, sig)
+	if err == nil {
+		h.records.event(h.config, "kill", map[string]string{"signal": fmt.Sprint(int(sig))})
+	}
+	return err
 }
 
 func (h *holder) notRunning() error {
@@ -452,11 +476,12 @@ func (h *holder) kill(sig syscall.Signal) error {
 	if sig == syscall.SIGKILL {
 		_ = h.thaw()
 	}
-	err := h.signal(sig)
-	if err == nil {
-		h.records.event(h.config, "kill", map[string]string{"signal": fmt.Sprint(int(sig))})
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.process == nil {
+		return h.notRunning()
 	}
-	return err
+	return h.sendTold(h.process, sig)
 }
 
 // stop ends the container: by its stop signal and, after the grace time, by
@@ -481,7 +506,14 @@ func (h *holder) stop(ctx context.Context, sig syscall.Signal, grace time.Durati
 		_ = p.Wait()
 		close(done)
 	}()
-	if err := p.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	h.mu.Lock()
+	h.asked = h.process == p
+	var err error
+	if h.asked {
+		err = h.sendTold(p, sig)
+	}
+	h.mu.Unlock()
+	if err != nil {
 		return err
 	}
 	var over <-chan time.Time
@@ -498,7 +530,6 @@ func (h *holder) stop(ctx context.Context, sig syscall.Signal, grace time.Durati
 		}
 		<-done
 	}
-	h.records.event(h.config, "stop", nil)
 	// Until it is let go of, so that it can be removed or started at once; or
 	// until it runs again, for that was asked too.
 	for {

@@ -268,7 +268,7 @@ func TestTLSRegistry(t *testing.T) {
 	}
 	try("unknown authority", 1, "certificate signed by unknown authority")
 	put("ca.crt", "ca.crt")
-	try("no certificate of ours", 1, "tls: ")
+	try("no certificate of ours", 1, "tls: the registry asks its clients for a certificate")
 	put("client.crt", "client.cert")
 	try("no key", 1, "client.cert has no key beside it", "client.key is missing")
 	put("client.key", "client.key")

@@ -124,7 +124,7 @@ func TestLifeCycle(t *testing.T) {
 	for line := range strings.Lines(w.ok("events", "--stream=false", "--filter", "container="+id, "--format", "{{.Action}}")) {
 		actions = append(actions, strings.TrimSpace(line))
 	}
-	want := "create start rename pause unpause stop die start stop die start kill die destroy"
+	want := "create start rename pause unpause kill die stop start kill die stop start restart kill die destroy"
 	if got := strings.Join(actions, " "); got != want {
 		t.Errorf("events are %q, want %q", got, want)
 	}

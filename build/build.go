@@ -14,6 +14,8 @@ package build
 import (
 	"context"
 	"log/slog"
+	"net/netip"
+	"os"
 	"runtime"
 	"time"
 
@@ -97,6 +99,7 @@ type Env struct {
 	Images   ImageSource
 	Remote   RemoteSource // nil: ADD then fetches nothing
 	Executor Executor
+	Networks Networks // nil: RUN has the machine's network or none
 	Sink     progress.Sink
 	Log      *slog.Logger
 	Now      func() time.Time
@@ -128,6 +131,25 @@ type Executor interface {
 	// Run runs a container to its end. A process that fails gives a
 	// [*container.ExitError].
 	Run(ctx context.Context, spec container.Spec) error
+}
+
+// Networks are those that RUN steps can be on.
+type Networks interface {
+	// Join returns a network namespace of the build on the network of a name,
+	// "default" for that of builds that name none. It is no other step's until
+	// it is released.
+	Join(ctx context.Context, name string) (Link, error)
+}
+
+// Link is a step's connection to a network.
+type Link struct {
+	NetNS *os.File     // nil: the step is in the machine's own network
+	DNS   []netip.Addr // name servers, none for the machine's
+	// Gateway is the address of the machine there, zero if there is none.
+	Gateway netip.Addr
+	// Release gives the namespace up once its last process has ended. used
+	// says that the step could change it: no other step is to have it then.
+	Release func(used bool) error
 }
 
 // Result is what a build made.

@@ -21,7 +21,7 @@ import (
 
 // RunOptions hold for every RUN of a build.
 type RunOptions struct {
-	Network         string              `json:"network,omitempty"` // "default", "host", "none"
+	Network         string              `json:"network,omitempty"` // "default", "host", "none" or that of a network
 	Hosts           []container.Host    `json:"hosts,omitempty"`
 	DNS             container.DNS       `json:"dns,omitzero"`
 	ShmSize         int64               `json:"shmSize,omitempty"` // bytes, 0 for the default
@@ -111,7 +111,7 @@ func (o *runOp) confine(p *plan, c *instructions.RunCommand) error {
 		o.network = p.opts.Run.Network
 	case "host":
 		// Where the build has the machine's network anyway, it is no gain.
-		if p.opts.Run.Network == "none" && !p.opts.Allow.NetworkHost {
+		if p.opts.Run.Network != "host" && !p.opts.Allow.NetworkHost {
 			return &NotAllowedError{"network.host is not allowed", "network.host"}
 		}
 	}
@@ -196,12 +196,39 @@ type process struct {
 	User      string            `json:"user,omitempty"`
 	Shell     []string          `json:"shell"` // of commands in shell form
 	Hostname  string            `json:"hostname,omitempty"`
-	Network   container.Network `json:"network"`
+	Network   string            `json:"network"` // as RunOptions has it
 	Insecure  bool              `json:"insecure,omitempty"`
 	Devices   []string          `json:"devices,omitempty"` // of CDI
 	Mounts    []mountSpec       `json:"mounts,omitempty"`
 	SecretEnv map[string]string `json:"secretEnv,omitempty"` // variables, and the secrets that are their values
 	Run       RunOptions        `json:"run"`
+}
+
+// join has a container use the network of the process.
+func (p *process) join(ctx context.Context, spec *container.Spec, m *mounter) error {
+	networks := m.env.Networks
+	switch {
+	case p.Network == "none":
+		spec.Network = container.NetworkNone
+		return nil
+	case p.Network == "host" || networks == nil:
+		spec.Network = container.NetworkHost
+		return nil
+	}
+	link, err := networks.Join(ctx, p.Network)
+	if err != nil {
+		return fmt.Errorf("network %s of RUN: %w", p.Network, err)
+	}
+	if link.NetNS == nil {
+		spec.Network = container.NetworkHost
+		return nil
+	}
+	m.undo = append(m.undo, func() error { return link.Release(p.Insecure || len(spec.CapAdd) > 0) })
+	spec.Network, spec.NetNS, spec.Gateway = container.NetworkPrivate, link.NetNS, link.Gateway
+	if len(spec.DNS.Servers) == 0 {
+		spec.DNS.Servers = link.DNS
+	}
+	return nil
 }
 
 // open makes the process's mounts and the container to run it in, which lacks
@@ -211,7 +238,7 @@ func (p *process) open(ctx context.Context, m *mounter) (spec container.Spec, re
 	run := &p.Run
 	spec = container.Spec{
 		Args: p.Args, Dir: p.Dir, User: p.User, Env: slices.Clone(p.Env),
-		Hostname: p.Hostname, Network: p.Network, Hosts: run.Hosts, DNS: run.DNS,
+		Hostname: p.Hostname, Hosts: run.Hosts, DNS: run.DNS,
 		ShmSize: run.ShmSize, Rlimits: run.Rlimits, CgroupParent: run.CgroupParent, Resources: run.Resources,
 		CapAdd: run.CapAdd, CapDrop: run.CapDrop, Seccomp: run.Seccomp, NoNewPrivileges: run.NoNewPrivileges,
 		Devices: slices.Clone(run.Devices), RunStep: true,
@@ -222,6 +249,9 @@ func (p *process) open(ctx context.Context, m *mounter) (spec container.Spec, re
 	if p.Insecure {
 		spec.Privileged, spec.AmbientCaps = true, true
 		spec.Devices = append(spec.Devices, insecureDevices()...)
+	}
+	if err := p.join(ctx, &spec, m); err != nil {
+		return spec, m.release, err
 	}
 	if spec.Mounts, err = m.all(ctx, p.Mounts); err != nil {
 		return spec, m.release, err

@@ -278,7 +278,7 @@ func (o *runOp) explain(err error) error {
 func (o *runOp) process(ctx context.Context, r *runner) (*process, error) {
 	p := &process{
 		Args: o.args, Env: o.withProxy(), Dir: o.dir, User: o.user, Shell: o.shell, Hostname: o.hostname,
-		Network: networkOf(o.network), Insecure: o.insecure, Devices: o.devices, SecretEnv: map[string]string{}, Run: r.opts.Run,
+		Network: o.network, Insecure: o.insecure, Devices: o.devices, SecretEnv: map[string]string{}, Run: r.opts.Run,
 	}
 	if o.script != nil {
 		p.Mounts = append(p.Mounts, mountSpec{Type: "script", Target: scriptDir, Source: o.script.Name, Script: []byte(o.script.Data), ReadOnly: true})
@@ -335,15 +335,6 @@ const (
 	failureLines = 20
 	failureBytes = 16 << 10
 )
-
-// networkOf is the container's network for a build's. The default is the
-// host's network, BuildKit's choice where no bridge is configured.
-func networkOf(name string) container.Network {
-	if name == "none" {
-		return container.NetworkNone
-	}
-	return container.NetworkHost
-}
 
 // containerID names a step's container after its snapshot's directory.
 func containerID(active snapshot.Active) string {

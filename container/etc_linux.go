@@ -120,6 +120,15 @@ func hostsFile(spec *Spec, hostname string) ([]byte, error) {
 		}
 	}
 	for _, h := range spec.Hosts {
+		if h.Gateway {
+			h.IP = spec.Gateway
+			if spec.Network == NetworkHost || spec.Network == "" {
+				h.IP = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+			}
+			if !h.IP.IsValid() {
+				continue
+			}
+		}
 		if h.Name == "" || strings.ContainsAny(h.Name, " \t\n#") || !h.IP.IsValid() {
 			return nil, fmt.Errorf("host %q with address %q", h.Name, h.IP)
 		}

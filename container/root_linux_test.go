@@ -67,7 +67,7 @@ func TestEtcFiles(t *testing.T) {
 	eachCarrier(t, func(t *testing.T, run runner) {
 		spec := newSpec(t, "cat", "/etc/hosts", ";", "cat", "/etc/resolv.conf", ";", "try", "w", "/etc/hosts", "/etc/resolv.conf", ";", "write", "/etc/hostname", "image's", ";", "stat", "/etc/hosts")
 		spec.RunStep, spec.Hostname = true, "buildkitsandbox"
-		spec.Hosts = []Host{{"db", netip.MustParseAddr("10.0.0.7")}, {"six", netip.MustParseAddr("fd00::1")}}
+		spec.Hosts = []Host{{Name: "db", IP: netip.MustParseAddr("10.0.0.7")}, {Name: "six", IP: netip.MustParseAddr("fd00::1")}}
 		spec.ResolvConf = []byte("nameserver 192.0.2.1\n")
 		old := unix.Umask(0o077)
 		got := run.ok(t, spec)
@@ -80,7 +80,7 @@ func TestEtcFiles(t *testing.T) {
 		if text := readInRoot(t, spec.Root, "etc/hostname"); text != "image's" {
 			t.Errorf("/etc/hostname in the root: %q", text)
 		}
-		for _, h := range []Host{{"", netip.IPv4Unspecified()}, {"a b", netip.IPv4Unspecified()}, {"a", netip.Addr{}}} {
+		for _, h := range []Host{{IP: netip.IPv4Unspecified()}, {Name: "a b", IP: netip.IPv4Unspecified()}, {Name: "a"}} {
 			spec := newSpec(t, "exit", "0")
 			spec.Hosts = []Host{h}
 			if _, err := run.start(t.Context(), spec); exitCode(t, err) != 125 {
@@ -323,7 +323,7 @@ func runHostile(t *testing.T, run runner, at, to, user string) {
 	removeAllAt(t, spec.Root, at)
 	must(t, unix.Symlinkat(to, root, at))
 	spec.Dir, spec.Terminal, spec.User = "/work/x", true, user
-	spec.Hosts = []Host{{"inside", netip.MustParseAddr("192.0.2.1")}}
+	spec.Hosts = []Host{{Name: "inside", IP: netip.MustParseAddr("192.0.2.1")}}
 	spec.Mounts = []mount.Mount{
 		{Type: mount.Tmpfs, Target: "/vol"}, {Type: mount.Tmpfs, Target: "/vol/sub/deep"}, {Type: mount.Tmpfs, Target: "/dev/shm"},
 	}

@@ -77,6 +77,9 @@ type Spec struct {
 	// NetNS is the network namespace of [NetworkPrivate], which the caller has
 	// made and keeps.
 	NetNS *os.File `json:"-"`
+	// Gateway is the address of this machine on a private network; zero if it
+	// is not to be reached. On the machine's own network it is 127.0.0.1.
+	Gateway netip.Addr `json:"-"`
 
 	// Terminal gives the process a pseudo terminal of Width by Height as
 	// controlling terminal and standard streams; Stdin and Stdout are its
@@ -207,6 +210,10 @@ type DNS struct {
 type Host struct {
 	Name string
 	IP   netip.Addr
+	// Gateway has the name mean this machine, in the place of IP: its address
+	// is [Spec.Gateway]. Where the network does not reach this machine
+	// there is no such line.
+	Gateway bool `json:",omitempty"`
 }
 
 // Network says which network a container sees.

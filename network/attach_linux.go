@@ -62,6 +62,17 @@ type Connected struct {
 // Namespace is the network namespace. It is the Attachment's.
 func (a *Attachment) Namespace() *os.File { return a.ns }
 
+// Gateway is the address by which the container reaches this machine, invalid
+// if no network of it leads out.
+func (a *Attachment) Gateway() netip.Addr {
+	for _, c := range a.Connected {
+		if len(c.Gateways) > 0 {
+			return c.Gateways[0]
+		}
+	}
+	return netip.Addr{}
+}
+
 // Attach makes a network namespace and joins it to networks. What has been made
 // is gone again after a failure. [Attachment.Close] ends it.
 func (n *Networks) Attach(e Endpoint) (_ *Attachment, err error) {

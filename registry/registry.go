@@ -124,9 +124,9 @@ type Client struct {
 
 	mu         sync.Mutex
 	transports map[string]*transport // by host:port
-	plain      map[string]bool            // host:port: whether it speaks plain http
-	trusted    map[string]trusted         // by host:port
-	dead       map[string]bool            // mirrors that were not to be reached
+	plain      map[string]bool       // host:port: whether it speaks plain http
+	trusted    map[string]trusted    // by host:port
+	dead       map[string]bool       // mirrors that were not to be reached
 }
 
 // trusted is what configuration files say of a host's connections.

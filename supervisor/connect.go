@@ -51,6 +51,7 @@ func private(spec *container.Spec, att *network.Attachment) {
 	if len(spec.DNS.Servers) == 0 {
 		spec.DNS.Servers = att.DNS
 	}
+	spec.Gateway = att.Gateway()
 }
 
 // join has a container use the network of another one, which runs.
@@ -92,6 +93,7 @@ func (h *holder) join(spec *container.Spec, id string) error {
 		if len(spec.DNS.Servers) == 0 {
 			spec.DNS.Servers = att.DNS
 		}
+		spec.Gateway = att.Gateway()
 	}
 	h.joined = ns
 	return nil

@@ -53,8 +53,28 @@ func (r Records) Networks() *network.Networks { return r.networks }
 
 // present says whether a container runs, or is about to.
 func (r Records) present(id string) bool {
+	if lives, is := processLives(id); is {
+		return lives
+	}
 	s := r.readState(id)
 	return s.Alive() && s.processLives() || r.held(id)
+}
+
+// ProcessID makes the name under which this process, which is no container,
+// has something on a network. It holds as long as the process lives.
+func ProcessID() string {
+	pid := os.Getpid()
+	return fmt.Sprintf("process-%d-%d-%s", pid, container.StartTime(pid), NewID()[:12])
+}
+
+// processLives says whether the process lives that made an ID of ProcessID.
+func processLives(id string) (lives, is bool) {
+	var pid int
+	var start uint64
+	if _, err := fmt.Sscanf(id, "process-%d-%d-", &pid, &start); err != nil {
+		return false, false
+	}
+	return start > 0 && container.StartTime(pid) == start, true
 }
 
 // Dir is where a container's files are.

@@ -109,7 +109,7 @@ func (b *bakery) run(ctx context.Context, names []string) error {
 		})
 	}
 	err = errors.Join(g.Wait(), session.trees.Close())
-	if closeErr := session.display.Close(); err == nil {
+	if closeErr := session.close(); err == nil {
 		err = closeErr
 	}
 	if err != nil {

@@ -112,7 +112,7 @@ func runBuild(ctx context.Context, e *env, args []string) error {
 		return err
 	}
 	res, err := b.build(ctx, req)
-	if closeErr := b.display.Close(); err == nil {
+	if closeErr := b.close(); err == nil {
 		err = closeErr
 	}
 	if err != nil {
@@ -136,10 +136,11 @@ func imageID(img build.ImageResult) digest.Digest {
 
 // buildSession is what the builds of one command share.
 type buildSession struct {
-	e       *env
-	env     build.Env
-	display progress.Display
-	trees   *sharedTrees // nil for a single build
+	e        *env
+	env      build.Env
+	networks *buildNetworks
+	display  progress.Display
+	trees    *sharedTrees // nil for a single build
 }
 
 // openBuild opens the state directory and the display for builds. The caller
@@ -173,11 +174,15 @@ func (e *env) openBuild(o *buildOptions) (*buildSession, error) {
 	}
 	images := newImageSource(e, s, display)
 	images.never = strings.EqualFold(o.pull, "never")
-	return &buildSession{e: e, display: display, env: build.Env{
+	networks := e.buildNetworks(s)
+	return &buildSession{e: e, display: display, networks: networks, env: build.Env{
 		Store: s, Cache: c, RootFS: rfs, Images: images,
-		Executor: executor{}, Sink: display, Log: e.logger(), Now: time.Now,
+		Executor: executor{}, Networks: networks, Sink: display, Log: e.logger(), Now: time.Now,
 	}}, nil
 }
+
+// close ends networks and display.
+func (b *buildSession) close() error { return errors.Join(b.networks.close(), b.display.Close()) }
 
 // build builds and delivers the result.
 func (b *buildSession) build(ctx context.Context, req *buildRequest) (res *build.Result, err error) {

@@ -13,6 +13,7 @@ import (
 	"builder/build"
 	"builder/cdi"
 	"builder/container"
+	"builder/supervisor"
 
 	"github.com/docker/go-units"
 	"github.com/spf13/pflag"
@@ -41,7 +42,7 @@ func (f *dnsFlags) addFlags(fs *pflag.FlagSet) {
 }
 
 func (f *runFlags) addFlags(fs *pflag.FlagSet) {
-	fs.StringVar(&f.network, "network", "default", "network of RUN: default, host or none")
+	fs.StringVar(&f.network, "network", "default", "network of RUN: `default|host|none` or the name of one")
 	fs.StringArrayVar(&f.allow, "allow", nil, "let the Dockerfile have `security.insecure|network.host|device[=NAME]|secret.leak|buildx.local.delete`")
 	fs.StringArrayVar(&f.addHosts, "add-host", nil, "further line of /etc/hosts, `NAME:IP`")
 	f.dnsFlags.addFlags(fs)
@@ -62,10 +63,11 @@ func (f *runFlags) addFlags(fs *pflag.FlagSet) {
 func (f *runFlags) resolve(e *env, opts *build.Options) (flag string, err error) {
 	run := &opts.Run
 	run.Network, run.CgroupParent = f.network, f.cgroupParent
-	switch f.network {
-	case "default", "host", "none":
-	default:
-		return "network", fmt.Errorf("%q: want default, host or none", f.network)
+	if run.Network == "default" {
+		run.Network = first(e.getenv("BUILDER_NETWORK"), run.Network)
+	}
+	if err := e.checkBuildNetwork(run.Network); err != nil {
+		return "network", err
 	}
 	if opts.Allow, err = parseAllow(f.allow); err != nil {
 		return "allow", err
@@ -95,6 +97,22 @@ func (f *runFlags) resolve(e *env, opts *build.Options) (flag string, err error)
 	}
 	opts.Devices = cdiRegistry(f.cdiDir)
 	return f.confine(run)
+}
+
+// checkBuildNetwork reports an error unless RUN steps can be on a network.
+func (e *env) checkBuildNetwork(name string) error {
+	switch {
+	case name == "default" || name == "host" || name == "none":
+		return nil
+	case name == "" || strings.HasPrefix(name, "container:"):
+		return fmt.Errorf("%q: want default, host, none or the name of a network", name)
+	}
+	s, err := e.store()
+	if err != nil {
+		return err
+	}
+	_, err = supervisor.NewRecords(s).Networks().Find(name)
+	return err
 }
 
 // cdiRegistry is that of a directory or, for "", of the usual ones.
@@ -296,7 +314,9 @@ func parseHosts(words []string) ([]container.Host, error) {
 		host := container.Host{Name: w[:i]}
 		text := strings.Trim(w[i+1:], "[]")
 		if text == "host-gateway" {
-			text = "127.0.0.1"
+			host.Gateway = true
+			out = append(out, host)
+			continue
 		}
 		ip, err := netip.ParseAddr(text)
 		if err != nil {

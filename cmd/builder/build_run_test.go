@@ -93,7 +93,7 @@ func TestWrongRunInput(t *testing.T) {
 		{"allow", "network.host=1", "unknown entitlement network.host=1"},
 		{"allow", "device=a,b", `invalid device config "b"`},
 		{"allow", "device=a,b=c", `unknown device config key "b"`},
-		{"network", "mine", `"mine"`},
+		{"network", "mine", "no such network: mine"},
 		{"volume", "/tmp", "want PATH:TARGET"},
 		{"volume", "name:/x", "not an absolute path"},
 		{"volume", "/tmp:x", "no place to mount on"},

@@ -118,7 +118,7 @@ func (e *env) runCall(ctx context.Context, req *buildRequest) (err error) {
 		answer = func() error { return e.printCheck(req.call, checked{f.Name, f.Source, build.Findings(f), parseErr}) }
 		err = nil
 	}
-	if closeErr := b.display.Close(); err == nil {
+	if closeErr := b.close(); err == nil {
 		err = closeErr
 	}
 	if err != nil {

@@ -58,7 +58,7 @@ func runContextLs(ctx context.Context, e *env, args []string) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, b.display.Close()) }()
+	defer func() { err = errors.Join(err, b.close()) }()
 	opener, err := b.contextOpener(req)
 	if err != nil {
 		return err

@@ -107,8 +107,9 @@ func (e *env) debugStep(ctx context.Context, failed build.FailedSteps, id string
 	if err != nil {
 		return 0, err
 	}
-	d, err := failed.Open(ctx, build.Env{Store: s, Cache: c, RootFS: rfs}, step, command, opts)
-	defer func() { err = errors.Join(err, d.Release()) }()
+	networks := e.buildNetworks(s)
+	d, err := failed.Open(ctx, build.Env{Store: s, Cache: c, RootFS: rfs, Networks: networks}, step, command, opts)
+	defer func() { err = errors.Join(err, d.Release(), networks.close()) }()
 	if err != nil {
 		return 0, err
 	}

@@ -245,7 +245,11 @@ func (in *inspectedContainer) hostConfig(c supervisor.Config) {
 		h.DNS = append(h.DNS, s.String())
 	}
 	for _, host := range c.Spec.Hosts {
-		h.ExtraHosts = append(h.ExtraHosts, host.Name+":"+host.IP.String())
+		address := "host-gateway"
+		if !host.Gateway {
+			address = host.IP.String()
+		}
+		h.ExtraHosts = append(h.ExtraHosts, host.Name+":"+address)
 	}
 	if c.Endpoint != nil {
 		for _, p := range c.Endpoint.Ports {

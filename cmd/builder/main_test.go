@@ -30,7 +30,9 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	_ = os.RemoveAll(debianDir)
+	os.Exit(code)
 }
 
 // bench is a state directory and a directory to work in.

@@ -112,18 +112,38 @@ func startRegistryWith(t *testing.T, more string) string {
 	return addr
 }
 
+// debianDir has what debian made, for all tests.
+var debianDir string
+
+// debian is the name of a tar with Debian's smallest system, made of packages.
+func debian(t *testing.T) string {
+	t.Helper()
+	testutil.Require(t, "root", "mmdebstrap")
+	name := filepath.Join(debianDir, "debian.tar")
+	if debianDir != "" {
+		return name
+	}
+	dir, err := os.MkdirTemp("", "builder-test-debian-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	name = filepath.Join(dir, "debian.tar")
+	cmd := exec.Command("mmdebstrap", "--quiet", "--variant=minbase", `--aptopt=APT::Sandbox::User "root"`, "bookworm", name)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		_ = os.RemoveAll(dir)
+		t.Fatalf("make base image: %v\n%s", err, out)
+	}
+	debianDir = dir
+	return name
+}
+
 // pushDebian makes a base image from Debian packages, pushes it to a registry
 // and returns its name there.
 func pushDebian(t *testing.T, registry string) string {
 	t.Helper()
 	dir := t.TempDir()
-	rootfs := filepath.Join(dir, "debian.tar")
-	cmd := exec.Command("mmdebstrap", "--quiet", "--variant=minbase", `--aptopt=APT::Sandbox::User "root"`, "bookworm", rootfs)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("make base image: %v\n%s", err, out)
-	}
 	w := &workbench{t: t, root: t.TempDir(), dir: dir}
-	w.ok("import", "--change", `CMD ["/bin/bash"]`, rootfs, "debian:12")
+	w.ok("import", "--change", `CMD ["/bin/bash"]`, debian(t), "debian:12")
 	w.ok("save", "--format", "oci-archive", "-o", "debian.oci", "debian:12")
 	name := registry + "/debian:12"
 	out, err := exec.Command("skopeo", "copy", "--dest-tls-verify=false", "oci-archive:"+dir+"/debian.oci", "docker://"+name).CombinedOutput()

@@ -139,6 +139,9 @@ func (cl *Client) request(ctx context.Context, c Config, req request, spawn bool
 		case resp.NotHeld:
 			nc.Close()
 			return nil, resp, &NotRunningError{c.Name}
+		case resp.Running:
+			nc.Close()
+			return nil, resp, fmt.Errorf("container %s: %w", c.Name, ErrRunning)
 		case resp.Error != "":
 			nc.Close()
 			err := errors.New(resp.Error)
@@ -209,6 +212,17 @@ func (cl *Client) Attach(ctx context.Context, c Config, s *Session) error {
 // that doesn't run stays as it is.
 func (cl *Client) Stop(ctx context.Context, c Config, sig syscall.Signal, grace time.Duration) error {
 	_, err := cl.simple(ctx, c, request{Op: "stop", Signal: int(sig), Grace: grace})
+	var not *NotRunningError
+	if errors.As(err, &not) {
+		return nil
+	}
+	return err
+}
+
+// ShutDown is Stop as the machine goes down: what its policy has run is started
+// again at boot (see [Restart.AtBoot]).
+func (cl *Client) ShutDown(ctx context.Context, c Config, sig syscall.Signal, grace time.Duration) error {
+	_, err := cl.simple(ctx, c, request{Op: "stop", Signal: int(sig), Grace: grace, Shutdown: true})
 	var not *NotRunningError
 	if errors.As(err, &not) {
 		return nil

@@ -43,6 +43,7 @@ type holder struct {
 
 	size     [2]uint16     // of the terminal
 	stopping bool          // it is not to be started again
+	shutdown bool          // the machine goes down: nobody wants it stopped
 	asked    bool          // a user has asked for its stop
 	again    bool          // it is to be started again, whatever its policy is
 	wake     chan struct{} // ends the pause before a restart
@@ -154,6 +155,18 @@ func (p Restart) wants(s State) bool {
 		return s.ExitCode != 0 && (p.Max == 0 || s.Restarts < p.Max)
 	}
 	return false
+}
+
+// AtBoot says whether a container with this policy that was left so is started
+// when the machine is, as docker's daemon does.
+func (p Restart) AtBoot(s State) bool {
+	switch {
+	case s.Status == Created || s.Foreground:
+		return false
+	case p.Name == RestartAlways:
+		return true
+	}
+	return !s.Stopped && p.wants(s)
 }
 
 // restart starts the container once more. One that can't be started is tried
@@ -398,7 +411,7 @@ func (h *holder) wait() {
 	if logErr != nil {
 		h.state.Error = logErr.Error()
 	}
-	h.state.Stopped = h.stopping && !h.again
+	h.state.Stopped = h.stopping && !h.again && !h.shutdown
 	h.last = h.state
 	h.save()
 	if h.state.OOM {
@@ -485,10 +498,11 @@ func (h *holder) kill(sig syscall.Signal) error {
 }
 
 // stop ends the container: by its stop signal and, after the grace time, by
-// SIGKILL. A negative grace is for ever.
-func (h *holder) stop(ctx context.Context, sig syscall.Signal, grace time.Duration) error {
+// SIGKILL. A negative grace is for ever. shutdown says that it is not the
+// user's wish that it doesn't run.
+func (h *holder) stop(ctx context.Context, sig syscall.Signal, grace time.Duration, shutdown bool) error {
 	h.mu.Lock()
-	h.stopping = true
+	h.stopping, h.shutdown = true, shutdown
 	h.mu.Unlock()
 	select {
 	case h.wake <- struct{}{}:
@@ -574,7 +588,7 @@ func (h *holder) running(ctx context.Context) *container.Process {
 func (h *holder) startAgain() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.again, h.stopping = true, false
+	h.again, h.stopping, h.shutdown = true, false, false
 }
 
 // pause stops all its processes until thaw.

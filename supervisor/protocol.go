@@ -29,6 +29,8 @@ type request struct {
 	ID     string        `json:"id"` // whole
 	Signal int           `json:"signal,omitempty"`
 	Grace  time.Duration `json:"grace,omitempty"` // negative: for ever
+	// Shutdown is that of [Client.ShutDown].
+	Shutdown bool `json:"shutdown,omitempty"`
 	Attach *attachment   `json:"attach,omitempty"`
 	Width  uint16        `json:"width,omitempty"`
 	Height uint16        `json:"height,omitempty"`
@@ -49,6 +51,7 @@ type response struct {
 	Error    string   `json:"error,omitempty"`
 	Code     int      `json:"code,omitempty"` // exit code for the error, of a start
 	NotHeld  bool     `json:"notHeld,omitempty"`
+	Running  bool     `json:"running,omitempty"` // the error is [ErrRunning]
 	Warnings []string `json:"warnings,omitempty"`
 	State    *State   `json:"state,omitempty"`
 }

@@ -70,7 +70,7 @@ type holders interface {
 func answer(st *State, err error) response {
 	r := response{State: st}
 	if err != nil {
-		r.Error = err.Error()
+		r.Error, r.Running = err.Error(), errors.Is(err, ErrRunning)
 		var start *container.StartError
 		if errors.As(err, &start) {
 			r.Code = start.Code
@@ -83,11 +83,11 @@ func answer(st *State, err error) response {
 func serve(ctx context.Context, h *holder, req request) error {
 	switch req.Op {
 	case "stop":
-		return h.stop(ctx, syscall.Signal(req.Signal), req.Grace)
+		return h.stop(ctx, syscall.Signal(req.Signal), req.Grace, req.Shutdown)
 	case "restart":
 		h.startAgain()
 		before := h.current().Started
-		if err := h.stop(ctx, syscall.Signal(req.Signal), req.Grace); err != nil {
+		if err := h.stop(ctx, syscall.Signal(req.Signal), req.Grace, false); err != nil {
 			return err
 		}
 		return h.awaitRestart(ctx, before)

@@ -120,6 +120,7 @@ func runStart(ctx context.Context, e *env, args []string) error {
 	sigProxy := fs.Bool("sig-proxy", true, "pass signals on to the process")
 	all := fs.Bool("all", false, "start all containers that don't run")
 	filters := fs.StringArray("filter", nil, "with --all, only those of a filter as ps has")
+	boot := fs.Bool("boot", false, "start all containers whose restart policy has them run when the machine starts")
 	words, err := e.parse(fs, args, 0, -1)
 	if err != nil {
 		return err
@@ -128,11 +129,13 @@ func runStart(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	words, err = e.named(words, *all, func(c supervisor.Container) bool { return !c.State.Alive() && match(c) })
+	words, err = e.named(words, *all || *boot, func(c supervisor.Container) bool {
+		return !c.State.Alive() && match(c) && (!*boot || c.Restart.AtBoot(c.State))
+	})
 	if err != nil {
 		return err
 	}
-	if len(words) == 0 && !*all {
+	if len(words) == 0 && !*all && !*boot {
 		return &usageError{msg: "start: name a container", hint: "builder start --help"}
 	}
 	if *attach || *interactive {
@@ -149,7 +152,11 @@ func runStart(ctx context.Context, e *env, args []string) error {
 		if c.State.Alive() {
 			return nil
 		}
-		return e.startDetached(ctx, client, c.Config)
+		err := e.startDetached(ctx, client, c.Config)
+		if errors.Is(err, supervisor.ErrRunning) {
+			return nil // somebody else, or its restart policy, was first
+		}
+		return err
 	})
 }
 
@@ -215,6 +222,10 @@ func (e *env) stopOrRestart(ctx context.Context, name string, args []string) err
 	fs.StringVarP(&o.signal, "signal", "s", "", "signal to send (default the container's, or SIGTERM)")
 	all := fs.BoolP("all", "a", false, "all that run")
 	ignore := fs.BoolP("ignore", "i", false, "don't mind containers that are not there")
+	shutdown := new(bool)
+	if name == "stop" {
+		fs.BoolVar(shutdown, "shutdown", false, "all that run, as the machine goes down: start --boot starts them again")
+	}
 	words, err := e.parse(fs, args, 0, -1)
 	if err != nil {
 		return err
@@ -224,11 +235,13 @@ func (e *env) stopOrRestart(ctx context.Context, name string, args []string) err
 			return &usageError{msg: fmt.Sprintf("%s: --signal: %v", name, err)}
 		}
 	}
-	words, err = e.named(words, *all, running)
+	words, err = e.named(words, *all || *shutdown, func(c supervisor.Container) bool {
+		return c.State.Alive() || c.State.Status == supervisor.Restarting
+	})
 	if err != nil {
 		return err
 	}
-	if len(words) == 0 && !*all {
+	if len(words) == 0 && !*all && !*shutdown {
 		return &usageError{msg: name + ": name a container", hint: "builder " + name + " --help"}
 	}
 	err = e.forContainers(words, func(client *supervisor.Client, c supervisor.Container) error {
@@ -238,6 +251,9 @@ func (e *env) stopOrRestart(ctx context.Context, name string, args []string) err
 		}
 		if name == "restart" {
 			return client.Restart(ctx, c.Config, sig, grace)
+		}
+		if *shutdown {
+			return client.ShutDown(ctx, c.Config, sig, grace)
 		}
 		return client.Stop(ctx, c.Config, sig, grace)
 	})

@@ -124,6 +124,7 @@ func commands() []command {
 		{"container", "COMMAND | prune", "the commands about containers by docker's second names, and prune", runGroup("container")},
 		{"image", "COMMAND", "the commands about images by docker's second names", runGroup("image")},
 		{"system", "COMMAND", "df, events, info and prune by docker's second names", runGroup("system")},
+		{"generate", "systemd [OPTIONS] [CONTAINER...]", "write units of systemd: one that starts containers with the machine, or one for each container", runGenerate},
 		{"doctor", "[OPTIONS]", "probe what steps and containers need here, and say how to get what is missing", runDoctor},
 		{"df", "[OPTIONS]", "show what takes how much disk", runDf},
 		{"prune", "[OPTIONS]", "remove what nothing needs", runPrune},

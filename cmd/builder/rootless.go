@@ -19,7 +19,7 @@ import (
 // or write files of the user's own.
 var plain = []string{
 	"version", "doctor", "login", "logout", "context", "images", "history", "tree", "tag", "untag", "manifest", "save", "push", "pull",
-	"info", "ps", "logs", "port",
+	"info", "ps", "logs", "port", "generate",
 }
 
 // membersDir is the directory, below the state directory, of userns.Options.

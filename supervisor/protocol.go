@@ -30,10 +30,10 @@ type request struct {
 	Signal int           `json:"signal,omitempty"`
 	Grace  time.Duration `json:"grace,omitempty"` // negative: for ever
 	// Shutdown is that of [Client.ShutDown].
-	Shutdown bool `json:"shutdown,omitempty"`
-	Attach *attachment   `json:"attach,omitempty"`
-	Width  uint16        `json:"width,omitempty"`
-	Height uint16        `json:"height,omitempty"`
+	Shutdown bool        `json:"shutdown,omitempty"`
+	Attach   *attachment `json:"attach,omitempty"`
+	Width    uint16      `json:"width,omitempty"`
+	Height   uint16      `json:"height,omitempty"`
 
 	Connection *network.Connection `json:"connection,omitempty"` // of connect and disconnect
 	Changes    *Changes            `json:"changes,omitempty"`    // of update

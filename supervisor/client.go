@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"builder/container"
+	"builder/internal/sys"
 )
 
 // A Client asks the holders of containers. The zero values of its fields but
@@ -97,6 +98,9 @@ func (cl *Client) spawn() error {
 	cmd.Dir, cmd.Stderr = "/", log
 	cmd.ExtraFiles = []*os.File{w}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	// What the caller of this command has open beside the three streams, such
+	// as a lock or the end of a pipe, isn't kept open for the monitor's life.
+	sys.CloseOnExec()
 	err = cmd.Start()
 	w.Close()
 	if err != nil {

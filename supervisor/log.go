@@ -290,7 +290,7 @@ type LogOptions struct {
 
 // Logs calls emit for each line of a container's output that is wanted. The
 // text is good only during the call. It ends when the log does or, if it
-// follows, when the container has ended; or with ctx or an error of emit.
+// follows, when the container has ended or Until has come; or with ctx or an error of emit.
 func (r Records) Logs(c Config, opts LogOptions, done <-chan struct{}, emit func(Line) error) error {
 	if c.Log.Driver == "none" {
 		return fmt.Errorf("container %s keeps no log: it was made with --log-driver none", c.Name)
@@ -303,7 +303,7 @@ func (r Records) Logs(c Config, opts LogOptions, done <-chan struct{}, emit func
 	}
 	for {
 		// Asked before reading: what was written until its end is then read.
-		over := !opts.Follow || !r.State(c.ID).Alive() && !r.held(c.ID)
+		over := !opts.Follow || !opts.Until.IsZero() && time.Now().After(opts.Until) || !r.State(c.ID).Alive() && !r.held(c.ID)
 		if err := lr.read(); err != nil {
 			return err
 		}

@@ -213,11 +213,12 @@ func serveWait(ctx context.Context, c *conn, h *holder) {
 }
 
 // after is how a process ended, when that is known and all its output has been
-// taken.
+// taken. That is so already where it ended before it was asked for: it is nil
+// then.
 func (h *holder) after(p *container.Process) State {
 	for {
 		h.mu.Lock()
-		last, over := h.last, h.process != p
+		last, over := h.last, p == nil || h.process != p
 		h.mu.Unlock()
 		if over {
 			return last

@@ -12,10 +12,12 @@ import (
 	"os"
 	"path"
 	"strings"
+	"syscall"
 
 	"builder/internal/copytree"
 	"builder/internal/sys"
 	"builder/layer"
+	"builder/rootfs"
 	"builder/supervisor"
 )
 
@@ -59,8 +61,6 @@ func runCp(ctx context.Context, e *env, args []string) error {
 	switch {
 	case from.container == "" && to.container == "":
 		return &usageError{msg: "cp: one of the two must be in a container: CONTAINER:PATH"}
-	case from.container != "" && to.container != "":
-		return &usageError{msg: "cp: copying between containers is not supported: copy to this machine and on, or cp A:PATH - | cp - B:DIR"}
 	case from.path == "" && !from.stream || to.path == "" && !to.stream:
 		return &usageError{msg: "cp: a path is empty"}
 	}
@@ -68,20 +68,23 @@ func runCp(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	records := supervisor.NewRecords(s)
-	c, err := records.Find(first(from.container, to.container))
-	if err != nil {
-		return err
-	}
-	tree, err := openContainer(ctx, records, rfs, c, to.container != "")
+	source, dest, err := openEnds(ctx, supervisor.NewRecords(s), rfs, from, to)
 	if err != nil {
 		return fmt.Errorf("cp: %w", err)
 	}
-	defer tree.close()
-	if from.container != "" {
-		err = e.copyOut(ctx, o, tree, from.path, to)
-	} else {
-		err = e.copyIn(ctx, o, tree, from, to.path)
+	switch {
+	case dest == nil:
+		defer source.close()
+		err = e.copyOut(ctx, o, source, from.path, to)
+	case source == nil:
+		defer dest.close()
+		err = e.copyIn(ctx, o, dest, from, to.path)
+	default:
+		defer source.close()
+		if dest != source {
+			defer dest.close()
+		}
+		err = copyBetween(ctx, o, source, from.path, dest, to.path)
 	}
 	if err != nil {
 		return fmt.Errorf("cp %s %s: %w", words[0], words[1], err)
@@ -89,7 +92,33 @@ func runCp(ctx context.Context, e *env, args []string) error {
 	return nil
 }
 
-// source is what is copied, opened.
+// openEnds opens the containers of both ends; they may be one. An end on this
+// machine has nil.
+func openEnds(ctx context.Context, records supervisor.Records, rfs *rootfs.RootFS, from, to copyEnd) (source, dest *containerTree, err error) {
+	var c [2]supervisor.Container
+	for i, name := range []string{from.container, to.container} {
+		if name == "" {
+			continue
+		}
+		if c[i], err = records.Find(name); err != nil {
+			return nil, nil, err
+		}
+	}
+	same := c[0].ID == c[1].ID
+	if from.container != "" {
+		if source, err = openContainer(ctx, records, rfs, c[0], same); err != nil || same {
+			return source, source, err
+		}
+	}
+	if to.container != "" {
+		if dest, err = openContainer(ctx, records, rfs, c[1], true); err != nil && source != nil {
+			source.close()
+		}
+	}
+	return source, dest, err
+}
+
+// copySource is what is copied, opened.
 type copySource struct {
 	file     *os.File // opened as a mere place
 	info     os.FileInfo
@@ -212,11 +241,11 @@ func writeBelow(ctx context.Context, w io.Writer, dir *os.File, name string) err
 	}
 }
 
-// copyOut copies from the container.
-func (e *env) copyOut(ctx context.Context, o copying, t *containerTree, name string, to copyEnd) error {
+// source opens what a path of the container names.
+func (t *containerTree) source(o copying, name string) (*copySource, error) {
 	root, inside, _, err := t.locate(name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer root.Close()
 	if strings.HasSuffix(name, "/") && inside != "/" {
@@ -227,12 +256,61 @@ func (e *env) copyOut(ctx context.Context, o copying, t *containerTree, name str
 	}
 	src, err := openSource(root, inside, o.follow)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer src.file.Close()
 	if src.base = path.Base(path.Clean("/" + name)); src.base == "/" {
 		src.contents = true
 	}
+	return src, nil
+}
+
+// destination opens the tree that a path of the container is in, to be written
+// to.
+func (t *containerTree) destination(name string) (root *os.File, inside string, err error) {
+	root, inside, readOnly, err := t.locate(name)
+	if err != nil {
+		return nil, "", err
+	}
+	if readOnly || t.c.Spec.ReadOnly && !t.c.State.Alive() {
+		root.Close()
+		return nil, "", errors.New("the file system is read-only")
+	}
+	if strings.HasSuffix(name, "/") && inside != "/" {
+		inside += "/"
+	}
+	return root, inside, nil
+}
+
+// copyBetween copies from one container to another, or within one.
+func copyBetween(ctx context.Context, o copying, from *containerTree, name string, to *containerTree, dest string) error {
+	src, err := from.source(o, name)
+	if err != nil {
+		return err
+	}
+	defer src.file.Close()
+	root, inside, err := to.destination(dest)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return copyTo(ctx, src, root, inside, o.ownerIn())
+}
+
+// ownerIn is whose files become in a container; nil for the source's.
+func (o copying) ownerIn() *copytree.Owner {
+	if o.archive {
+		return nil
+	}
+	return &copytree.Owner{}
+}
+
+// copyOut copies from the container to this machine.
+func (e *env) copyOut(ctx context.Context, o copying, t *containerTree, name string, to copyEnd) error {
+	src, err := t.source(o, name)
+	if err != nil {
+		return err
+	}
+	defer src.file.Close()
 	if to.stream {
 		if src.base == "/" {
 			return src.write(ctx, e.stdout, "")
@@ -280,21 +358,11 @@ func absolute(name string) (string, error) {
 
 // copyIn copies to the container.
 func (e *env) copyIn(ctx context.Context, o copying, t *containerTree, from copyEnd, name string) error {
-	root, inside, readOnly, err := t.locate(name)
+	root, inside, err := t.destination(name)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	if readOnly || t.c.Spec.ReadOnly && !t.c.State.Alive() {
-		return errors.New("the file system is read-only")
-	}
-	if strings.HasSuffix(name, "/") && inside != "/" {
-		inside += "/"
-	}
-	owner := &copytree.Owner{}
-	if o.archive {
-		owner = nil
-	}
 	if from.stream {
 		return untarInto(ctx, root, inside, e.stdin, nil)
 	}
@@ -312,7 +380,7 @@ func (e *env) copyIn(ctx context.Context, o copying, t *containerTree, from copy
 		return err
 	}
 	defer src.file.Close()
-	return copyTo(ctx, src, root, inside, owner)
+	return copyTo(ctx, src, root, inside, o.ownerIn())
 }
 
 // untarInto extracts a tar into a directory that is there.
@@ -327,7 +395,7 @@ func untarInto(ctx context.Context, root *os.File, name string, r io.Reader, own
 		return err
 	}
 	defer plain.Close()
-	_, err = copytree.Untar(ctx, dir, plain, owner)
+	_, err = copytree.UntarKeeping(ctx, dir, plain, owner)
 	return err
 }
 
@@ -349,20 +417,54 @@ func copyTo(ctx context.Context, src *copySource, root *os.File, dest string, ow
 		return err
 	}
 	dir, name := path.Dir(clean), path.Base(clean)
+	if there == nil || !there.IsDir() {
+		if dir, name, err = behindLinks(root, dir, name); err != nil {
+			return err
+		}
+	}
 	switch {
 	case there != nil && there.IsDir() && src.contents:
 		dir, name = clean, ""
 	case there != nil && there.IsDir():
 		dir, name = clean, src.base
 	case there != nil && src.info.IsDir():
-		return fmt.Errorf("a directory can't be copied over %s, which is none", clean)
+		return fmt.Errorf("%s is there and is no directory: a directory can't be copied over it", clean)
 	case there != nil && asDir:
 		return fmt.Errorf("%s is not a directory", clean)
 	case there == nil && asDir && !src.info.IsDir():
-		return fmt.Errorf("%s is no directory that is there", clean)
+		return fmt.Errorf("there is no directory %s", clean)
 	}
 	pr, pw := io.Pipe()
 	go func() { pw.CloseWithError(src.write(ctx, pw, name)) }()
 	defer func() { _ = pr.Close() }()
 	return untarInto(ctx, root, dir, pr, owner)
+}
+
+// behindLinks follows a name that is a symbolic link to what it leads to, which
+// need not be there: a copy goes there, and doesn't replace the link.
+func behindLinks(root *os.File, dir, name string) (string, string, error) {
+	for range 40 { // as the kernel does
+		f, err := sys.OpenInRoot(root, dir+"/"+name, sys.PathOnly|sys.NoFollow, 0)
+		if err != nil {
+			return dir, name, nil // there is nothing, or what is wrong is said by who writes
+		}
+		st, err := f.Stat()
+		var target string
+		if link := err == nil && st.Mode()&fs.ModeSymlink != 0; link {
+			target, err = sys.ReadLinkOf(f)
+		}
+		f.Close()
+		if err != nil || target == "" {
+			return dir, name, err
+		}
+		if !path.IsAbs(target) {
+			target = dir + "/" + target // not cleaned: dir may have links
+		}
+		if target = strings.TrimRight(target, "/"); target == "" {
+			return "/", "", nil
+		}
+		i := strings.LastIndexByte(target, '/')
+		dir, name = target[:max(i, 1)], target[i+1:]
+	}
+	return "", "", &fs.PathError{Op: "open", Path: name, Err: syscall.ELOOP}
 }

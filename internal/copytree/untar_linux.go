@@ -29,7 +29,17 @@ import (
 // lost counts extended attributes that the file system doesn't take. After an
 // error dir holds part of the archive.
 func Untar(ctx context.Context, dir *os.File, r io.Reader, owner *Owner) (lost int64, err error) {
-	u := &untarrer{root: dir, owner: owner, buf: make([]byte, bufSize), zeros: make([]byte, bufSize)}
+	return untar(ctx, &untarrer{root: dir, owner: owner}, r)
+}
+
+// UntarKeeping is Untar but for an entry that would take the place of a
+// directory and is none, or the other way round: that is an error.
+func UntarKeeping(ctx context.Context, dir *os.File, r io.Reader, owner *Owner) (lost int64, err error) {
+	return untar(ctx, &untarrer{root: dir, owner: owner, keep: true}, r)
+}
+
+func untar(ctx context.Context, u *untarrer, r io.Reader) (lost int64, err error) {
+	u.buf, u.zeros = make([]byte, bufSize), make([]byte, bufSize)
 	defer u.leave()
 	tr := tar.NewReader(r)
 	for {
@@ -53,6 +63,7 @@ func Untar(ctx context.Context, dir *os.File, r io.Reader, owner *Owner) (lost i
 type untarrer struct {
 	root  *os.File
 	owner *Owner
+	keep  bool // directories stay directories, and others none
 	buf   []byte
 	zeros []byte
 	lost  int64
@@ -124,6 +135,12 @@ func (u *untarrer) makeWay(base Name, h *tar.Header) error {
 	}
 	if err != nil {
 		return err
+	}
+	if u.keep && (st.Mode&modeType == modeDir) != (h.Typeflag == tar.TypeDir) {
+		if h.Typeflag == tar.TypeDir {
+			return errors.New("it is a directory, and there is something else in its place")
+		}
+		return errors.New("there is a directory in its place")
 	}
 	if st.Mode&modeType != modeDir {
 		return unix.Unlinkat(int(u.at.Fd()), base.String(), 0)

@@ -209,6 +209,9 @@ func openDev(spec *Spec, rootless bool) (*os.File, error) {
 // bindDevices.
 func fillDev(dir int, spec *Spec, rootless bool) error {
 	for _, name := range []string{"pts", "shm", "mqueue"} {
+		if name == "shm" && spec.NoShm {
+			continue
+		}
 		if err := unix.Mkdirat(dir, name, 0o755); err != nil {
 			return err
 		}

@@ -92,7 +92,7 @@ func (h *holder) probe(ctx context.Context) (probe Probe, ok bool) {
 	target := container.Target{Pid: st.Pid, Start: st.PidStart, Spec: h.config.Spec}
 	target.Spec.ID = h.config.ID
 	spec := container.ExecSpec{
-		Args: args, Env: h.config.Spec.Env, Dir: h.config.Spec.Dir, User: h.config.Spec.User, GroupAdd: h.config.Spec.GroupAdd,
+		Args: args, Env: h.records.Environment(h.config, false), Dir: h.config.Spec.Dir, User: h.config.Spec.User, GroupAdd: h.config.Spec.GroupAdd,
 		Stdout: &out, Stderr: &out,
 	}
 	probe.Start = time.Now()

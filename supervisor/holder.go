@@ -263,6 +263,7 @@ func (h *holder) start() (err error) {
 		root.Close()
 		return err
 	}
+	spec.Env = h.records.Environment(h.config, spec.Terminal)
 	out, in, ends, err := h.streams(&spec, dir)
 	if err != nil {
 		root.Close()

@@ -15,6 +15,8 @@ type Join struct {
 	IPC string `json:"ipc,omitempty"`
 	PID string `json:"pid,omitempty"`
 	UTS string `json:"uts,omitempty"`
+	// Shareable says that others may share its IPC namespace.
+	Shareable bool `json:"shareable,omitempty"`
 }
 
 // share gives the Spec the namespaces of other containers, which run. The files

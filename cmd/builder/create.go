@@ -61,6 +61,8 @@ func (o *createOptions) addFlags(fs *pflag.FlagSet) {
 	fs.StringVarP(&o.hostname, "hostname", "h", "", "host name in the container")
 	fs.StringArrayVar(&o.addHosts, "add-host", nil, "further line of /etc/hosts, `NAME:IP`")
 	o.dnsFlags.addFlags(fs)
+	fs.StringArrayVar(&o.dnsOption, "dns-opt", nil, "the same as --dns-option")
+	_ = fs.MarkHidden("dns-opt")
 	o.resourceSpecFlags.addFlags(fs)
 	o.securityFlags.addFlags(fs)
 	fs.StringVar(&o.shmSize, "shm-size", "", "size of /dev/shm, such as 64m")
@@ -134,6 +136,11 @@ func (e *env) createContainer(ctx context.Context, o *createOptions, name string
 	if c.Mounts, err = o.resolve(ctx, s, rfs, img, below); err != nil {
 		return c, nil, errors.Join(err, records.RemoveVolumes(c))
 	}
+	if o.replace {
+		if err := e.removeNamed(ctx, o.name); err != nil {
+			return c, nil, errors.Join(err, records.RemoveVolumes(c))
+		}
+	}
 	lock, err = records.Create(&c, func(dir string) error {
 		_, err := rfs.Snapshots().Prepare(ctx, below, dir)
 		return err
@@ -151,6 +158,25 @@ func (e *env) createContainer(ctx context.Context, o *createOptions, name string
 		return c, nil, errors.Join(err, lock.Release())
 	}
 	return c, lock, nil
+}
+
+// removeNamed removes the container of a name, running or not, if there is one.
+func (e *env) removeNamed(ctx context.Context, name string) error {
+	client, err := e.client()
+	if err != nil {
+		return err
+	}
+	other, err := client.Records.Find(name)
+	if errors.Is(err, supervisor.ErrNotFound) || err == nil && other.Name != name {
+		return nil
+	}
+	if err == nil {
+		err = e.removeContainer(ctx, client, other, true, 0)
+	}
+	if err != nil {
+		return fmt.Errorf("--replace %s: %w", name, err)
+	}
+	return nil
 }
 
 // fill is the container that flags and image ask for.
@@ -181,9 +207,6 @@ func (o *createOptions) fill(e *env, img image.Image, args []string, c *supervis
 		return &usageError{msg: fmt.Sprintf("run: --workdir %q is not an absolute path", c.Spec.Dir)}
 	}
 	vars := dockerfile.NewEnv(config.Env...)
-	if o.tty {
-		vars.Set("TERM", "xterm")
-	}
 	if err := setEnv(e, vars, o.envFile, o.env); err != nil {
 		return err
 	}

@@ -23,7 +23,7 @@ import (
 type lifeFlags struct {
 	name, cidfile, restart, stopSignal, logDriver string
 
-	rm          bool
+	rm, replace bool
 	stopTimeout int
 	labels      []string
 	labelFiles  []string
@@ -40,6 +40,7 @@ type lifeFlags struct {
 func (f *lifeFlags) addFlags(fs *pflag.FlagSet) {
 	f.changed = fs.Changed
 	fs.StringVar(&f.name, "name", "", "name of the container")
+	fs.BoolVar(&f.replace, "replace", false, "remove the container that has the name first")
 	fs.BoolVar(&f.rm, "rm", false, "remove the container when it has ended")
 	fs.StringVar(&f.cidfile, "cidfile", "", "write the container's ID to a new `FILE`")
 	fs.StringVar(&f.restart, "restart", "", "when to start it again: `no|always|unless-stopped|on-failure[:TIMES]`")
@@ -60,10 +61,14 @@ func (f *lifeFlags) addFlags(fs *pflag.FlagSet) {
 
 // check says what is wrong with the flags before anything is fetched.
 func (f *lifeFlags) check() error {
+	f.name = strings.TrimPrefix(f.name, "/") // as inspect shows it
 	if f.name != "" {
 		if err := supervisor.CheckName(f.name); err != nil {
 			return &usageError{msg: "--name: " + err.Error()}
 		}
+	}
+	if f.replace && f.name == "" {
+		return &usageError{msg: "--replace is for a --name"}
 	}
 	if f.cidfile != "" {
 		if _, err := os.Lstat(f.cidfile); err == nil {

@@ -48,9 +48,10 @@ func (f *mountFlags) addFlags(fs *pflag.FlagSet) {
 // request is a mount with what is not kept of it.
 type mountRequest struct {
 	supervisor.Mount
-	noCopy  bool // a volume isn't filled from the image
-	makeDir bool // a missing directory of a bind mount is made
-	options map[string]string
+	noCopy  bool              // a volume isn't filled from the image
+	makeDir bool              // a missing directory of a bind mount is made
+	options map[string]string // of a volume that is made, as its labels
+	labels  map[string]string
 }
 
 // resolve makes the list of a container's mounts, and the volumes that are not
@@ -213,7 +214,7 @@ func parseVolume(text string) (mountRequest, error) {
 
 // parseMount reads docker's --mount, a line of CSV.
 func parseMount(text string) (mountRequest, error) {
-	m := mountRequest{Mount: supervisor.Mount{Type: supervisor.MountVolume}, options: map[string]string{}}
+	m := mountRequest{Mount: supervisor.Mount{Type: supervisor.MountVolume}, options: map[string]string{}, labels: map[string]string{}}
 	words, err := csv.NewReader(strings.NewReader(text)).Read()
 	if err != nil {
 		return m, err
@@ -273,7 +274,8 @@ func parseMount(text string) (mountRequest, error) {
 			k, v, _ := strings.Cut(value, "=")
 			m.options[k], only[key] = v, supervisor.MountVolume
 		case "volume-label":
-			only[key] = supervisor.MountVolume
+			k, v, _ := strings.Cut(value, "=")
+			m.labels[k], only[key] = v, supervisor.MountVolume
 		case "image-subpath":
 			m.Subpath, only[key] = value, supervisor.MountImage
 		case "tmpfs-size":
@@ -407,7 +409,7 @@ func (b *mountBuilder) prepare(ctx context.Context, r mountRequest) (supervisor.
 		}
 		m.Snapshot = string(img)
 	case supervisor.MountVolume:
-		want := volume.Volume{Name: m.Source, Options: r.options}
+		want := volume.Volume{Name: m.Source, Options: r.options, Labels: r.labels}
 		if err := volumeOptions(&want); err != nil {
 			return m, fmt.Errorf("mount on %s: %w", m.Target, err)
 		}

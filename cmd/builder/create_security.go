@@ -31,7 +31,7 @@ func (f *securityFlags) addFlags(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&f.capAdd, "cap-add", nil, "give a capability, or ALL")
 	fs.StringArrayVar(&f.capDrop, "cap-drop", nil, "take a capability away, or ALL")
 	fs.StringArrayVar(&f.securityOpt, "security-opt", nil, "`OPTION`: no-new-privileges, seccomp=unconfined|FILE, apparmor=PROFILE, systempaths=unconfined, mask=PATHS, unmask=PATHS|ALL")
-	fs.StringVar(&f.ipc, "ipc", "private", "shared memory and queues: its own, none of the former, or shared: `private|none|host|container:NAME`")
+	fs.StringVar(&f.ipc, "ipc", "private", "shared memory and queues: its own, its own that others may share, only the latter, or shared: `private|shareable|none|host|container:NAME`")
 	fs.StringVar(&f.pid, "pid", "private", "processes that it sees: `private|host|container:NAME`")
 	fs.StringVar(&f.uts, "uts", "private", "host name: `private|host|container:NAME`")
 	fs.StringVar(&f.userns, "userns", "host", "user namespace: host, the only one that there is so far")
@@ -70,7 +70,9 @@ func (f *securityFlags) share(records supervisor.Records, c *supervisor.Config) 
 	}{{"ipc", f.ipc, &c.Spec.IPC, &c.Join.IPC}, {"pid", f.pid, &c.Spec.PID, &c.Join.PID}, {"uts", f.uts, &c.Spec.UTS, &c.Join.UTS}} {
 		name, other := strings.CutPrefix(s.value, "container:")
 		switch {
-		case s.value == "" || s.value == "private" || s.value == "shareable" && s.flag == "ipc":
+		case s.value == "" || s.value == "private":
+		case s.value == "shareable" && s.flag == "ipc":
+			c.Join.Shareable = true
 		case s.value == "none" && s.flag == "ipc":
 			c.Spec.NoShm = true
 		case s.value == "host":
@@ -80,9 +82,12 @@ func (f *securityFlags) share(records supervisor.Records, c *supervisor.Config) 
 			if err != nil {
 				return s.flag, err
 			}
+			if s.flag == "ipc" && !found.Join.Shareable && found.Join.IPC == "" && found.Spec.IPC.With != container.ShareHost {
+				return s.flag, fmt.Errorf("container %s doesn't share its own: make it with --ipc shareable", found.Name)
+			}
 			s.sharing.With, *s.id = container.ShareOther, found.ID
 		default:
-			return s.flag, fmt.Errorf("%q: want private, host or container:NAME", s.value)
+			return s.flag, fmt.Errorf("%q: want private, host or container:NAME, and of --ipc shareable or none", s.value)
 		}
 	}
 	if c.Spec.UTS.With != container.ShareNot && c.Spec.Hostname != "" {

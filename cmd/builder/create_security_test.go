@@ -53,6 +53,7 @@ func TestRunConfined(t *testing.T) {
 		{"--uts host --hostname me", []string{"test/base", "hostname"}, 125, ""},
 		{"--ipc host", []string{"test/base", "readlink", "/proc/self/ns/ipc"}, 0, ipc + "\n"},
 		{"--ipc none", []string{"test/base", "sh", "-c", "grep -c /dev/shm /proc/mounts"}, 1, "0\n"},
+		{"--ipc none", []string{"test/base", "ls", "/dev/shm"}, 1, ""},
 		{"--ipc mine", []string{"test/base", "true"}, 125, ""},
 		{"--pid container:ghost", []string{"test/base", "true"}, 125, ""},
 		{"--pid host", []string{"test/base", "sh", "-c", "test -r /proc/" + strconv.Itoa(os.Getpid()) + "/environ; echo $?; sleep 1000 & exit 3"}, 3, "0\n"},
@@ -68,7 +69,7 @@ func TestRunConfined(t *testing.T) {
 // TestRunJoined has one container see another one's processes, memory and name.
 func TestRunJoined(t *testing.T) {
 	w := newBench(t)
-	w.ok("run", "-d", "--name", "one", "--hostname", "uno", "test/base", "sh", "-c", "echo hello > /dev/shm/file; exec sleep 1000")
+	w.ok("run", "-d", "--name", "one", "--hostname", "uno", "--ipc", "shareable", "test/base", "sh", "-c", "echo hello > /dev/shm/file; exec sleep 1000")
 	t.Cleanup(func() { w.run("rm", "-f", "-a") })
 	waitFor(t, "the file", func() bool { return w.run("exec", "one", "cat", "/dev/shm/file").stdout == "hello\n" })
 	out := w.ok("run", "--rm", "--pid", "container:one", "--ipc", "container:one", "--uts", "container:one", "test/base", "sh", "-c",
@@ -78,6 +79,11 @@ func TestRunJoined(t *testing.T) {
 	}
 	if out := w.ok("exec", "one", "cat", "/dev/shm/two"); out != "from two\n" {
 		t.Errorf("the first one sees %q", out)
+	}
+	w.ok("run", "-d", "--name", "alone", "test/base", "sleep", "1000")
+	w.fails(125, []string{"alone", "--ipc shareable"}, "run", "--rm", "--ipc", "container:alone", "test/base", "true")
+	if out := w.ok("inspect", "-f", "{{.HostConfig.IpcMode}}", "one", "alone"); out != "shareable\nprivate\n" {
+		t.Errorf("inspect says %q", out)
 	}
 	// The other one's end is the end of who lives in its PID namespace.
 	w.ok("run", "-d", "--name", "two", "--pid", "container:one", "test/base", "sleep", "1000")

@@ -79,22 +79,19 @@ func (e *env) execIn(ctx context.Context, o execOptions, name string, args []str
 	case !c.State.Alive():
 		return 0, fmt.Errorf("container %s is not running", c.Name)
 	}
-	spec, err := o.spec(e, c, args)
+	spec, err := o.spec(e, records, c, args)
 	if err != nil {
 		return 0, err
 	}
 	return e.execProcess(ctx, o, records, c, spec)
 }
 
-func (o execOptions) spec(e *env, c supervisor.Container, args []string) (container.ExecSpec, error) {
+func (o execOptions) spec(e *env, records supervisor.Records, c supervisor.Container, args []string) (container.ExecSpec, error) {
 	spec := container.ExecSpec{
 		Args: args, Dir: first(o.workdir, c.Spec.Dir), User: first(o.user, c.Spec.User), GroupAdd: c.Spec.GroupAdd,
 		Privileged: o.privileged, Terminal: o.tty, Warn: e.warn,
 	}
-	vars := dockerfile.NewEnv(c.Spec.Env...)
-	if o.tty {
-		vars.Set("TERM", "xterm")
-	}
+	vars := dockerfile.NewEnv(records.Environment(c.Config, o.tty)...)
 	if err := setEnv(e, vars, o.envFile, o.env); err != nil {
 		return spec, err
 	}

@@ -67,7 +67,7 @@ func runContainerPrune(_ context.Context, e *env, args []string) error {
 	if _, err := e.parse(fs, args, 0, 0); err != nil {
 		return err
 	}
-	match, err := parseContainerFilters(*filters)
+	match, err := parseContainerFilters(e, *filters)
 	if err != nil {
 		return err
 	}

@@ -60,6 +60,9 @@ func confinement(c supervisor.Config) inspectedConfinement {
 	if s.HostCgroupNS {
 		in.CgroupnsMode = "host"
 	}
+	if c.Join.Shareable {
+		in.IpcMode = "shareable"
+	}
 	if s.NoShm {
 		in.IpcMode = "none"
 	}

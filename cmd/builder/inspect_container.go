@@ -89,15 +89,22 @@ type inspectedHostConfig struct {
 	CPUShares      int64 `json:"CpuShares"`
 	CPUPeriod      int64 `json:"CpuPeriod"`
 	CPUQuota       int64 `json:"CpuQuota"`
+	NanoCPUs       int64 `json:"NanoCpus"`
 	CpusetCpus     string
 	CpusetMems     string
 	Init           bool
+	Ulimits        []inspectedUlimit
 	inspectedConfinement
 }
 
 type inspectedLog struct {
 	Type   string
 	Config map[string]string
+}
+
+type inspectedUlimit struct {
+	Name       string
+	Hard, Soft int64
 }
 
 type inspectedRestart struct {
@@ -241,6 +248,12 @@ func (in *inspectedContainer) hostConfig(c supervisor.Config) {
 	if c.Log.MaxFile != 0 {
 		h.LogConfig.Config["max-file"] = strconv.Itoa(c.Log.MaxFile)
 	}
+	if r.CPUQuota > 0 && r.CPUPeriod > 0 {
+		h.NanoCPUs = r.CPUQuota * 1e9 / r.CPUPeriod
+	}
+	for _, l := range c.Spec.Rlimits {
+		h.Ulimits = append(h.Ulimits, inspectedUlimit{l.Name, l.Hard, l.Soft})
+	}
 	for _, s := range c.Spec.DNS.Servers {
 		h.DNS = append(h.DNS, s.String())
 	}
@@ -270,11 +283,14 @@ func (in *inspectedContainer) mounts(records supervisor.Records, c supervisor.Co
 		switch m.Type {
 		case supervisor.MountBind:
 			im.Propagation = first(m.Propagation, "rprivate")
-			in.HostConfig.Binds = append(in.HostConfig.Binds, m.Source+":"+m.Target)
+			in.HostConfig.Binds = append(in.HostConfig.Binds, bindText(m))
 		case supervisor.MountVolume:
 			im.Name, im.Driver, im.Source = m.Source, "local", ""
 			if vol, err := records.Volumes().Get(m.Source); err == nil {
 				im.Source = vol.Dir
+			}
+			if !m.Anonymous {
+				in.HostConfig.Binds = append(in.HostConfig.Binds, bindText(m))
 			}
 		}
 		if m.ReadOnly {
@@ -282,6 +298,15 @@ func (in *inspectedContainer) mounts(records supervisor.Records, c supervisor.Co
 		}
 		in.Mounts = append(in.Mounts, im)
 	}
+}
+
+// bindText is a mount as -v writes it.
+func bindText(m supervisor.Mount) string {
+	text := m.Source + ":" + m.Target
+	if m.ReadOnly {
+		text += ":ro"
+	}
+	return text
 }
 
 func (in *inspectedContainer) network(c supervisor.Container) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -125,7 +126,7 @@ func runStart(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	match, err := parseContainerFilters(*filters)
+	match, err := parseContainerFilters(e, *filters)
 	if err != nil {
 		return err
 	}
@@ -244,7 +245,12 @@ func (e *env) stopOrRestart(ctx context.Context, name string, args []string) err
 	if len(words) == 0 && !*all && !*shutdown {
 		return &usageError{msg: name + ": name a container", hint: "builder " + name + " --help"}
 	}
-	err = e.forContainers(words, func(client *supervisor.Client, c supervisor.Container) error {
+	if *ignore {
+		if words, err = e.known(words); err != nil {
+			return err
+		}
+	}
+	return e.forContainers(words, func(client *supervisor.Client, c supervisor.Container) error {
 		sig, grace, err := o.how(&c.Config)
 		if err != nil {
 			return err
@@ -257,10 +263,19 @@ func (e *env) stopOrRestart(ctx context.Context, name string, args []string) err
 		}
 		return client.Stop(ctx, c.Config, sig, grace)
 	})
-	if *ignore && errors.Is(err, supervisor.ErrNotFound) {
-		return nil
+}
+
+// known are those of the names that containers have.
+func (e *env) known(names []string) ([]string, error) {
+	s, err := e.store()
+	if err != nil {
+		return nil, err
 	}
-	return err
+	records := supervisor.NewRecords(s)
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+		_, err := records.Find(name)
+		return errors.Is(err, supervisor.ErrNotFound)
+	}), nil
 }
 
 func runKill(ctx context.Context, e *env, args []string) error {
@@ -355,10 +370,11 @@ func runRename(_ context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := records.Rename(c.Config, words[1]); err != nil {
+	name := strings.TrimPrefix(words[1], "/")
+	if err := records.Rename(c.Config, name); err != nil {
 		return err
 	}
-	records.Event(c.Config, "rename", map[string]string{"oldName": c.Name, "name": words[1]})
+	records.Event(c.Config, "rename", map[string]string{"oldName": c.Name, "name": name})
 	return nil
 }
 
@@ -380,15 +396,10 @@ func runRm(ctx context.Context, e *env, args []string) error {
 	if len(words) == 0 && !*all {
 		return &usageError{msg: "rm: name a container", hint: "builder rm --help"}
 	}
-	client, err := e.client()
-	if err != nil {
-		return err
-	}
 	if *force || *ignore {
-		words = slices.DeleteFunc(slices.Clone(words), func(name string) bool {
-			_, err := client.Records.Find(name)
-			return errors.Is(err, supervisor.ErrNotFound)
-		})
+		if words, err = e.known(words); err != nil {
+			return err
+		}
 	}
 	return e.forContainers(words, func(client *supervisor.Client, c supervisor.Container) error {
 		err := e.removeContainer(ctx, client, c, *force, time.Duration(*stop)*time.Second)

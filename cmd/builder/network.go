@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -126,7 +127,11 @@ func parseNetworkFilters(n *network.Networks, words []string) (func(network.Netw
 		case !ok:
 			return nil, &usageError{msg: fmt.Sprintf("--filter %q: want NAME=VALUE", w)}
 		case name == "name":
-			f = func(net network.Network) bool { return strings.Contains(net.Name, value) }
+			re, err := regexp.Compile(value)
+			if err != nil {
+				return nil, &usageError{msg: fmt.Sprintf("--filter %s: %v", w, err)}
+			}
+			f = func(net network.Network) bool { return re.MatchString(net.Name) }
 		case name == "id":
 			f = func(net network.Network) bool { return strings.HasPrefix(net.ID, value) }
 		case name == "driver":

@@ -6,12 +6,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"builder/internal/sys"
+	"builder/network"
 	"builder/supervisor"
 
 	"github.com/docker/go-units"
@@ -58,7 +60,7 @@ func runPs(_ context.Context, e *env, args []string) error {
 	if _, err := e.parse(fs, args, 0, 0); err != nil {
 		return err
 	}
-	match, err := parseContainerFilters(*filters)
+	match, err := parseContainerFilters(e, *filters)
 	if err != nil {
 		return err
 	}
@@ -190,14 +192,17 @@ const healthStarting = supervisor.Starting
 
 // parseContainerFilters makes one test of --filter words. Values of the same
 // name are alternatives, except for labels, which must all be there.
-func parseContainerFilters(words []string) (func(supervisor.Container) bool, error) {
+func parseContainerFilters(e *env, words []string) (func(supervisor.Container) bool, error) {
 	groups := map[string][]func(supervisor.Container) bool{}
 	for i, w := range words {
 		name, value, ok := strings.Cut(w, "=")
 		if !ok {
 			return nil, &usageError{msg: fmt.Sprintf("--filter %q: want NAME=VALUE", w)}
 		}
-		f, err := parseContainerFilter(name, value)
+		f, err := parseContainerFilter(e, name, value)
+		if errors.Is(err, supervisor.ErrNotFound) {
+			return nil, fmt.Errorf("--filter %s: %w", w, err)
+		}
 		if err != nil {
 			return nil, &usageError{msg: fmt.Sprintf("--filter %s: %v", w, err)}
 		}
@@ -216,12 +221,48 @@ func parseContainerFilters(words []string) (func(supervisor.Container) bool, err
 	}, nil
 }
 
-func parseContainerFilter(name, value string) (func(supervisor.Container) bool, error) {
+// filteredPorts reads PORT[/tcp|udp], or several FIRST-LAST.
+func filteredPorts(text string) ([]network.Port, error) {
+	if strings.Contains(text, ":") {
+		return nil, errors.New("want PORT[/tcp|udp] of the container")
+	}
+	return network.ParsePorts(text)
+}
+
+// hasPort tells whether a container publishes one of the ports, or else exposes
+// it, which it does with all that it publishes.
+func hasPort(c supervisor.Container, ports []network.Port, published bool) bool {
+	return slices.ContainsFunc(ports, func(p network.Port) bool {
+		is := func(have network.Port) bool { return have.Container == p.Container && have.Protocol == p.Protocol }
+		return c.Endpoint != nil && slices.ContainsFunc(c.Endpoint.Ports, is) ||
+			!published && slices.Contains(c.Exposed, fmt.Sprintf("%d/%s", p.Container, p.Protocol))
+	})
+}
+
+func parseContainerFilter(e *env, name, value string) (func(supervisor.Container) bool, error) {
 	switch name {
+	case "before", "since":
+		s, err := e.store()
+		if err != nil {
+			return nil, err
+		}
+		other, err := supervisor.NewRecords(s).Find(value)
+		if err != nil {
+			return nil, err
+		}
+		if name == "before" {
+			return func(c supervisor.Container) bool { return c.Created.Before(other.Created) }, nil
+		}
+		return func(c supervisor.Container) bool { return c.Created.After(other.Created) }, nil
 	case "id":
 		return func(c supervisor.Container) bool { return strings.HasPrefix(c.ID, value) }, nil
 	case "name":
-		return func(c supervisor.Container) bool { return strings.Contains(c.Name, strings.TrimPrefix(value, "/")) }, nil
+		re, err := regexp.Compile(value)
+		if err != nil {
+			return nil, err
+		}
+		// Docker's names begin with a slash, which need not be said.
+		return func(c supervisor.Container) bool { return re.MatchString(c.Name) || re.MatchString("/"+c.Name) }, nil
 	case "label":
 		key, want, exact := strings.Cut(value, "=")
 		return func(c supervisor.Container) bool {
@@ -234,7 +275,10 @@ func parseContainerFilter(name, value string) (func(supervisor.Container) bool, 
 				return func(c supervisor.Container) bool { return c.State.Status == s }, nil
 			}
 		}
-		return nil, errors.New("there are created, running, paused, restarting and exited")
+		if value == "removing" || value == "dead" { // docker's, in which none is seen here
+			return func(supervisor.Container) bool { return false }, nil
+		}
+		return nil, errors.New("there are created, running, paused, restarting, exited, removing and dead")
 	case "exited":
 		code, err := strconv.Atoi(value)
 		if err != nil {
@@ -264,6 +308,14 @@ func parseContainerFilter(name, value string) (func(supervisor.Container) bool, 
 		return func(c supervisor.Container) bool {
 			return slices.ContainsFunc(c.Mounts, func(m supervisor.Mount) bool { return m.Source == value || m.Target == value })
 		}, nil
+	case "publish", "expose":
+		ports, err := filteredPorts(value)
+		if err != nil {
+			return nil, err
+		}
+		return func(c supervisor.Container) bool {
+			return hasPort(c, ports, name == "publish")
+		}, nil
 	case "until":
 		t, err := parseTime(value)
 		if err != nil {
@@ -271,5 +323,5 @@ func parseContainerFilter(name, value string) (func(supervisor.Container) bool, 
 		}
 		return func(c supervisor.Container) bool { return c.Created.Before(t) }, nil
 	}
-	return nil, errors.New("there is no such filter; there are ancestor, exited, health, id, label, name, network, restart-policy, status, until and volume")
+	return nil, errors.New("there is no such filter; there are ancestor, before, exited, expose, health, id, label, name, network, publish, restart-policy, since, status, until and volume")
 }

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -57,6 +58,25 @@ func runRun(ctx context.Context, e *env, args []string) error {
 	return nil
 }
 
+// checkAttach says what is wrong with --attach.
+func (o *runOptions) checkAttach() error {
+	for _, w := range o.attach {
+		if w != "stdin" && w != "stdout" && w != "stderr" {
+			return &usageError{msg: fmt.Sprintf("run: --attach %q: want stdin, stdout or stderr", w)}
+		}
+	}
+	if o.detach && len(o.attach) > 0 {
+		return &usageError{msg: "run: --attach and --detach contradict each other: give one of them"}
+	}
+	return nil
+}
+
+// attaches tells whether a stream is one of those of --attach, which are all
+// where none is named.
+func (o *runOptions) attaches(stream string) bool {
+	return len(o.attach) == 0 || slices.Contains(o.attach, stream)
+}
+
 // codedError is an error with an exit code of its own.
 type codedError struct {
 	code int
@@ -90,7 +110,10 @@ func (e *env) runContainer(ctx context.Context, o *runOptions, name string, args
 	if err != nil {
 		return 0, &usageError{msg: fmt.Sprintf("run: --detach-keys: %v", err)}
 	}
-	o.attachStdin = o.interactive && !o.detach
+	if err := o.checkAttach(); err != nil {
+		return 0, err
+	}
+	o.attachStdin = o.interactive && !o.detach && o.attaches("stdin")
 	c, lock, err := e.createContainer(ctx, &o.createOptions, name, args)
 	if err != nil {
 		return 0, err
@@ -113,8 +136,14 @@ func (e *env) runHere(o *runOptions, c supervisor.Config, lock *filelock.Lock) (
 	if err != nil {
 		return 0, errors.Join(err, lock.Release())
 	}
-	streams := supervisor.IO{Stdout: e.stdout, Stderr: e.stderr}
-	if o.interactive {
+	var streams supervisor.IO
+	if o.attaches("stdout") || o.tty && o.attaches("stderr") {
+		streams.Stdout = e.stdout
+	}
+	if o.attaches("stderr") {
+		streams.Stderr = e.stderr
+	}
+	if o.interactive && o.attaches("stdin") {
 		streams.Stdin = e.stdin
 	}
 	restore := func() {}
@@ -134,6 +163,9 @@ func (e *env) runHere(o *runOptions, c supervisor.Config, lock *filelock.Lock) (
 	stop := func() {}
 	if o.sigProxy {
 		stop = e.forwardSignals(f, o.tty)
+	}
+	if streams.Stdout == nil && streams.Stderr == nil {
+		fmt.Fprintln(e.stdout, c.ID)
 	}
 	st := f.Wait()
 	stop()
@@ -158,14 +190,23 @@ func (e *env) runByMonitor(ctx context.Context, o *runOptions, c supervisor.Conf
 		fmt.Fprintln(e.stdout, c.ID)
 		return 0, nil
 	}
-	a := attachOptions{stdin: o.interactive, tty: o.tty, sigProxy: o.sigProxy, keys: keys}
+	a := attachOptions{stdin: o.interactive && o.attaches("stdin"), tty: o.tty, sigProxy: o.sigProxy, keys: keys}
 	return e.attached(a, func(s *supervisor.Session) error {
+		if !o.attaches("stdout") && (!o.tty || !o.attaches("stderr")) {
+			s.Stdout = nil
+		}
+		if !o.attaches("stderr") {
+			s.Stderr = nil
+		}
 		warnings, err := client.Start(ctx, c, s)
 		for _, w := range warnings {
 			e.warn(w)
 		}
 		if err != nil && o.rm {
 			err = errors.Join(err, e.removeCreated(client.Records, c))
+		}
+		if err == nil && s.Stdout == nil && s.Stderr == nil {
+			fmt.Fprintln(e.stdout, c.ID)
 		}
 		return err
 	})
@@ -230,7 +271,12 @@ func (e *env) unpackForRun(ctx context.Context, s *store.Store, rfs *rootfs.Root
 	img, err := e.findImage(ctx, s, lazy, o.pull, name)
 	var below snapshot.ID
 	if err == nil {
-		below, err = rfs.Unpack(ctx, img, lazy, "unpack "+name)
+		var sink progress.Sink = lazy
+		if lazy.d == nil && !term.IsTerminal(int(e.stderr.Fd())) {
+			// Nothing was fetched: in a script, standard error is the command's.
+			sink = progress.Discard{}
+		}
+		below, err = rfs.Unpack(ctx, img, sink, "unpack "+name)
 	}
 	return img, below, errors.Join(err, lazy.close())
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -190,7 +191,11 @@ func parseVolumeFilters(records supervisor.Records, words []string) (func(volume
 		case !ok:
 			return nil, &usageError{msg: fmt.Sprintf("--filter %q: want NAME=VALUE", w)}
 		case name == "name":
-			f = func(v volume.Volume) (bool, error) { return strings.Contains(v.Name, value), nil }
+			re, err := regexp.Compile(value)
+			if err != nil {
+				return nil, &usageError{msg: fmt.Sprintf("--filter %s: %v", w, err)}
+			}
+			f = func(v volume.Volume) (bool, error) { return re.MatchString(v.Name), nil }
 		case name == "driver":
 			f = func(volume.Volume) (bool, error) { return value == "local", nil }
 		case name == "label" || name == "label!":

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestPsFilters lists containers by each filter, with docker's meanings.
+func TestPsFilters(t *testing.T) {
+	w := newLifeBench(t)
+	made := func(name string, flags ...string) {
+		w.ok(slices.Concat([]string{"create", "--name", name}, flags, []string{"test/base", "true"})...)
+		time.Sleep(time.Millisecond) // they are told apart by time
+	}
+	made("web1", "--label", "tier=front", "-v", "data:/data")
+	made("web2", "--label", "tier=front", "--label", "new", "--restart", "always")
+	made("db", "--label", "tier=back", "--expose", "5432", "--network", "none")
+	w.ok("start", "db")
+	w.ok("wait", "db")
+	for filters, want := range map[string]string{
+		"name=web":                       "web2 web1",
+		"name=web name=db":               "db web2 web1",
+		"name=^web1$":                    "web1",
+		"name=^/web1":                    "web1",
+		"name=eb[23]":                    "web2",
+		"name=^eb":                       "",
+		"label=tier":                     "db web2 web1",
+		"label=tier=front":               "web2 web1",
+		"label=tier=front label=new":     "web2",
+		"before=web2":                    "web1",
+		"since=web1":                     "db web2",
+		"since=web1 before=db":           "web2",
+		"status=created":                 "web2 web1",
+		"status=exited status=running":   "db",
+		"status=dead":                    "",
+		"status=removing":                "",
+		"exited=0":                       "db",
+		"exited=1":                       "",
+		"expose=5432":                    "db",
+		"expose=5000-6000/tcp":           "db",
+		"expose=5432/udp":                "",
+		"publish=5432":                   "",
+		"network=none":                   "db",
+		"volume=data":                    "web1",
+		"volume=/data":                   "web1",
+		"restart-policy=always":          "web2",
+		"ancestor=test/base":             "db web2 web1",
+		"ancestor=test/other":            "",
+		"health=none":                    "db web2 web1",
+		"id=" + w.field("db", "{{.Id}}"): "db",
+	} {
+		args := []string{"ps", "-a", "--format", "{{.Names}}"}
+		for _, f := range strings.Fields(filters) {
+			args = append(args, "--filter", f)
+		}
+		if got := strings.Join(strings.Fields(w.ok(args...)), " "); got != want {
+			t.Errorf("%s: %q, want %q", filters, got, want)
+		}
+	}
+	for filter, words := range map[string][]string{
+		"status=gone": {"created, running"}, "name=[": {"missing closing"}, "exited=x": {"exit code"}, "publish=1:2": {"of the container"}, "nope=1": {"no such filter"}, "nope": {"NAME=VALUE"},
+	} {
+		w.fails(2, words, "ps", "--filter", filter)
+	}
+	w.fails(1, []string{"no such container: ghost"}, "ps", "--filter", "before=ghost")
+	if out := w.ok("ps", "-a", "-n", "2", "--format", "{{.Names}}"); out != "db\nweb2\n" {
+		t.Errorf("the last two are %q", out)
+	}
+	if out := w.ok("ps", "-lq", "--no-trunc"); strings.TrimSpace(out) != w.field("db", "{{.Id}}") {
+		t.Errorf("the last one is %q", out)
+	}
+}
+
+// TestLogsUntil follows a log until a time: it ends then, whether or not there is
+// more to come.
+func TestLogsUntil(t *testing.T) {
+	w := newLifeBench(t)
+	w.ok("run", "-d", "--name", "cc", "test/base", "sh", "-c", "echo first; sleep 1000")
+	waitFor(t, "the first line", func() bool { return w.ok("logs", "cc") == "first\n" })
+	now := time.Now().UTC().Format(time.RFC3339Nano)
+	w.ok("exec", "cc", "sh", "-c", "echo second > /proc/1/fd/1")
+	waitFor(t, "the second line", func() bool { return w.ok("logs", "cc") == "first\nsecond\n" })
+	if out := w.ok("logs", "-f", "--until", now, "cc"); out != "first\n" {
+		t.Errorf("until then it was %q", out)
+	}
+	soon := time.Now().Add(300 * time.Millisecond).UTC().Format(time.RFC3339Nano)
+	if out := w.ok("logs", "-f", "--until", soon, "cc"); out != "first\nsecond\n" {
+		t.Errorf("until soon it was %q", out)
+	}
+}

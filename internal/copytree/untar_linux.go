@@ -29,16 +29,17 @@ import (
 // lost counts extended attributes that the file system doesn't take. After an
 // error dir holds part of the archive.
 func Untar(ctx context.Context, dir *os.File, r io.Reader, owner *Owner) (lost int64, err error) {
-	return untar(ctx, &untarrer{root: dir, owner: owner}, r)
+	return (&untarrer{root: dir, owner: owner}).all(ctx, r)
 }
 
 // UntarKeeping is Untar but for an entry that would take the place of a
 // directory and is none, or the other way round: that is an error.
 func UntarKeeping(ctx context.Context, dir *os.File, r io.Reader, owner *Owner) (lost int64, err error) {
-	return untar(ctx, &untarrer{root: dir, owner: owner, keep: true}, r)
+	return (&untarrer{root: dir, owner: owner, keep: true}).all(ctx, r)
 }
 
-func untar(ctx context.Context, u *untarrer, r io.Reader) (lost int64, err error) {
+// all extracts all entries.
+func (u *untarrer) all(ctx context.Context, r io.Reader) (lost int64, err error) {
 	u.buf, u.zeros = make([]byte, bufSize), make([]byte, bufSize)
 	defer u.leave()
 	tr := tar.NewReader(r)

@@ -84,7 +84,7 @@ func (t *containerTree) locate(name string) (root *os.File, inside string, readO
 	}
 	if best < 0 {
 		root, err = sys.OpenInRoot(t.root, "/", sys.PathOnly, 0)
-		return root, name, false, err
+		return root, name, t.c.Spec.ReadOnly, err
 	}
 	m := t.c.Mounts[best]
 	source := m.Source

@@ -271,7 +271,7 @@ func (t *containerTree) destination(name string) (root *os.File, inside string, 
 	if err != nil {
 		return nil, "", err
 	}
-	if readOnly || t.c.Spec.ReadOnly && !t.c.State.Alive() {
+	if readOnly {
 		root.Close()
 		return nil, "", errors.New("the file system is read-only")
 	}

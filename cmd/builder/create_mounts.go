@@ -305,6 +305,9 @@ func checkMount(m *mountRequest, only map[string]string) error {
 	if m.Target == "" {
 		return errors.New("target is required")
 	}
+	if m.Subpath != "" && !filepath.IsLocal(m.Subpath) {
+		return fmt.Errorf("the subpath %q must be a path within the %s", m.Subpath, m.Type)
+	}
 	switch m.Type {
 	case supervisor.MountBind:
 		if m.Source == "" {

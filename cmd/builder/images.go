@@ -328,8 +328,14 @@ func parseTime(s string) (time.Time, error) {
 			return t, nil
 		}
 	}
-	sec, err := strconv.ParseInt(s, 10, 64)
-	return time.Unix(sec, 0), err
+	// Seconds, and docker's nanoseconds behind a dot.
+	text, rest, _ := strings.Cut(s, ".")
+	sec, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return time.Time{}, err
+	}
+	nsec, err := strconv.ParseUint((rest + "000000000")[:9], 10, 32)
+	return time.Unix(sec, int64(nsec)), err
 }
 
 // matchReference matches a pattern with the repository, or with repository and

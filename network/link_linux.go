@@ -55,6 +55,13 @@ func ensureBridge(n *Network) (made bool, err error) {
 	if n.MTU > 0 {
 		attrs.MTU = n.MTU
 	}
+	// A bridge that is given no hardware address takes one of its ports', and
+	// another when that goes: what has remembered the first reaches nobody then.
+	if len(n.Subnets) > 0 {
+		if attrs.HardwareAddr, err = parseMAC(macOf(n.Subnets[0].Gateway)); err != nil {
+			return false, err
+		}
+	}
 	bridge := &netlink.Bridge{LinkAttrs: attrs}
 	if err := netlink.LinkAdd(bridge); err != nil && !errors.Is(err, os.ErrExist) {
 		return false, fmt.Errorf("make bridge %s: %w", n.Bridge, explain(err))

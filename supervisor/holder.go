@@ -46,6 +46,8 @@ type holder struct {
 	shutdown bool          // the machine goes down: nobody wants it stopped
 	asked    bool          // a user has asked for its stop
 	again    bool          // it is to be started again, whatever its policy is
+	resting  bool          // it pauses before a restart
+	over     bool          // it has ended and is not started again
 	wake     chan struct{} // ends the pause before a restart
 	ended    chan struct{} // closed when it is no longer held
 }
@@ -90,11 +92,15 @@ func (h *holder) run(started func(error)) {
 	defer close(h.ended)
 	defer h.release()
 	err := h.start()
-	started(err)
 	if err != nil {
-		return
+		h.mu.Lock()
+		h.over = true
+		h.mu.Unlock()
 	}
-	h.hold()
+	started(err)
+	if err == nil {
+		h.hold()
+	}
 }
 
 // hold sees a container that has been started or taken over to its end.
@@ -109,10 +115,7 @@ func (h *holder) hold() {
 		if time.Since(begun) > steady {
 			failures = 0
 		}
-		select {
-		case <-time.After(pause):
-		case <-h.wake:
-		}
+		h.rest(pause)
 		if !h.restart() {
 			return
 		}
@@ -124,6 +127,14 @@ const (
 	firstPause   = 100 * time.Millisecond
 	longestPause = time.Minute
 )
+
+// rest waits before a restart, until it is woken. h.resting is set.
+func (h *holder) rest(pause time.Duration) {
+	select {
+	case <-time.After(pause):
+	case <-h.wake:
+	}
+}
 
 // decide says whether the ended container is to be started again, and after
 // which pause; the state says so then.
@@ -139,9 +150,10 @@ func (h *holder) decide(ran time.Duration, failures int) (time.Duration, bool) {
 		pause = min(firstPause<<min(failures, 20), longestPause)
 	}
 	if !again {
+		h.over = true
 		return 0, false
 	}
-	h.state.Status = Restarting
+	h.state.Status, h.resting = Restarting, true
 	h.save()
 	return pause, true
 }
@@ -179,8 +191,9 @@ func (h *holder) restart() bool {
 		if asked {
 			h.stopping = false
 		}
-		h.again = false
+		h.again, h.resting = false, false
 		if stop {
+			h.over = true
 			h.state.Status = Exited
 			h.save()
 			h.mu.Unlock()
@@ -196,7 +209,8 @@ func (h *holder) restart() bool {
 			return true
 		}
 		h.mu.Lock()
-		again := !h.stopping && h.config.Restart.wants(h.state)
+		again := h.again || !h.stopping && h.config.Restart.wants(h.state)
+		h.over, h.resting = !again, again
 		if again {
 			h.state.Status = Restarting
 			h.save()
@@ -205,10 +219,7 @@ func (h *holder) restart() bool {
 		if !again {
 			return false
 		}
-		select {
-		case <-time.After(min(firstPause<<min(failures, 20), longestPause)):
-		case <-h.wake:
-		}
+		h.rest(min(firstPause<<min(failures, 20), longestPause))
 	}
 }
 
@@ -492,10 +503,22 @@ func (h *holder) kill(sig syscall.Signal) error {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.process == nil {
+	switch {
+	case h.resting && h.stopping:
+		h.wakeUp()
+		return nil
+	case h.process == nil:
 		return h.notRunning()
 	}
 	return h.sendTold(h.process, sig)
+}
+
+// wakeUp ends the pause before a restart, which sees then what is asked.
+func (h *holder) wakeUp() {
+	select {
+	case h.wake <- struct{}{}:
+	default:
+	}
 }
 
 // stop ends the container: by its stop signal and, after the grace time, by
@@ -503,12 +526,15 @@ func (h *holder) kill(sig syscall.Signal) error {
 // user's wish that it doesn't run.
 func (h *holder) stop(ctx context.Context, sig syscall.Signal, grace time.Duration, shutdown bool) error {
 	h.mu.Lock()
-	h.stopping, h.shutdown = true, shutdown
+	h.stopping, h.again, h.shutdown = true, false, shutdown
+	h.wakeUp()
 	h.mu.Unlock()
-	select {
-	case h.wake <- struct{}{}:
-	default:
-	}
+	return h.end(ctx, sig, grace)
+}
+
+// end ends the container's process by a signal and, after the grace time, by
+// SIGKILL.
+func (h *holder) end(ctx context.Context, sig syscall.Signal, grace time.Duration) error {
 	p := h.running(ctx)
 	if p == nil {
 		return context.Cause(ctx)
@@ -584,12 +610,39 @@ func (h *holder) running(ctx context.Context) *container.Process {
 	}
 }
 
-// startAgain has the container start anew once it has ended, whatever its
-// policy says.
-func (h *holder) startAgain() {
+// stopAndStart stops the container as stop does and has it start anew,
+// whatever its policy says. It returns when it runs. A container that has ended
+// for good is let go of, which [NotRunningError] says.
+func (h *holder) stopAndStart(ctx context.Context, sig syscall.Signal, grace time.Duration) error {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.again, h.stopping, h.shutdown = true, false, false
+	over, resting, before := h.over, h.resting, h.state.Started
+	if !over {
+		h.again, h.stopping, h.shutdown = true, true, false
+		h.wakeUp()
+	}
+	h.mu.Unlock()
+	if over {
+		if err := h.awaitEnd(ctx); err != nil {
+			return err
+		}
+		return &NotRunningError{h.config.Name}
+	}
+	if !resting {
+		if err := h.end(ctx, sig, grace); err != nil {
+			return err
+		}
+	}
+	return h.awaitRestart(ctx, before)
+}
+
+// awaitEnd waits until the container is no longer held.
+func (h *holder) awaitEnd(ctx context.Context) error {
+	select {
+	case <-h.ended:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // pause stops all its processes until thaw.

@@ -162,6 +162,10 @@ func (m *Monitor) untilIdle(ctx context.Context) {
 	}
 }
 
+// releaseWait is for how long whoever held a container that has ended may take
+// to let go of it.
+const releaseWait = 10 * time.Second
+
 func (m *Monitor) held(id string) *holder {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -176,10 +180,25 @@ func (m *Monitor) begin(id string, warn func(string)) (*holder, error) {
 	if err != nil {
 		return nil, err
 	}
-	if m.held(id) != nil {
-		return nil, fmt.Errorf("container %s: %w", c.Name, ErrRunning)
+	if h := m.held(id); h != nil {
+		h.mu.Lock()
+		over := h.over
+		h.mu.Unlock()
+		if !over {
+			return nil, fmt.Errorf("container %s: %w", c.Name, ErrRunning)
+		}
+		<-h.ended
+		if c, err = m.records.load(id); err != nil { // it was to be removed, perhaps
+			return nil, fmt.Errorf("%w: %s", ErrNotFound, id)
+		}
 	}
 	lock, err := m.records.lock(c)
+	for deadline := time.Now().Add(releaseWait); errors.Is(err, ErrRunning) && time.Now().Before(deadline); {
+		if st := m.records.readState(id); st.Alive() || st.Status == Restarting {
+			break
+		}
+		lock, err = m.records.lock(c) // a command that held it is letting go
+	}
 	if err != nil {
 		return nil, err
 	}

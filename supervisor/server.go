@@ -71,6 +71,8 @@ func answer(st *State, err error) response {
 	r := response{State: st}
 	if err != nil {
 		r.Error, r.Running = err.Error(), errors.Is(err, ErrRunning)
+		var not *NotRunningError
+		r.NotHeld = errors.As(err, &not)
 		var start *container.StartError
 		if errors.As(err, &start) {
 			r.Code = start.Code
@@ -85,12 +87,7 @@ func serve(ctx context.Context, h *holder, req request) error {
 	case "stop":
 		return h.stop(ctx, syscall.Signal(req.Signal), req.Grace, req.Shutdown)
 	case "restart":
-		h.startAgain()
-		before := h.current().Started
-		if err := h.stop(ctx, syscall.Signal(req.Signal), req.Grace, false); err != nil {
-			return err
-		}
-		return h.awaitRestart(ctx, before)
+		return h.stopAndStart(ctx, syscall.Signal(req.Signal), req.Grace)
 	case "kill":
 		return h.kill(syscall.Signal(req.Signal))
 	case "pause":

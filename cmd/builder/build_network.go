@@ -26,11 +26,11 @@ type buildNetworks struct {
 
 // buildNetworks are those of the state directory, for the builds of one command.
 func (e *env) buildNetworks(s *store.Store) *buildNetworks {
-	b := &buildNetworks{networks: supervisor.NewRecords(s).Networks(), fallback: network.Default}
+	fallback := network.Default
 	if rootless() {
-		b.fallback = "host"
+		fallback = "host"
 	}
-	return b
+	return &buildNetworks{networks: supervisor.NewRecords(s).Networks(), fallback: first(e.getenv("BUILDER_NETWORK"), fallback)}
 }
 
 // Join implements build.Networks.

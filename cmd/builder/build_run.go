@@ -13,6 +13,7 @@ import (
 	"builder/build"
 	"builder/cdi"
 	"builder/container"
+	"builder/network"
 	"builder/supervisor"
 
 	"github.com/docker/go-units"
@@ -63,8 +64,8 @@ func (f *runFlags) addFlags(fs *pflag.FlagSet) {
 func (f *runFlags) resolve(e *env, opts *build.Options) (flag string, err error) {
 	run := &opts.Run
 	run.Network, run.CgroupParent = f.network, f.cgroupParent
-	if run.Network == "default" {
-		run.Network = first(e.getenv("BUILDER_NETWORK"), run.Network)
+	if run.Network == "default" && e.getenv("BUILDER_NETWORK") == "none" {
+		run.Network = "none" // the others are no part of a step's identity
 	}
 	if err := e.checkBuildNetwork(run.Network); err != nil {
 		return "network", err
@@ -104,6 +105,8 @@ func (e *env) checkBuildNetwork(name string) error {
 	switch {
 	case name == "default" || name == "host" || name == "none":
 		return nil
+	case name == network.Default:
+		return fmt.Errorf("%q: it is the default, and not named", name)
 	case name == "" || strings.HasPrefix(name, "container:"):
 		return fmt.Errorf("%q: want default, host, none or the name of a network", name)
 	}

@@ -175,6 +175,22 @@ func TestRestartPolicies(t *testing.T) {
 	if again := strings.Count(w.ok("logs", "ever"), "run"); again != n {
 		t.Error("it is started again after stop")
 	}
+	// In the pause before a restart: restart ends the pause, kill the restarts.
+	w.ok("run", "-d", "--name", "flap", "--restart", "always", "-v", w.dir+":/d", "test/base", "sh", "-c", "echo run; [ -e /d/ready ] && sleep 1000")
+	waitFor(t, "five runs", func() bool { return strings.Count(w.ok("logs", "flap"), "run") >= 5 })
+	w.waitField("flap", "{{.State.Status}}", "restarting") // the pause is 1.6 s by now
+	if err := os.WriteFile(filepath.Join(w.dir, "ready"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	w.ok("restart", "-t", "0", "flap")
+	n = strings.Count(w.ok("logs", "flap"), "run")
+	if got := w.field("flap", "{{.State.Status}}"); got != "running" || n != 6 {
+		t.Errorf("restarted in the pause it is %q, in run %d", got, n)
+	}
+	w.ok("run", "-d", "--name", "broken", "--restart", "always", "test/base", "false")
+	waitFor(t, "four restarts", func() bool { return w.field("broken", "{{.RestartCount}} {{.State.Status}}") == "4 restarting" })
+	w.ok("kill", "broken")
+	w.waitField("broken", "{{.State.Status}} {{.RestartCount}}", "exited 4")
 }
 
 // TestMonitorKilled kills the monitor, and then the keeper too, while

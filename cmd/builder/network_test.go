@@ -139,6 +139,11 @@ func TestUserNetworks(t *testing.T) {
 	if out := in("nslookup " + address); !strings.Contains(out, "web.app") {
 		t.Errorf("the name of %s: %s", address, out)
 	}
+	// The gateway keeps its hardware address, whose ever ports come and go.
+	bridges, err := exec.Command("ip", "-n", w.netns, "-o", "link", "show", "type", "bridge").Output()
+	if err != nil || strings.Count(string(bridges), "link/ether 02:42:0a:") != strings.Count(string(bridges), "\n") {
+		t.Errorf("the bridges are (%v)\n%s", err, bridges)
+	}
 	// Other networks reach neither it nor its name.
 	if r := w.run("run", "--rm", "test/base", "sh", "-c", "ping -c1 -W1 "+address+"; wget -qO- http://web/"); r.code == 0 || strings.Contains(r.stdout, " 0% packet loss") {
 		t.Errorf("the default network reaches app: %s", r.stdout)

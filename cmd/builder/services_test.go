@@ -73,7 +73,7 @@ func TestServices(t *testing.T) {
 		t.Errorf("PostgreSQL was not shut down well:\n%s", r.stdout+r.stderr)
 	}
 	if got := get("http://127.0.0.1:8080/"); got != "visits 3 hits 3\n" {
-		t.Errorf("after the database was made anew the answer is %q", got)
+		t.Errorf("after the database was made anew the answer is %q; Node says %s", got, w.run("logs", "node").stderr)
 	}
 	if got := w.ok("exec", "db", "psql", "-Atc", "SELECT count(*) FROM visits"); got != "3\n" {
 		t.Errorf("psql in the container says %q", got)

@@ -16,6 +16,7 @@ const server = http.createServer(async (req, res) => {
     const hits = await cache.incr('hits');
     res.end(`visits ${rows[0].n} hits ${hits}\n`);
   } catch (e) {
+    console.error(e.message);
     res.statusCode = 500;
     res.end(e.message + '\n');
   }

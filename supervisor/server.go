@@ -52,7 +52,10 @@ func handle(ctx context.Context, nc net.Conn, s holders) {
 	default:
 		err := serve(ctx, h, req)
 		st := h.current()
-		_ = c.writeJSON(answer(&st, err))
+		r := answer(&st, err)
+		var not *NotRunningError
+		r.NotHeld = errors.As(err, &not) && not.Name == h.config.Name
+		_ = c.writeJSON(r)
 	}
 }
 
@@ -71,8 +74,6 @@ func answer(st *State, err error) response {
 	r := response{State: st}
 	if err != nil {
 		r.Error, r.Running = err.Error(), errors.Is(err, ErrRunning)
-		var not *NotRunningError
-		r.NotHeld = errors.As(err, &not)
 		var start *container.StartError
 		if errors.As(err, &start) {
 			r.Code = start.Code

@@ -75,8 +75,9 @@ func TestWrongRunInput(t *testing.T) {
 			w.fails(1, []string{"Dockerfile:2", ">>> RUN", tt.word}, "build", "ctx")
 		})
 	}
-	w.write("ctx/Dockerfile", "FROM test/base\nRUN --network=default true\nRUN --device=acme.example/gpu=0 true\n")
+	w.write("ctx/Dockerfile", "FROM test/base\nRUN --network=host true\nRUN --device=acme.example/gpu=0 true\n")
 	w.fails(1, []string{"Dockerfile:2", "network.host is not allowed", "--allow network.host"}, "build", "--network", "none", "ctx")
+	w.write("ctx/Dockerfile", "FROM test/base\nRUN --network=default true\nRUN --device=acme.example/gpu=0 true\n")
 	w.fails(1, []string{"Dockerfile:3", "CDI specification", "bad.json"}, "build", "--cdi-config-dir", "cdi", "ctx")
 	flags := []struct{ flag, value, word string }{
 		{"secret", "nothing", "must be a key=value pair"},

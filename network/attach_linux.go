@@ -104,7 +104,7 @@ func (n *Networks) Attach(e Endpoint) (_ *Attachment, err error) {
 // answerNames has the names of a network answered as long as the container is
 // on it.
 func (a *Attachment) answerNames(net Network) {
-	if !net.Names() {
+	if !slices.ContainsFunc(net.Subnets, func(s Subnet) bool { return slices.Contains(a.DNS, s.Gateway) }) {
 		return
 	}
 	if a.names == nil {
@@ -146,16 +146,21 @@ func (a *Attachment) connect(c Connection, names []string, ports []Port) error {
 	if net.Internal || !routed {
 		a.Connected[len(a.Connected)-1].Gateways = nil
 	}
-	if err := connect(&net, a.ns, plug{name: got.Interface, mac: mac, addrs: got.Addrs, routed: routed}); err != nil {
+	if err := a.networks.plugIn(&net, a.ns, plug{name: got.Interface, mac: mac, addrs: got.Addrs, routed: routed}); err != nil {
 		return fmt.Errorf("network %s: %w", net.Name, err)
 	}
-	if net.Names() {
+	if net.Names() || !net.Internal && !reachable(nameServers()) {
 		for _, s := range net.Subnets {
 			a.DNS = append(a.DNS, s.Gateway)
 		}
 	}
 	a.answerNames(net)
 	return nil
+}
+
+// plugIn gives a container an interface on a network.
+func (n *Networks) plugIn(net *Network, ns *os.File, p plug) error {
+	return n.inBase(func() error { return connect(net, ns, p) })
 }
 
 func parseMAC(text string) (net.HardwareAddr, error) {
@@ -198,18 +203,20 @@ func (n *Networks) lease(net *Network, a *Attachment, c Connection, names []stri
 		l.Names = append(slices.Concat(names, c.Aliases), a.Container[:12])
 	}
 	have[a.Container] = l
-	made, err := ensureBridge(net)
-	if err != nil {
-		return got, err
-	}
-	if err := save(n.file(net.Name, ".leases"), have); err != nil {
-		return got, err
-	}
-	table, err := n.haveTable()
-	if err == nil && (made || !table || len(ports) > 0) {
-		err = n.writeRules()
-	}
-	return got, err
+	return got, n.inBase(func() error {
+		made, err := ensureBridge(net)
+		if err != nil {
+			return err
+		}
+		if err := save(n.file(net.Name, ".leases"), have); err != nil {
+			return err
+		}
+		table, err := n.haveTable()
+		if err == nil && (made || !table || len(ports) > 0) {
+			err = n.writeRules()
+		}
+		return err
+	})
 }
 
 // assign chooses the addresses of a container. When none is free, those of
@@ -344,7 +351,7 @@ func (n *Networks) release(c Connected, id string) error {
 		return err
 	}
 	if len(l.Ports) > 0 {
-		return n.writeRules()
+		return n.inBaseIfThere(n.writeRules)
 	}
 	return nil
 }
@@ -357,12 +364,41 @@ func (n *Networks) Adopt(a *Attachment, pid int) error {
 		return err
 	}
 	a.networks, a.ns = n, ns
+	var errs []error
 	for _, c := range a.Connected {
 		if net, err := n.load(c.Network); err == nil {
+			errs = append(errs, a.replug(&net, c))
 			a.answerNames(net)
 		}
 	}
-	return a.serve()
+	return errors.Join(append(errs, a.serve())...)
+}
+
+// replug gives a container its interface again, which is gone if the namespace
+// of the bridges is: nobody was left who had it open.
+func (a *Attachment) replug(net *Network, c Connected) error {
+	if a.networks.base == nil || has(a.ns, c.Interface) {
+		return nil
+	}
+	lock, err := a.networks.lock()
+	if err != nil {
+		return err
+	}
+	defer lock.Release()
+	err = a.networks.inBase(func() error {
+		if _, err := ensureBridge(net); err != nil {
+			return err
+		}
+		return a.networks.writeRules()
+	})
+	if err != nil {
+		return err
+	}
+	mac, err := parseMAC(c.MAC)
+	if err != nil {
+		return err
+	}
+	return a.networks.plugIn(net, a.ns, plug{name: c.Interface, mac: mac, addrs: c.Addrs, routed: len(c.Gateways) > 0})
 }
 
 // Forget gives back what a container has that is gone, whoever had it.

@@ -19,7 +19,8 @@ import (
 )
 
 // The names of a network's containers are answered on the address of its
-// gateway. Every process that holds a container on the network tries to: one
+// gateway, and on the default network, which has none, those of others where
+// the machine's name servers can't be reached from a container. Every process that holds a container on the network tries to: one
 // gets the port, and another one when that ends. What it answers is in the
 // files of leases, which all read. Everything else is asked of the machine's
 // own name servers.
@@ -98,18 +99,18 @@ func (r *responder) run(ctx context.Context) {
 	}
 }
 
-func (r *responder) listen() (*net.UDPConn, net.Listener, error) {
+func (r *responder) listen() (udp *net.UDPConn, tcp net.Listener, err error) {
 	at := netip.AddrPortFrom(r.at, 53)
-	udp, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
-	if err != nil {
-		return nil, nil, err
-	}
-	tcp, err := net.Listen("tcp", at.String())
-	if err != nil {
-		_ = udp.Close()
-		return nil, nil, err
-	}
-	return udp, tcp, nil
+	err = r.networks.inBase(func() error {
+		if udp, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(at)); err != nil {
+			return err
+		}
+		if tcp, err = net.Listen("tcp", at.String()); err != nil {
+			_ = udp.Close()
+		}
+		return err
+	})
+	return udp, tcp, err
 }
 
 func (r *responder) serveUDP(c *net.UDPConn) {
@@ -388,6 +389,15 @@ func exchange(c net.Conn, msg []byte, proto string) []byte {
 			return buf[:n]
 		}
 	}
+}
+
+// reachable says whether a container can reach one of the machine's name
+// servers, or there is none: not those on loopback, which is the container's own
+// in its namespace, nor those of a link that it isn't on.
+func reachable(servers []netip.Addr) bool {
+	return len(servers) == 0 || slices.ContainsFunc(servers, func(a netip.Addr) bool {
+		return !a.IsLoopback() && !a.IsUnspecified() && !a.IsLinkLocalUnicast()
+	})
 }
 
 // nameServers are those of /etc/resolv.conf; where it says none, resolv.conf(5)

@@ -14,6 +14,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"builder/internal/sys"
 )
 
 // routes are the subnets that the machine has routes to, other than by default.
@@ -83,6 +85,28 @@ func ensureBridge(n *Network) (made bool, err error) {
 		return true, nil
 	}
 	return true, forward(n.IPv6())
+}
+
+// Mine says whether the network namespace that this process is in is its to
+// change: not so that of the machine for a process in a user namespace.
+func Mine() bool {
+	if !sys.InUserNamespace() {
+		return true
+	}
+	ns, err := os.Open("/proc/self/ns/net")
+	if err != nil {
+		return false
+	}
+	defer ns.Close()
+	fd, err := unix.IoctlRetInt(int(ns.Fd()), unix.NS_GET_USERNS)
+	if err != nil {
+		return false // it is of one that isn't below this one
+	}
+	owner := os.NewFile(uintptr(fd), "user namespace")
+	defer owner.Close()
+	one, err1 := owner.Stat()
+	own, err2 := os.Stat("/proc/self/ns/user")
+	return err1 == nil && err2 == nil && os.SameFile(one, own)
 }
 
 // explain says what a refusal means.
@@ -257,6 +281,14 @@ func configure(n *Network, p plug) error {
 		}
 	}
 	return nil
+}
+
+// has says whether a namespace has an interface.
+func has(ns *os.File, name string) bool {
+	return inNamespace(ns, func() error {
+		_, err := net.InterfaceByName(name)
+		return err
+	}) == nil
 }
 
 // disconnect removes the interface of a container.

@@ -90,6 +90,8 @@ type Networks struct {
 	// alive says whether the container of an ID is there still: the
 	// addresses of others are free.
 	alive func(id string) bool
+	// base is where the kernel's part is; nil: where this process is.
+	base Base
 }
 
 // Errors that callers tell apart.
@@ -265,7 +267,7 @@ func (n *Networks) Remove(name string) error {
 			return fmt.Errorf("%w: container %s is on network %s", ErrInUse, id[:12], net.Name)
 		}
 	}
-	if err := removeBridge(net.Bridge); err != nil {
+	if err := n.inBaseIfThere(func() error { return removeBridge(net.Bridge) }); err != nil {
 		return err
 	}
 	if err := os.Remove(n.file(net.Name, ".leases")); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -274,7 +276,7 @@ func (n *Networks) Remove(name string) error {
 	if err := os.Remove(n.file(net.Name, ".json")); err != nil {
 		return err
 	}
-	return n.writeRules()
+	return n.inBaseIfThere(n.writeRules)
 }
 
 // leases reads who is on a network.
@@ -291,6 +293,21 @@ func (n *Networks) leases(name string) (leases, error) {
 		return nil, fmt.Errorf("network %s: %w", name, err)
 	}
 	return l, nil
+}
+
+// InUse says whether a container that is there is on a network.
+func (n *Networks) InUse() bool {
+	all, err := n.List()
+	if err != nil {
+		return true
+	}
+	for _, net := range all {
+		members, err := n.Members(net.Name)
+		if err != nil || len(members) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // Member is a container on a network.

@@ -8,7 +8,9 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -58,8 +60,21 @@ func newProxy(p Port) (*proxy, error) {
 		if errors.Is(err, syscall.EADDRINUSE) {
 			return nil, fmt.Errorf("port %d/%s is already allocated: %w", p.HostPort, p.Protocol, err)
 		}
+		if errors.Is(err, syscall.EACCES) && p.HostPort != 0 {
+			return nil, fmt.Errorf("publish port %d/%s: %w: ports below %s are root's (net.ipv4.ip_unprivileged_port_start): take another one, or have root set that to %d or less",
+				p.HostPort, p.Protocol, err, firstFreePort(), p.HostPort)
+		}
 		return nil, fmt.Errorf("publish port %d/%s: %w", p.HostPort, p.Protocol, err)
 	}
+}
+
+// firstFreePort is the first port of the machine that everybody may have.
+func firstFreePort() string {
+	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+	if err != nil {
+		return "1024"
+	}
+	return strings.TrimSpace(string(text))
 }
 
 func (px *proxy) open(hosts []netip.Addr) error {
@@ -137,10 +152,10 @@ func (a *Attachment) serve() error {
 	for _, px := range a.proxies {
 		to := netip.AddrPortFrom(a.Connected[0].Addrs[0], px.port.Container)
 		for _, l := range px.listen {
-			go serveTCP(l, to)
+			go a.networks.serveTCP(l, to)
 		}
 		for _, c := range px.packet {
-			go serveUDP(c, to)
+			go a.networks.serveUDP(c, to)
 		}
 	}
 	return nil
@@ -149,7 +164,7 @@ func (a *Attachment) serve() error {
 // dialTimeout bounds the wait for a container that doesn't answer.
 const dialTimeout = 10 * time.Second
 
-func serveTCP(l net.Listener, to netip.AddrPort) {
+func (n *Networks) serveTCP(l net.Listener, to netip.AddrPort) {
 	for {
 		c, err := l.Accept()
 		if errors.Is(err, net.ErrClosed) {
@@ -159,19 +174,18 @@ func serveTCP(l net.Listener, to netip.AddrPort) {
 			time.Sleep(10 * time.Millisecond) // no descriptors left, perhaps
 			continue
 		}
-		go passTCP(c.(*net.TCPConn), to)
+		go n.passTCP(c.(*net.TCPConn), to)
 	}
 }
 
 // passTCP copies both ways; each direction ends by itself.
-func passTCP(c *net.TCPConn, to netip.AddrPort) {
+func (n *Networks) passTCP(c *net.TCPConn, to netip.AddrPort) {
 	defer c.Close()
-	d, err := net.DialTimeout("tcp", to.String(), dialTimeout)
+	out, err := n.dialTCP(to, dialTimeout)
 	if err != nil {
 		_ = c.SetLinger(0) // the client sees a reset
 		return
 	}
-	out := d.(*net.TCPConn)
 	defer func() { _ = out.Close() }()
 	var both sync.WaitGroup
 	half := func(to, from *net.TCPConn) {
@@ -191,7 +205,7 @@ const udpIdle = 90 * time.Second
 // maxUDPClients bounds those remembered of one port.
 const maxUDPClients = 4096
 
-func serveUDP(c *net.UDPConn, to netip.AddrPort) {
+func (n *Networks) serveUDP(c *net.UDPConn, to netip.AddrPort) {
 	var mu sync.Mutex
 	clients := map[netip.AddrPort]*net.UDPConn{}
 	defer func() {
@@ -203,7 +217,7 @@ func serveUDP(c *net.UDPConn, to netip.AddrPort) {
 	}()
 	buf := make([]byte, 64<<10)
 	for {
-		n, from, err := c.ReadFromUDPAddrPort(buf)
+		size, from, err := c.ReadFromUDPAddrPort(buf)
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
@@ -213,7 +227,7 @@ func serveUDP(c *net.UDPConn, to netip.AddrPort) {
 		mu.Lock()
 		out := clients[from]
 		if out == nil && len(clients) < maxUDPClients {
-			if out, err = net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to)); err == nil {
+			if out, err = n.dialUDP(to); err == nil {
 				clients[from] = out
 				go func() {
 					answerUDP(c, out, from)
@@ -226,7 +240,7 @@ func serveUDP(c *net.UDPConn, to netip.AddrPort) {
 		mu.Unlock()
 		if out != nil {
 			_ = out.SetReadDeadline(time.Now().Add(udpIdle))
-			_, _ = out.Write(buf[:n]) // as UDP does: it may be lost
+			_, _ = out.Write(buf[:size]) // as UDP does: it may be lost
 		}
 	}
 }

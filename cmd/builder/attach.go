@@ -31,6 +31,11 @@ func (e *env) attached(a attachOptions, begin func(*supervisor.Session) error) (
 			s.Detach = a.keys
 		}
 	}
+	var caught *caughtSignals
+	if a.sigProxy {
+		caught = catchSignals()
+		defer caught.stop()
+	}
 	if err := begin(s); err != nil {
 		return 0, err
 	}
@@ -40,12 +45,10 @@ func (e *env) attached(a attachOptions, begin func(*supervisor.Session) error) (
 			return 0, err
 		}
 	}
-	stop := func() {}
 	if a.sigProxy {
-		stop = e.forwardSignals(s, a.tty)
+		e.forwardSignals(caught, s, a.tty)
 	}
 	st, err := s.Wait()
-	stop()
 	restore()
 	if errors.Is(err, supervisor.ErrDetached) {
 		fmt.Fprintln(e.stderr)

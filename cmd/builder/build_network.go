@@ -17,7 +17,7 @@ import (
 // with is the next one's, so a build without steps side by side makes one.
 type buildNetworks struct {
 	networks *network.Networks
-	fallback string // the network of builds that name none
+	fallback func() string // the network of builds that name none
 
 	mu   sync.Mutex
 	idle map[string][]*network.Attachment // by network
@@ -26,17 +26,18 @@ type buildNetworks struct {
 
 // buildNetworks are those of the state directory, for the builds of one command.
 func (e *env) buildNetworks(s *store.Store) *buildNetworks {
-	fallback := network.Default
-	if rootless() {
-		fallback = "host"
-	}
-	return &buildNetworks{networks: supervisor.NewRecords(s).Networks(), fallback: first(e.getenv("BUILDER_NETWORK"), fallback)}
+	return &buildNetworks{networks: e.records(s).Networks(), fallback: sync.OnceValue(func() string {
+		if name := e.getenv("BUILDER_NETWORK"); name != "" {
+			return name
+		}
+		return e.defaultNetwork(s, "host")
+	})}
 }
 
 // Join implements build.Networks.
 func (b *buildNetworks) Join(_ context.Context, name string) (build.Link, error) {
 	if name == "default" {
-		name = b.fallback
+		name = b.fallback()
 	}
 	if name == "host" {
 		return build.Link{}, nil

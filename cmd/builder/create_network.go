@@ -51,7 +51,13 @@ func (f *networkFlags) connect(e *env, records supervisor.Records, c *supervisor
 	}
 	names := f.networks
 	if len(names) == 0 {
-		names = []string{first(e.getenv("BUILDER_NETWORK"), e.defaultNetwork())}
+		if names = []string{e.getenv("BUILDER_NETWORK")}; names[0] == "" {
+			s, err := e.store()
+			if err != nil {
+				return err
+			}
+			names[0] = e.defaultNetwork(s, "none")
+		}
 	}
 	if alone := slices.IndexFunc(names, func(n string) bool {
 		return n == "host" || n == "none" || strings.HasPrefix(n, "container:")

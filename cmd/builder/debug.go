@@ -139,12 +139,13 @@ func (e *env) attach(ctx context.Context, spec container.Spec) (int, error) {
 		}
 	}
 	defer restore()
+	caught := catchSignals()
+	defer caught.stop()
 	p, err := container.Start(context.WithoutCancel(ctx), spec)
 	if err != nil {
 		return 0, err
 	}
-	stop := e.forwardSignals(inProcess{p}, spec.Terminal)
-	defer stop()
+	e.forwardSignals(caught, inProcess{p}, spec.Terminal)
 	err = p.Wait()
 	var exit *container.ExitError
 	if errors.As(err, &exit) {

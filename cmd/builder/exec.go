@@ -117,6 +117,8 @@ func (e *env) execProcess(ctx context.Context, o execOptions, records supervisor
 	defer restore()
 	target := container.Target{Pid: c.State.Pid, Start: c.State.PidStart, Spec: c.Spec}
 	target.Spec.ID = c.ID
+	caught := catchSignals()
+	defer caught.stop()
 	p, err := container.Exec(context.WithoutCancel(ctx), target, spec)
 	if err != nil {
 		return 0, err
@@ -125,9 +127,8 @@ func (e *env) execProcess(ctx context.Context, o execOptions, records supervisor
 	if o.detach {
 		return 0, nil
 	}
-	stop := e.forwardSignals(inProcess{p}, o.tty)
+	e.forwardSignals(caught, inProcess{p}, o.tty)
 	err = p.Wait()
-	stop()
 	var exit *container.ExitError
 	switch {
 	case errors.As(err, &exit):

@@ -42,7 +42,7 @@ func runMonitor(ctx context.Context, e *env, args []string) error {
 	log := func(msg string) {
 		fmt.Fprintf(e.stderr, "%s %s\n", time.Now().UTC().Format(time.RFC3339), msg)
 	}
-	records := supervisor.NewRecords(s)
+	records := e.records(s)
 	if !*worker {
 		command := []string{os.Args[0], "--root", s.Path(), "monitor", "--kept"}
 		return supervisor.Keep(records, command, os.NewFile(3, "ready"), log)

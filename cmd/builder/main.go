@@ -23,6 +23,7 @@ import (
 	"builder/dockerfile"
 	"builder/progress"
 	"builder/store"
+	"builder/usernet"
 	"builder/userns"
 
 	"github.com/spf13/pflag"
@@ -56,7 +57,8 @@ type env struct {
 	root  string // --root
 	debug bool   // --debug
 
-	opened *store.Store
+	opened  *store.Store
+	usernet *usernet.Client // see networkBase
 
 	// How requests to registries are repeated; 0 for the defaults.
 	attempts int
@@ -129,7 +131,8 @@ func commands() []command {
 		{"df", "[OPTIONS]", "show what takes how much disk", runDf},
 		{"prune", "[OPTIONS]", "remove what nothing needs", runPrune},
 		{"version", "", "show the version", runVersion},
-		{"monitor", "", "", runMonitor}, // started by others
+		{"monitor", "", "", runMonitor}, // these are started by others
+		{"usernet", "", "", runUsernet},
 	}
 }
 

@@ -43,6 +43,8 @@ type workbench struct {
 	// netns is the network namespace that is the machine, "" for the real one.
 	// In one that the test made containers have their own network by default.
 	netns string
+	// as makes a command; nil for the usual one.
+	as func(args ...string) *exec.Cmd
 }
 
 // newBench makes a state directory with the image test/base in it: busybox
@@ -112,6 +114,9 @@ func makeBase(t testing.TB) []byte {
 
 // command is builder with the bench's state directory.
 func (w *workbench) command(args ...string) *exec.Cmd {
+	if w.as != nil {
+		return w.as(args...)
+	}
 	cmd := exec.Command("/proc/self/exe", args...)
 	network := "host"
 	if w.netns != "" {

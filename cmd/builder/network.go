@@ -41,7 +41,7 @@ func (e *env) networks() (*network.Networks, error) {
 	if err != nil {
 		return nil, err
 	}
-	return supervisor.NewRecords(s).Networks(), nil
+	return e.records(s).Networks(), nil
 }
 
 // networkRow is what a --format of network ls can show. The names are docker's.
@@ -358,7 +358,7 @@ func runNetworkInspect(_ context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	records := supervisor.NewRecords(s)
+	records := e.records(s)
 	found := []any{}
 	var errs []error
 	for _, w := range words {
@@ -512,7 +512,7 @@ func runNetworkPrune(_ context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	records := supervisor.NewRecords(s)
+	records := e.records(s)
 	n := records.Networks()
 	match, err := parseNetworkFilters(n, *filters)
 	if err != nil {
@@ -553,7 +553,7 @@ func runPort(_ context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	c, err := supervisor.NewRecords(s).Find(words[0])
+	c, err := e.records(s).Find(words[0])
 	if err != nil {
 		return err
 	}

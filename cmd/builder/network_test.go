@@ -13,24 +13,31 @@ import (
 	"builder/internal/testutil"
 )
 
+// newMachineNetwork makes two network namespaces, which are removed with the
+// test: a machine's and the outside, 203.0.113.1 and 203.0.113.2.
+func newMachineNetwork(t *testing.T) (inside, outside string) {
+	t.Helper()
+	inside, outside = fmt.Sprintf("bnet-%d-in", os.Getpid()), fmt.Sprintf("bnet-%d-out", os.Getpid())
+	for _, ns := range []string{inside, outside} {
+		run(t, "ip", "netns", "add", ns)
+		t.Cleanup(func() { run(t, "ip", "netns", "del", ns) })
+		run(t, "ip", "-n", ns, "link", "set", "lo", "up")
+	}
+	run(t, "ip", "-n", inside, "link", "add", "up0", "type", "veth", "peer", "name", "up1", "netns", outside)
+	run(t, "ip", "-n", inside, "addr", "add", "203.0.113.1/24", "dev", "up0")
+	run(t, "ip", "-n", inside, "link", "set", "up0", "up")
+	run(t, "ip", "-n", outside, "addr", "add", "203.0.113.2/24", "dev", "up1")
+	run(t, "ip", "-n", outside, "link", "set", "up1", "up")
+	return inside, outside
+}
+
 // newNetBench is newLifeBench in a network namespace of its own, which is the
 // machine 203.0.113.1; 203.0.113.2 is outside of it, in another one.
 func newNetBench(t *testing.T) (w *workbench, outside func(args ...string) (string, error)) {
 	t.Helper()
 	testutil.Require(t, "root", "ip", "nsenter", "busybox")
 	w = newLifeBench(t)
-	// What was imported is to be seen in the namespace only.
-	inside, out := fmt.Sprintf("bnet-%d-in", os.Getpid()), fmt.Sprintf("bnet-%d-out", os.Getpid())
-	for _, ns := range []string{inside, out} {
-		run(t, "ip", "netns", "add", ns)
-		t.Cleanup(func() { run(t, "ip", "netns", "del", ns) })
-		run(t, "ip", "-n", ns, "link", "set", "lo", "up")
-	}
-	run(t, "ip", "-n", inside, "link", "add", "up0", "type", "veth", "peer", "name", "up1", "netns", out)
-	run(t, "ip", "-n", inside, "addr", "add", "203.0.113.1/24", "dev", "up0")
-	run(t, "ip", "-n", inside, "link", "set", "up0", "up")
-	run(t, "ip", "-n", out, "addr", "add", "203.0.113.2/24", "dev", "up1")
-	run(t, "ip", "-n", out, "link", "set", "up1", "up")
+	inside, out := newMachineNetwork(t)
 	w.netns = inside
 	t.Cleanup(func() { w.command("rm", "-fa").Run() }) // before the namespaces go
 	other := &workbench{t: t, root: w.root, dir: w.dir, netns: out}

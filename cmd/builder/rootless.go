@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +13,9 @@ import (
 	"builder/container"
 	"builder/internal/sys"
 	"builder/network"
+	"builder/store"
+	"builder/supervisor"
+	"builder/usernet"
 	"builder/userns"
 )
 
@@ -25,10 +29,16 @@ var plain = []string{
 // membersDir is the directory, below the state directory, of userns.Options.
 const membersDir = "run/userns"
 
+// runsCommand are commands whose arguments end with a command of somebody else.
+var runsCommand = []string{"run", "create", "exec"}
+
 // entersNamespace says whether a command goes on in a user namespace: of an
 // ordinary user, or of a container's root that may not mount.
 func entersNamespace(name string, args []string) bool {
 	help := func(a string) bool { return a == "--help" || a == "-h" }
+	if slices.Contains(runsCommand, name) && len(args) > 1 {
+		args = args[:1] // what follows may be the command's
+	}
 	return !slices.Contains(plain, name) && !slices.ContainsFunc(args, help) && !container.MayMount()
 }
 
@@ -63,11 +73,68 @@ func (e *env) enterNamespace(_ context.Context) error {
 // rootless says whether this is the process of an ordinary user.
 func rootless() bool { return os.Geteuid() != 0 || sys.InUserNamespace() }
 
-// defaultNetwork is the network of a container for which none is asked.
-func (e *env) defaultNetwork() string {
-	if !rootless() {
+// usernetDir is the directory, below the state directory, of usernet.Serve.
+const usernetDir = "run/usernet"
+
+// records are the containers of the state directory, whose networks are where
+// this process may have some.
+func (e *env) records(s *store.Store) supervisor.Records {
+	r := supervisor.NewRecords(s)
+	if b := e.networkBase(s); b != nil {
+		r.Networks().SetBase(b)
+	}
+	return r
+}
+
+// networkBase is where networks are, nil if that is where this process is.
+func (e *env) networkBase(s *store.Store) network.Base {
+	if network.Mine() {
+		return nil
+	}
+	if e.usernet == nil {
+		e.usernet = usernet.NewClient(s.Path(usernetDir), []string{"/proc/self/exe", "--root", s.Path(), "usernet"}, e.warn)
+	}
+	return e.usernet
+}
+
+// runUsernet is the process that has the containers' network of an ordinary
+// user; [usernet.Client] starts it.
+func runUsernet(ctx context.Context, e *env, args []string) error {
+	ready := os.NewFile(3, "ready")
+	err := e.serveUsernet(ctx, args, ready)
+	if err != nil {
+		_, _ = ready.WriteString(err.Error()) // if it is waited for still
+	}
+	return err
+}
+
+func (e *env) serveUsernet(ctx context.Context, args []string, ready *os.File) error {
+	if _, err := e.parse(flags("usernet"), args, 0, 0); err != nil {
+		return err
+	}
+	s, err := e.store()
+	if err != nil {
+		return err
+	}
+	if err := s.Leave(); err != nil {
+		return err
+	}
+	if err := userns.Register(s.Path(membersDir)); err != nil {
+		return err
+	}
+	return usernet.Serve(ctx, s.Path(usernetDir), func() { ready.Close() }, supervisor.NewRecords(s).Networks().InUse)
+}
+
+// defaultNetwork is the network of a container for which none is asked: where
+// there can be no other, it is otherwise, with a warning.
+func (e *env) defaultNetwork(s *store.Store, otherwise string) string {
+	b := e.networkBase(s)
+	if b == nil {
 		return network.Default
 	}
-	e.warn("without root a container has the machine's network, with all that listens there: --network host says so, and --network none has nothing")
-	return "host"
+	if _, err := b.Threads(true); err != nil {
+		e.warn(fmt.Sprintf("the network is %s: %v; builder doctor tells more", otherwise, err))
+		return otherwise
+	}
+	return network.Default
 }

@@ -51,6 +51,7 @@ func newUser(t *testing.T, subordinate bool) *userBench {
 		t.Fatal(err)
 	}
 	u := &userBench{workbench: workbench{t: t, root: dir + "/state", dir: dir + "/work"}, etc: dir + "/etc", exe: dir + "/builder"}
+	u.as = u.asUser
 	t.Cleanup(func() {
 		if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
@@ -82,25 +83,17 @@ func newUser(t *testing.T, subordinate bool) *userBench {
 	return u
 }
 
-func (u *userBench) run(args ...string) result {
-	u.t.Helper()
-	return u.finish(u.command(args...))
-}
-
-func (u *userBench) command(args ...string) *exec.Cmd {
-	cmd := exec.Command("unshare", append([]string{"--mount", "sh", "-c", asOrdinary, u.exe}, args...)...)
-	cmd.Env = append(os.Environ(), "BUILDER_TEST_MAIN=1", "BUILDER_ROOT="+u.root, "BUILDER_PROGRESS=plain", "BUILDER_NETWORK=host", "ETC="+u.etc, "GROUP="+u.group, "HOME="+u.dir)
+// asUser is builder as the user.
+func (u *userBench) asUser(args ...string) *exec.Cmd {
+	words, network := []string{"unshare", "--mount", "sh", "-c", asOrdinary, u.exe}, "host"
+	if u.netns != "" {
+		words, network = append([]string{"nsenter", "--net=/run/netns/" + u.netns}, words...), ""
+	}
+	words = append(words, args...)
+	cmd := exec.Command(words[0], words[1:]...)
+	cmd.Env = append(os.Environ(), "BUILDER_TEST_MAIN=1", "BUILDER_ROOT="+u.root, "BUILDER_PROGRESS=plain", "BUILDER_NETWORK="+network, "ETC="+u.etc, "GROUP="+u.group, "HOME="+u.dir)
 	cmd.Dir = u.dir
 	return cmd
-}
-
-func (u *userBench) ok(args ...string) string {
-	u.t.Helper()
-	r := u.run(args...)
-	if r.code != 0 {
-		u.t.Fatalf("builder %s: exit code %d\n%s%s", strings.Join(args, " "), r.code, r.stdout, r.stderr)
-	}
-	return r.stdout
 }
 
 // importBase gives the bench the image test/base.

@@ -156,19 +156,22 @@ func (e *env) runHere(o *runOptions, c supervisor.Config, lock *filelock.Lock) (
 	defer restore()
 	// Signals go to the process, which decides what they mean: the
 	// container does not end with ctx.
-	f, err := supervisor.NewRecords(s).RunForeground(rfs.Snapshots(), c, lock, streams, e.warn)
+	var caught *caughtSignals
+	if o.sigProxy {
+		caught = catchSignals()
+		defer caught.stop()
+	}
+	f, err := e.records(s).RunForeground(rfs.Snapshots(), c, lock, streams, e.warn)
 	if err != nil {
 		return 0, err
 	}
-	stop := func() {}
 	if o.sigProxy {
-		stop = e.forwardSignals(f, o.tty)
+		e.forwardSignals(caught, f, o.tty)
 	}
 	if streams.Stdout == nil && streams.Stderr == nil {
 		fmt.Fprintln(e.stdout, c.ID)
 	}
 	st := f.Wait()
-	stop()
 	if st.Error != "" {
 		return st.ExitCode, errors.New(st.Error)
 	}
@@ -247,7 +250,7 @@ func (e *env) client() (*supervisor.Client, error) {
 		return nil, err
 	}
 	spawn := []string{exe, "--root", s.Path(), "monitor"}
-	return &supervisor.Client{Records: supervisor.NewRecords(s), Spawn: spawn}, nil
+	return &supervisor.Client{Records: e.records(s), Spawn: spawn}, nil
 }
 
 // rootFS opens what images are unpacked to.
@@ -359,26 +362,38 @@ type signalled interface {
 	Resize(width, height uint16)
 }
 
-// forwardSignals passes what this process is sent on to the container's, and
-// the terminal's changes of size. stop ends that.
-func (e *env) forwardSignals(p signalled, tty bool) (stop func()) {
-	ch := make(chan os.Signal, 64)
-	signal.Notify(ch)
-	done := make(chan struct{})
+// caughtSignals are what this process is sent, from before the container's is
+// started: none is lost that comes before there is whom to pass it on to.
+type caughtSignals struct {
+	ch   chan os.Signal
+	done chan struct{}
+}
+
+func catchSignals() *caughtSignals {
+	c := &caughtSignals{make(chan os.Signal, 64), make(chan struct{})}
+	signal.Notify(c.ch)
+	return c
+}
+
+// stop ends it.
+func (c *caughtSignals) stop() {
+	signal.Stop(c.ch)
+	close(c.done)
+}
+
+// forwardSignals passes caught signals on to the container's process, and the
+// terminal's changes of size.
+func (e *env) forwardSignals(c *caughtSignals, p signalled, tty bool) {
 	go func() {
 		for {
 			select {
-			case <-done:
+			case <-c.done:
 				return
-			case sig := <-ch:
+			case sig := <-c.ch:
 				e.forward(p, sig.(syscall.Signal), tty)
 			}
 		}
 	}()
-	return func() {
-		signal.Stop(ch)
-		close(done)
-	}
 }
 
 func (e *env) forward(p signalled, sig syscall.Signal, tty bool) {

@@ -3,25 +3,61 @@
 package main
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 )
 
-// TestServices builds nginx, PostgreSQL, Redis and a server of Node from
-// Debian's packages and has them work together: nginx asks Node, which asks
-// the others, all by their names, and clients come by published ports.
+// TestServices has services work together as root.
 func TestServices(t *testing.T) {
 	if testing.Short() {
 		t.Skip("downloads packages")
 	}
 	w, outside := newNetBench(t)
 	here := &workbench{t: t, root: w.root, dir: w.dir} // packages are beyond the test's own network
-	source, err := filepath.Abs("../../testdata/services")
+	testServices(t, w, here, outside)
+}
+
+// TestRootlessServices does as an ordinary user.
+func TestRootlessServices(t *testing.T) {
+	if testing.Short() {
+		t.Skip("downloads packages")
+	}
+	u := newUser(t, true)
+	u.importBase()
+	here := *u
+	here.as = here.asUser
+	inside, out := newMachineNetwork(t)
+	u.netns = inside
+	t.Cleanup(func() { u.command("rm", "-fa").Run() })
+	outside := *u
+	outside.netns = out
+	outside.as = outside.asUser
+	testServices(t, &u.workbench, &here.workbench, outside.machine)
+	u.ok("rm", "-fa")
+	waitFor(t, "the end of all processes", func() bool { return processOf(t, u.root, "") == 0 })
+}
+
+// testServices builds nginx, PostgreSQL, Redis and a server of Node from
+// Debian's packages and has them work together: nginx asks Node, which asks
+// the others, all by their names, and clients come by published ports. Packages
+// are downloaded by the bench here.
+func testServices(t *testing.T, w, here *workbench, outside func(...string) (string, error)) {
+	source := filepath.Join(w.dir, "services")
+	if err := os.CopyFS(source, os.DirFS("../../testdata/services")); err != nil { // everybody may read it there
+		t.Fatal(err)
+	}
+	base, err := os.Open(debian(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	here.ok("import", debian(t), "debian:12")
+	defer base.Close()
+	cmd := here.command("import", "-", "debian:12")
+	cmd.Stdin = base
+	if r := here.finish(cmd); r.code != 0 {
+		t.Fatalf("import: %s", r.stderr)
+	}
 	for _, name := range []string{"nginx", "redis", "postgres", "node"} {
 		here.ok("build", "--target", name, "--build-arg", "BASE=debian:12", "-t", "services/"+name, source)
 	}

@@ -56,7 +56,8 @@ var graph = map[string]string{
 	"rootfs":                        "image layer mount progress snapshot store internal/atomicfile internal/filelock internal/sys",
 	"build": "buildcontext cache cdi container dockerfile image layer mount progress remotecache rootfs snapshot store " +
 		"internal/atomicfile internal/filelock internal/secrets internal/sys",
-	"network":     "internal/atomicfile internal/filelock",
+	"network":     "internal/atomicfile internal/filelock internal/sys",
+	"usernet":     "container network internal/filelock internal/sys",
 	"volume":      "layer internal/atomicfile internal/filelock internal/sys",
 	"supervisor":  "container mount network snapshot store volume internal/atomicfile internal/filelock internal/sys",
 	"cdi":         "container mount",
@@ -69,7 +70,7 @@ var fences = map[string]string{
 	"github.com/regclient/regclient": "registry",
 	"github.com/moby/buildkit":       "dockerfile build",
 	"github.com/spf13/pflag":         "cmd/builder",
-	"golang.org/x/sys/unix":          "internal/sys internal/copytree mount container network layer snapshot snapshot/snapshottest buildcontext userns",
+	"golang.org/x/sys/unix":          "internal/sys internal/copytree mount container network layer snapshot snapshot/snapshottest buildcontext userns usernet",
 	"github.com/moby/profiles":       "container",
 	"github.com/moby/patternmatcher": "buildcontext",
 	"github.com/klauspost/compress":  "layer",
@@ -81,6 +82,7 @@ var fences = map[string]string{
 	"github.com/vishvananda/netlink": "network",
 	"github.com/google/nftables":     "network",
 	"golang.org/x/net":               "network",
+	"gvisor.dev/gvisor":              "usernet",
 
 	"github.com/containerd/stargz-snapshotter": "layer",
 	"github.com/BurntSushi/toml":               "registry",

@@ -307,6 +307,27 @@ func (r Records) find(name string) (Config, error) {
 	if err != nil {
 		return Config{}, err
 	}
+	return named(all, name)
+}
+
+// Finder is Find for many names: it reads all containers once. A container that
+// is made or renamed after that is not found.
+func (r Records) Finder() (find func(name string) (Container, error), err error) {
+	all, err := r.configs()
+	if err != nil {
+		return nil, err
+	}
+	return func(name string) (Container, error) {
+		c, err := named(all, name)
+		if err != nil {
+			return Container{}, err
+		}
+		return Container{Config: c, State: r.State(c.ID)}, nil
+	}, nil
+}
+
+// named is the container of a name, an ID or the beginning of one.
+func named(all []Config, name string) (Config, error) {
 	var found []Config
 	for _, c := range all {
 		if c.Name == name || c.ID == name || "/"+c.Name == name {

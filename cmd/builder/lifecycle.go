@@ -63,6 +63,10 @@ func (e *env) forContainers(names []string, do func(*supervisor.Client, supervis
 	if err != nil {
 		return err
 	}
+	find, err := client.Records.Finder()
+	if err != nil {
+		return err
+	}
 	errs := make([]error, len(names))
 	var wg sync.WaitGroup
 	var mu sync.Mutex
@@ -71,7 +75,7 @@ func (e *env) forContainers(names []string, do func(*supervisor.Client, supervis
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			c, err := client.Records.Find(name)
+			c, err := find(name)
 			if err == nil {
 				err = do(client, c)
 			}
@@ -271,9 +275,12 @@ func (e *env) known(names []string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	records := supervisor.NewRecords(s)
+	find, err := supervisor.NewRecords(s).Finder()
+	if err != nil {
+		return nil, err
+	}
 	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
-		_, err := records.Find(name)
+		_, err := find(name)
 		return errors.Is(err, supervisor.ErrNotFound)
 	}), nil
 }

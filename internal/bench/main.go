@@ -2,7 +2,7 @@
 
 // Command bench measures whole commands of builder beside those of whichever
 // peers are installed and working here: docker (with its daemon), buildah,
-// podman, and buildctl (with BUILDKIT_HOST set). Every tool does the same work
+// podman, the runtimes runc and crun, and buildctl (with BUILDKIT_HOST set). Every tool does the same work
 // on the same base image to the same end, a finished image in its own store;
 // the tools take turns, and the medians are printed as ratios to builder's.
 //
@@ -13,6 +13,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -29,7 +30,7 @@ func main() {
 	runs := flag.Int("n", 5, "runs of each row and tool")
 	only := flag.String("only", "", "rows to run, comma-separated")
 	bin := flag.String("builder", "bin/builder", "the builder to measure")
-	tools := flag.String("tools", "builder,docker,podman,skopeo,buildah,buildctl", "tools to measure, where they work")
+	tools := flag.String("tools", "builder,docker,podman,runc,crun,skopeo,buildah,buildctl", "tools to measure, where they work")
 	files := flag.Int("files", 50000, "files of the large context")
 	flag.Parse()
 	l := &lab{runs: *runs, files: *files, wanted: strings.Split(*tools, ",")}
@@ -88,6 +89,9 @@ func (l *lab) measure(r row) error {
 				peak, cpu = 0, 0
 				d, err := r.once(l, t, i)
 				t.peak = max(t.peak, peak)
+				if errors.Is(err, errNot) {
+					continue
+				}
 				if err != nil {
 					fmt.Fprintf(os.Stderr, "bench: %s: %s: %v\n", r.name, t.name, err)
 					continue

@@ -18,7 +18,7 @@ const base = "bench/base"
 type tool struct {
 	name  string
 	build func(dir, tag string, cached bool) *exec.Cmd
-	run   func(tag string, args ...string) *exec.Cmd // nil if it can't
+	run   func(network, tag string, args ...string) *exec.Cmd // nil if it can't
 
 	// What the row about registries needs; nil if the tool can't.
 	pull   func(name string) []*exec.Cmd
@@ -50,8 +50,8 @@ func (l *lab) prepare(bin string) error {
 		build: func(dir, tag string, cached bool) *exec.Cmd {
 			return builder(append([]string{"build", "-q", "-t", tag}, noCache(cached, dir)...)...)
 		},
-		run: func(tag string, args ...string) *exec.Cmd {
-			return builder(append([]string{"run", "--rm", tag}, args...)...)
+		run: func(network, tag string, args ...string) *exec.Cmd {
+			return builder(append([]string{"run", "--rm", "--network", network, tag}, args...)...)
 		},
 		pull: func(name string) []*exec.Cmd {
 			return []*exec.Cmd{exec.Command(bin, "--root", empty, "pull", "-q", name), exec.Command(bin, "--root", empty, "run", "--rm", name, "/bin/true")}
@@ -72,6 +72,13 @@ func (l *lab) prepare(bin string) error {
 	for _, name := range []string{"docker", "podman", "buildah"} {
 		if slices.Contains(l.wanted, name) {
 			l.addDockerLike(name, tarball)
+		}
+	}
+	for _, name := range []string{"runc", "crun"} {
+		if slices.Contains(l.wanted, name) {
+			if err := l.addRuntime(name); err != nil {
+				return err
+			}
 		}
 	}
 	if slices.Contains(l.wanted, "skopeo") {
@@ -126,10 +133,11 @@ func (l *lab) addDockerLike(name, tarball string) {
 		return cmd
 	}
 	if name != "buildah" {
-		t.run = func(tag string, args ...string) *exec.Cmd {
-			opts := []string{"run", "--rm", "--network=host"}
+		t.run = func(network, tag string, args ...string) *exec.Cmd {
+			opts := []string{"run", "--rm", "--network", network}
 			if name == "podman" {
-				opts = append(opts, "--ulimit=host") // raising limits may not be allowed here
+				// Its own limits, or the host's, may be above what is allowed here.
+				opts = append(opts, "--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024")
 			}
 			return exec.Command(name, slices.Concat(global, opts, []string{tag}, args)...)
 		}
@@ -152,6 +160,30 @@ func (l *lab) addDockerLike(name, tarball string) {
 		}
 	}
 	l.tools = append(l.tools, t)
+}
+
+// addRuntime adds a bare OCI runtime, which gets the files of the base image
+// unpacked, and keeps and removes nothing of them.
+func (l *lab) addRuntime(name string) error {
+	bundle := filepath.Join(l.dir, name)
+	if exec.Command(name, "--version").Run() != nil {
+		fmt.Fprintf(os.Stderr, "bench: %s is not here: left out\n", name)
+		return nil
+	}
+	script := `mkdir $1 && cd $1 && cp -a ../rootfs . && ` + name + ` spec && sed -i 's/"terminal": true/"terminal": false/; s/"sh"/"\/bin\/true"/' config.json`
+	if out, err := exec.Command("sh", "-c", script, "sh", bundle).CombinedOutput(); err != nil {
+		return fmt.Errorf("make bundle for %s: %w\n%s", name, err, out)
+	}
+	t := &tool{name: name, clean: func() {}}
+	// Its default configuration has a network namespace with nothing in it.
+	t.run = func(network, _ string, _ ...string) *exec.Cmd {
+		if network != "none" {
+			return nil
+		}
+		return exec.Command(name, "run", "--bundle", bundle, "bench-"+name)
+	}
+	l.tools = append(l.tools, t)
+	return nil
 }
 
 // addSkopeo adds skopeo, which copies between a registry and an OCI layout.

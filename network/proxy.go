@@ -180,7 +180,7 @@ func (n *Networks) serveTCP(l net.Listener, to netip.AddrPort) {
 
 // passTCP copies both ways; each direction ends by itself.
 func (n *Networks) passTCP(c *net.TCPConn, to netip.AddrPort) {
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	out, err := n.dialTCP(to, dialTimeout)
 	if err != nil {
 		_ = c.SetLinger(0) // the client sees a reset

@@ -138,16 +138,16 @@ func (cl *Client) request(ctx context.Context, c Config, req request, spawn bool
 			time.Sleep(time.Duration(try) * 10 * time.Millisecond)
 			continue
 		case err != nil:
-			nc.Close()
+			_ = nc.Close()
 			return nil, resp, fmt.Errorf("ask the holder of container %s: %w", c.Name, err)
 		case resp.NotHeld:
-			nc.Close()
+			_ = nc.Close()
 			return nil, resp, &NotRunningError{c.Name}
 		case resp.Running:
-			nc.Close()
+			_ = nc.Close()
 			return nil, resp, fmt.Errorf("container %s: %w", c.Name, ErrRunning)
 		case resp.Error != "":
-			nc.Close()
+			_ = nc.Close()
 			err := errors.New(resp.Error)
 			if resp.Code != 0 {
 				err = &container.StartError{Err: err, Code: resp.Code}
@@ -177,7 +177,7 @@ func (cl *Client) simple(ctx context.Context, c Config, req request) (State, err
 	if err != nil {
 		return State{}, err
 	}
-	nc.Close()
+	_ = nc.Close()
 	if resp.State == nil {
 		return State{}, nil
 	}

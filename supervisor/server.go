@@ -20,7 +20,7 @@ import (
 // start it may begin to hold it.
 func handle(ctx context.Context, nc net.Conn, s holders) {
 	c := newConn(nc)
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	var req request
 	if err := c.readJSON(&req); err != nil {
 		return

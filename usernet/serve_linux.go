@@ -62,7 +62,8 @@ func Serve(ctx context.Context, dir string, ready func(), inUse func() bool) err
 	if err != nil {
 		return err
 	}
-	if err := forward(uplink); err != nil {
+	failed := make(chan error, 1)
+	if err := forward(uplink, func(err error) { failed <- err }); err != nil {
 		return fmt.Errorf("start the network stack: %w", err)
 	}
 	l, err := s.listen()
@@ -71,8 +72,9 @@ func Serve(ctx context.Context, dir string, ready func(), inUse func() bool) err
 	}
 	ready()
 	go s.accept(l)
-	s.untilIdle(ctx, inUse)
-	return l.Close()
+	// After a failure another process is better off, which the clients start.
+	err = s.untilIdle(ctx, inUse, failed)
+	return errors.Join(err, l.Close())
 }
 
 func (s *server) listen() (l *net.UnixListener, err error) {
@@ -146,8 +148,9 @@ func peer(c *net.UnixConn) (pid int, err error) {
 	return int(cred.Pid), nil
 }
 
-// untilIdle returns when nobody has needed the network for a while.
-func (s *server) untilIdle(ctx context.Context, inUse func() bool) {
+// untilIdle returns when nobody has needed the network for a while, or with what
+// has failed.
+func (s *server) untilIdle(ctx context.Context, inUse func() bool, failed <-chan error) error {
 	for {
 		s.mu.Lock()
 		n := s.clients
@@ -160,10 +163,12 @@ func (s *server) untilIdle(ctx context.Context, inUse func() bool) {
 		case <-s.changed:
 		case <-over:
 			if !inUse() {
-				return
+				return nil
 			}
+		case err := <-failed:
+			return err
 		case <-ctx.Done():
-			return
+			return nil
 		}
 	}
 }

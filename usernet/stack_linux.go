@@ -7,10 +7,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"sync/atomic"
 	"syscall"
-	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -50,8 +48,8 @@ type forwarder struct {
 }
 
 // forward begins to pass on what comes out of an uplink, which goes on as long
-// as this process does.
-func forward(u *network.Uplink) error {
+// as this process does, or until it can't be read, which failed gets to know.
+func forward(u *network.Uplink, failed func(error)) error {
 	f := &forwarder{uplink: u, pings: make(chan struct{}, maxPings)}
 	f.stack = stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol, arp.NewProtocol},
@@ -71,7 +69,7 @@ func forward(u *network.Uplink) error {
 	link, err := fdbased.New(&fdbased.Options{
 		FDs: []int{socket}, MTU: network.UplinkMTU, EthernetHeader: true, Address: tcpip.LinkAddress(u.Other),
 		PacketDispatchMode: fdbased.RecvMMsg, GSOMaxSize: maxSegment, RXChecksumOffload: true,
-		ClosedFunc: f.closed,
+		ClosedFunc: func(err tcpip.Error) { failed(errorOf("read from the uplink", err)) },
 	})
 	if err != nil {
 		return err
@@ -113,13 +111,6 @@ func forward(u *network.Uplink) error {
 	f.stack.SetTransportProtocolHandler(icmp.ProtocolNumber4, f.echo4)
 	f.stack.SetTransportProtocolHandler(icmp.ProtocolNumber6, f.echo6)
 	return nil
-}
-
-// closed is called when nothing can be read from the uplink any more. Another
-// process is better off, which the clients start.
-func (f *forwarder) closed(err tcpip.Error) {
-	fmt.Fprintf(os.Stderr, "%s read from the uplink: %v\n", time.Now().UTC().Format(time.RFC3339), err)
-	os.Exit(1)
 }
 
 // tune sets the sizes of buffers.

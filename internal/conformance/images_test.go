@@ -125,7 +125,7 @@ func (l *lab) build(t *testing.T, c conformance.Case, w *conformance.Work, archi
 	t.Helper()
 	args := []string{"--root", l.root, "build", "--progress=plain", "-t", "conformance/" + c.Name, "-o", w.Output + ",dest=" + archive}
 	cmd := exec.Command(l.builder, append(append(args, w.Args...), w.Context)...)
-	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}, c.Env...)
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "BUILDER_NETWORK=host"}, c.Env...)
 	if w.Stdin != "" {
 		in, err := os.Open(w.Stdin)
 		if err != nil {

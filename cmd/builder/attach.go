@@ -105,7 +105,16 @@ func runAttach(ctx context.Context, e *env, args []string) error {
 		return fmt.Errorf("container %s is not running: builder start -a starts it", c.Name)
 	}
 	a := attachOptions{stdin: !*noStdin && c.OpenStdin, tty: c.Spec.Terminal, sigProxy: *sigProxy, keys: keys}
-	code, err := e.attached(a, func(s *supervisor.Session) error { return client.Attach(ctx, c.Config, s) })
+	code, err := e.attached(a, func(s *supervisor.Session) error {
+		err := client.Attach(ctx, c.Config, s)
+		if err == nil && a.tty && s.Width > 0 && s.Height > 0 {
+			// Another size and the true one: a program draws its screen anew only
+			// when it hears of a change.
+			s.Resize(s.Width+1, s.Height+1)
+			s.Resize(s.Width, s.Height)
+		}
+		return err
+	})
 	if err == nil && code != 0 {
 		return &exitError{code}
 	}

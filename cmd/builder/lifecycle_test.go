@@ -311,6 +311,38 @@ func TestLogs(t *testing.T) {
 	}
 }
 
+// TestAttachRedraws attaches twice by terminals of one size: the program hears
+// each time that it is to draw its screen.
+func TestAttachRedraws(t *testing.T) {
+	w := newLifeBench(t)
+	testutil.Require(t, "script")
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.ok("run", "-dit", "--name", "screen", "test/base", "sh", "-c", "trap 'echo winch' WINCH; echo ready; while :; do sleep 0.02; done")
+	waitFor(t, "the trap", func() bool { return strings.Contains(w.ok("logs", "screen"), "ready") })
+	for i := range 2 {
+		before := strings.Count(w.ok("logs", "screen"), "winch")
+		cmd := exec.Command("script", "-qec", "stty cols 80 rows 24; exec "+exe+" attach screen", "/dev/null")
+		cmd.Env = w.command().Env
+		stdin, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		waitFor(t, fmt.Sprintf("SIGWINCH of attachment %d", i), func() bool { return strings.Count(w.ok("logs", "screen"), "winch") > before })
+		if _, err := stdin.Write([]byte{16, 17}); err != nil { // the detach keys
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("attachment %d: %v", i, err)
+		}
+	}
+}
+
 func TestAttach(t *testing.T) {
 	w := newLifeBench(t)
 	w.ok("run", "-di", "--name", "echo", "test/base", "sh", "-c", "while read x; do echo said $x; [ $x = end ] && exit 6; done")

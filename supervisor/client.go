@@ -11,8 +11,6 @@ import (
 	"io"
 	"io/fs"
 	"net"
-	"os"
-	"os/exec"
 	"sync"
 	"syscall"
 	"time"
@@ -78,36 +76,9 @@ func (cl *Client) monitor(ctx context.Context) (*conn, error) {
 	}
 }
 
-// spawn starts a monitor in a session of its own and waits until it is ready
-// or has ended.
+// spawn starts a monitor and waits until it is ready or has ended.
 func (cl *Client) spawn() error {
-	if err := os.MkdirAll(cl.Records.s.Path("run"), 0o700); err != nil {
-		return err
-	}
-	log, err := os.OpenFile(cl.Records.s.Path("run", "monitor.log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		return err
-	}
-	defer log.Close()
-	ready, w, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	defer ready.Close()
-	cmd := exec.Command(cl.Spawn[0], cl.Spawn[1:]...)
-	cmd.Dir, cmd.Stderr = "/", log
-	cmd.ExtraFiles = []*os.File{w}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	// What the caller of this command has open beside the three streams, such
-	// as a lock or the end of a pipe, isn't kept open for the monitor's life.
-	sys.CloseOnExec()
-	err = cmd.Start()
-	w.Close()
-	if err != nil {
-		return err
-	}
-	go cmd.Wait() //nolint:errcheck // it is asked by its socket
-	_, err = io.Copy(io.Discard, ready)
+	_, err := sys.StartDetached(cl.Spawn, cl.Records.s.Path("run", "monitor.log"))
 	return err
 }
 
@@ -215,18 +186,18 @@ func (cl *Client) Attach(ctx context.Context, c Config, s *Session) error {
 // Stop stops a container by a signal and, after the grace time, by SIGKILL. One
 // that doesn't run stays as it is.
 func (cl *Client) Stop(ctx context.Context, c Config, sig syscall.Signal, grace time.Duration) error {
-	_, err := cl.simple(ctx, c, request{Op: "stop", Signal: int(sig), Grace: grace})
-	var not *NotRunningError
-	if errors.As(err, &not) {
-		return nil
-	}
-	return err
+	return cl.stop(ctx, c, request{Signal: int(sig), Grace: grace})
 }
 
 // ShutDown is Stop as the machine goes down: what its policy has run is started
 // again at boot (see [Restart.AtBoot]).
 func (cl *Client) ShutDown(ctx context.Context, c Config, sig syscall.Signal, grace time.Duration) error {
-	_, err := cl.simple(ctx, c, request{Op: "stop", Signal: int(sig), Grace: grace, Shutdown: true})
+	return cl.stop(ctx, c, request{Signal: int(sig), Grace: grace, Shutdown: true})
+}
+
+func (cl *Client) stop(ctx context.Context, c Config, req request) error {
+	req.Op = "stop"
+	_, err := cl.simple(ctx, c, req)
 	var not *NotRunningError
 	if errors.As(err, &not) {
 		return nil

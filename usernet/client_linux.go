@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -113,34 +112,9 @@ func (c *Client) dial() (conn *net.UnixConn, ns *os.File, err error) {
 	return conn, ns, nil
 }
 
-// spawn starts a process in a session of its own and waits until it is ready or
-// has ended.
+// spawn starts a process and waits until it is ready or has ended.
 func (c *Client) spawn() error {
-	if err := os.MkdirAll(c.dir, 0o700); err != nil {
-		return err
-	}
-	log, err := os.OpenFile(filepath.Join(c.dir, logFile), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		return err
-	}
-	defer log.Close()
-	ready, w, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	defer ready.Close()
-	cmd := exec.Command(c.command[0], c.command[1:]...)
-	cmd.Dir, cmd.Stderr = "/", log
-	cmd.ExtraFiles = []*os.File{w}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	sys.CloseOnExec() // what this process has inherited isn't kept open for that one's life
-	err = cmd.Start()
-	w.Close()
-	if err != nil {
-		return err
-	}
-	go cmd.Wait() //nolint:errcheck // it is asked by its socket
-	why, err := io.ReadAll(ready)
+	why, err := sys.StartDetached(c.command, filepath.Join(c.dir, logFile))
 	if err == nil && len(why) > 0 {
 		err = errors.New(string(why))
 	}

@@ -26,12 +26,10 @@ type buildNetworks struct {
 
 // buildNetworks are those of the state directory, for the builds of one command.
 func (e *env) buildNetworks(s *store.Store) *buildNetworks {
-	return &buildNetworks{networks: e.records(s).Networks(), fallback: sync.OnceValue(func() string {
-		if name := e.getenv("BUILDER_NETWORK"); name != "" {
-			return name
-		}
-		return e.defaultNetwork(s, "host")
-	})}
+	return &buildNetworks{
+		networks: e.records(s).Networks(),
+		fallback: sync.OnceValue(func() string { return e.defaultNetwork(s, "host") }),
+	}
 }
 
 // Join implements build.Networks.

@@ -51,13 +51,11 @@ func (f *networkFlags) connect(e *env, records supervisor.Records, c *supervisor
 	}
 	names := f.networks
 	if len(names) == 0 {
-		if names = []string{e.getenv("BUILDER_NETWORK")}; names[0] == "" {
-			s, err := e.store()
-			if err != nil {
-				return err
-			}
-			names[0] = e.defaultNetwork(s, "none")
+		s, err := e.store()
+		if err != nil {
+			return err
 		}
+		names = []string{e.defaultNetwork(s, "none")}
 	}
 	if alone := slices.IndexFunc(names, func(n string) bool {
 		return n == "host" || n == "none" || strings.HasPrefix(n, "container:")

@@ -125,9 +125,12 @@ func (e *env) serveUsernet(ctx context.Context, args []string, ready *os.File) e
 	return usernet.Serve(ctx, s.Path(usernetDir), func() { ready.Close() }, supervisor.NewRecords(s).Networks().InUse)
 }
 
-// defaultNetwork is the network of a container for which none is asked: where
-// there can be no other, it is otherwise, with a warning.
+// defaultNetwork is the network of a container for which none is asked: that of
+// BUILDER_NETWORK or, where there can be no other, otherwise, with a warning.
 func (e *env) defaultNetwork(s *store.Store, otherwise string) string {
+	if name := e.getenv("BUILDER_NETWORK"); name != "" {
+		return name
+	}
 	b := e.networkBase(s)
 	if b == nil {
 		return network.Default

@@ -29,7 +29,7 @@ const maxConfigFile = 4 << 20
 // whoever says it. Files that aren't there say nothing.
 type ConfigFiles struct {
 	Builder    []string // config.toml, the user's before the machine's
-	Containers []string // registries.conf, then those of registries.conf.d (containers-registries.conf(5))
+	Containers []string // registries.conf, those of registries.conf.d, and podman's aliases (containers-registries.conf(5))
 	Containerd []string // directories with HOST/hosts.toml (containerd's docs/hosts.md)
 	Docker     string   // daemon.json
 }
@@ -57,6 +57,9 @@ func FindConfigFiles(getenv func(string) string) ConfigFiles {
 		if err == nil {
 			c.Containers = append(c.Containers, more...)
 		}
+	}
+	if home != "" { // what podman was told when it asked
+		c.Containers = append(c.Containers, filepath.Join(home, ".cache", "containers", "short-name-aliases.conf"))
 	}
 	c.Builder = append(c.Builder, "/etc/builder/config.toml")
 	if name := getenv("BUILDER_CONFIG"); name != "" {
@@ -115,16 +118,24 @@ type hostConfig struct {
 	builder, containers, docker []*rule
 	insecure                    []string // of daemon.json
 	containerd                  []string // directories
+
+	shortNames bool // config.toml says that the following counts
+	aliases    map[string]alias
+	search     []alias // registries for names without one, in this order
+}
+
+// alias is a value of registries.conf about names without a registry.
+type alias struct {
+	name string // HOST/PATH, or HOST
+	from Place
 }
 
 func loadConfig(files ConfigFiles) (*hostConfig, error) {
-	c := &hostConfig{containerd: files.Containerd}
+	c := &hostConfig{containerd: files.Containerd, aliases: map[string]alias{}}
 	for _, name := range files.Builder {
-		rules, err := readBuilderConfig(name)
-		if err != nil {
+		if err := c.readBuilderConfig(name); err != nil {
 			return nil, err
 		}
-		c.builder = append(c.builder, rules...)
 	}
 	for _, name := range files.Containers {
 		if err := c.readRegistriesConf(name); err != nil {
@@ -193,13 +204,14 @@ func decode(name string, data []byte, into any, strict bool) (toml.MetaData, err
 }
 
 // readBuilderConfig reads builder's own file.
-func readBuilderConfig(name string) ([]*rule, error) {
+func (c *hostConfig) readBuilderConfig(name string) error {
 	data, err := readConfig(name)
 	if err != nil || data == nil {
-		return nil, err
+		return err
 	}
 	var file struct {
-		Registry map[string]struct {
+		ShortNames bool `toml:"short-names"`
+		Registry   map[string]struct {
 			Mirrors  []string
 			Insecure bool
 			Blocked  bool
@@ -207,16 +219,16 @@ func readBuilderConfig(name string) ([]*rule, error) {
 		}
 	}
 	if _, err := decode(name, data, &file, true); err != nil {
-		return nil, err
+		return err
 	}
-	var rules []*rule
+	c.shortNames = c.shortNames || file.ShortNames
 	for prefix, r := range file.Registry {
 		from := Place{name, lineWith(data, prefix)}
 		out := &rule{prefix: prefix, insecure: r.Insecure, blocked: r.Blocked, from: from}
 		for _, m := range r.Mirrors {
 			e, err := parseMirror(m)
 			if err != nil {
-				return nil, fmt.Errorf("%s: %w", from, err)
+				return fmt.Errorf("%s: %w", from, err)
 			}
 			e.from = Place{name, lineWith(data, m)}
 			out.mirrors = append(out.mirrors, e)
@@ -225,9 +237,9 @@ func readBuilderConfig(name string) ([]*rule, error) {
 			host, _, _ := strings.Cut(prefix, "/")
 			out.origin = &endpoint{host: apiHost(host), cas: []string{r.CA}, origin: true, from: from}
 		}
-		rules = append(rules, out)
+		c.builder = append(c.builder, out)
 	}
-	return rules, nil
+	return nil
 }
 
 // apiHost is the host of a registry's API.
@@ -259,12 +271,17 @@ func (c *hostConfig) readRegistriesConf(name string) error {
 			DigestOnly bool `toml:"mirror-by-digest-only"`
 		}
 		Registries map[string]any // version 1
+		Search     []string       `toml:"unqualified-search-registries"`
+		Aliases    map[string]string
 	}
 	if _, err := decode(name, data, &file, false); err != nil {
 		return err
 	}
 	if file.Registries != nil {
 		return fmt.Errorf("%s: it has version 1 of the format, which nothing reads any more: write [[registry]] tables", Place{name, lineWith(data, "[registries")})
+	}
+	if err := c.readShortNames(name, data, file.Search, file.Aliases); err != nil {
+		return err
 	}
 	mirror := 0
 	for i, r := range file.Registry {
@@ -306,6 +323,58 @@ func (c *hostConfig) readRegistriesConf(name string) error {
 		c.containers = append(c.containers, out)
 	}
 	return nil
+}
+
+// readShortNames reads what a file says of names without a registry. A later
+// file's list of registries takes the place of an earlier one's, and an empty
+// alias undoes one.
+func (c *hostConfig) readShortNames(name string, data []byte, search []string, aliases map[string]string) error {
+	if !c.shortNames {
+		return nil
+	}
+	for short, full := range aliases {
+		from := Place{name, lineWith(data, `"`+full+`"`)}
+		ref, err := image.ParseRef(full)
+		switch {
+		case full == "":
+			delete(c.aliases, short)
+			continue
+		case err != nil:
+			return fmt.Errorf("%s: alias %q: %w", from, short, err)
+		case !strings.Contains(full, "/") || strings.TrimPrefix(full, ref.Registry+"/") == full || strings.ContainsAny(strings.TrimPrefix(full, ref.Registry), ":@"):
+			return fmt.Errorf("%s: alias %q: %q is no name with a registry and without a tag", from, short, full)
+		}
+		c.aliases[short] = alias{ref.Name(), from}
+	}
+	if search != nil {
+		c.search = nil
+	}
+	for _, registry := range search {
+		from := Place{name, lineWith(data, "unqualified-search-registries")}
+		if _, err := image.ParseRef(registry + "/x"); err != nil {
+			return fmt.Errorf("%s: %w", from, err)
+		}
+		c.search = append(c.search, alias{registry, from})
+	}
+	return nil
+}
+
+// meant returns the names that a name without a registry means, of which the
+// first that is there counts; nil for one that means itself. A reference
+// doesn't tell whether docker.io was written out.
+func (c *hostConfig) meant(ref image.Ref) []alias {
+	if ref.Registry != image.DefaultRegistry {
+		return nil
+	}
+	short := strings.TrimPrefix(ref.FamiliarName(), image.DefaultRegistry+"/")
+	if a, ok := c.aliases[short]; ok {
+		return []alias{a}
+	}
+	var names []alias
+	for _, a := range c.search {
+		names = append(names, alias{a.name + "/" + short, a.from})
+	}
+	return names
 }
 
 // location is HOST[/PATH], where PATH stands in the place of the rule's prefix.
@@ -436,8 +505,10 @@ func parseHost(address string, fields hostFields, name string, from Place) (endp
 	case path == "" || path == "v2":
 	case fields.OverridePath && strings.HasPrefix(path, "v2/"):
 		e.prefix = strings.TrimPrefix(path, "v2/")
+	case fields.OverridePath || strings.HasSuffix(path, "/v2"):
+		e.api = "/" + path
 	default:
-		return e, fmt.Errorf("%s: the path %q is not supported: the API must be at /v2/, and what comes after it needs override_path = true", from, u.Path)
+		e.api = "/" + path + "/v2"
 	}
 	if err := e.set(fields, filepath.Dir(name)); err != nil {
 		return e, fmt.Errorf("%s: %w", from, err)

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -51,6 +53,9 @@ func servers(t *testing.T, files *ConfigFiles, name string) string {
 	var out []string
 	for _, s := range list {
 		line := s.URL + "/v2/" + s.Repository
+		if strings.Count(s.URL, "/") > 2 { // of the API, which is not at /v2
+			line = s.URL + "/" + s.Repository
+		}
 		if s.For != "" {
 			line += " for " + s.For
 		}
@@ -67,6 +72,16 @@ func servers(t *testing.T, files *ConfigFiles, name string) string {
 	}
 	return strings.Join(out, "\n")
 }
+
+// shortNames is a registries.conf with names for names without a registry.
+const shortNames = `unqualified-search-registries = ["one.example", "docker.io"]
+aliases."team/app" = "a.example:5000/x/app"
+aliases.fedora = "fedora.example/fedora"
+[[registry]]
+location = "fedora.example"
+[[registry.mirror]]
+location = "fm.example"
+`
 
 // TestServers is a table of what files say, and which servers follow.
 func TestServers(t *testing.T) {
@@ -149,6 +164,17 @@ capabilities = ["push"]
 		{"docker", without("config.toml", "registries.conf", "certs.d/_default/hosts.toml"), "nginx", "https://docker-mirror.example/v2/library/nginx daemon.json:2\nhttps://registry-1.docker.io/v2/library/nginx"},
 		{"docker, another registry", without("certs.d/_default/hosts.toml"), "z.example/x", "https://z.example/v2/x"},
 		{"docker, insecure", without("certs.d/_default/hosts.toml"), "old.example:5000/x", "https://old.example:5000/v2/x insecure"},
+		{"containerd, paths of the API", map[string]string{"certs.d/p.example/hosts.toml": `server = "https://p.example/registry"
+[host."https://x.example/team/v2"]
+[host."https://y.example/api"]
+override_path = true
+`}, "p.example/x", "https://x.example/team/v2/x hosts.toml:2\nhttps://y.example/api/x hosts.toml:3\nhttps://p.example/registry/v2/x hosts.toml:1"},
+		{"short names don't count", map[string]string{"registries.conf": shortNames}, "fedora", "https://registry-1.docker.io/v2/library/fedora"},
+		{"alias", map[string]string{"config.toml": "short-names = true\n", "registries.conf": shortNames}, "fedora", "https://fm.example/v2/fedora registries.conf:6\nhttps://fedora.example/v2/fedora registries.conf:3"},
+		{"alias with a path", map[string]string{"config.toml": "short-names = true\n", "registries.conf": shortNames}, "team/app:2", "https://a.example:5000/v2/x/app registries.conf:2"},
+		{"alias undone", map[string]string{"config.toml": "short-names = true\n", "registries.conf": shortNames, "more.conf": "[aliases]\nfedora = \"\"\n"}, "fedora", "https://one.example/v2/fedora registries.conf:1\nhttps://registry-1.docker.io/v2/library/fedora registries.conf:1"},
+		{"searched", map[string]string{"config.toml": "short-names = true\n", "registries.conf": shortNames, "more.conf": "unqualified-search-registries = [\"two.example\"]\n"}, "team/other", "https://two.example/v2/team/other more.conf:1"},
+		{"no short name", map[string]string{"config.toml": "short-names = true\n", "registries.conf": shortNames}, "quay.example/fedora", "https://quay.example/v2/fedora"},
 		{"docker, insecure network", without("certs.d/_default/hosts.toml"), "10.1.2.3:5000/x", "https://10.1.2.3:5000/v2/x insecure"},
 	} {
 		files := configFiles(t, c.files)
@@ -177,7 +203,6 @@ func TestWrongConfigFiles(t *testing.T) {
 		{"pull-from-mirror", "registries.conf", "[[registry]]\nprefix = \"a.example\"\n[[registry.mirror]]\nlocation = \"b\"\npull-from-mirror = \"often\"\n", "registries.conf:3: pull-from-mirror \"often\""},
 		{"no location", "registries.conf", "[[registry]]\nprefix = \"a.example\"\n[[registry.mirror]]\ninsecure = true\n", "registries.conf:3: the mirror has no location"},
 		{"host", "certs.d/a.example/hosts.toml", "[host.\"ftp://x\"]\n", "hosts.toml:1: \"ftp://x\" is not a host"},
-		{"path", "certs.d/a.example/hosts.toml", "[host.\"https://x/y\"]\n", "hosts.toml:1: the path \"/y\" is not supported"},
 		{"ca", "certs.d/a.example/hosts.toml", "[host.\"https://x\"]\nca = 1\n", "hosts.toml:1: ca: 1 is no string"},
 		{"client", "certs.d/a.example/hosts.toml", "[host.\"https://x\"]\nclient = [[\"a\",\"b\",\"c\"]]\n", "client: want"},
 		{"JSON", "daemon.json", "{\n\n", "daemon.json: line"},
@@ -187,6 +212,17 @@ func TestWrongConfigFiles(t *testing.T) {
 		got := servers(t, configFiles(t, map[string]string{c.file: c.data}), "a.example/x")
 		if !strings.HasPrefix(got, "error: ") || !strings.Contains(got, c.want) {
 			t.Errorf("%s of %s: %s, want %q", c.name, c.file, got, c.want)
+		}
+	}
+	for _, c := range []struct{ name, data, want string }{
+		{"alias without a registry", "[aliases]\na = \"b\"\n", "registries.conf:2: alias \"a\": \"b\" is no name with a registry"},
+		{"alias with a tag", "[aliases]\na = \"b.example/b:1\"\n", "registries.conf:2: alias \"a\": "},
+		{"alias that is no name", "[aliases]\na = \"b.example/B\"\n", "registries.conf:2: alias \"a\": invalid"},
+		{"searched registry", "unqualified-search-registries = [\"a b\"]\n", "registries.conf:1: invalid"},
+	} {
+		got := servers(t, configFiles(t, map[string]string{"config.toml": "short-names = true\n", "registries.conf": c.data}), "a.example/x")
+		if !strings.HasPrefix(got, "error: ") || !strings.Contains(got, c.want) {
+			t.Errorf("%s: %s, want %q", c.name, got, c.want)
 		}
 	}
 	files := configFiles(t, nil)
@@ -218,7 +254,10 @@ func TestConfiguredMirrors(t *testing.T) {
 		}
 		return false
 	})
+	below := httptest.NewServer(http.StripPrefix("/reg", httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: srv.host})))
+	defer below.Close()
 	for _, c := range []struct{ name, file, data, ref string }{
+		{"API below a path", "certs.d/r.invalid/hosts.toml", fmt.Sprintf("server = \"http://127.0.0.1:1\"\n[host.%q]\n", below.URL+"/reg"), "r.invalid/plain/a:1"},
 		{"config.toml", "config.toml", fmt.Sprintf("[registry.\"docker.io\"]\nmirrors = [\"http://%s/hub\"]\n", srv.host), "a:1"},
 		{"location", "registries.conf", fmt.Sprintf("[[registry]]\nprefix = \"docker.io\"\nlocation = \"%s/hub\"\n", srv.host), "a:1"},
 		{"location, by digest", "registries.conf", fmt.Sprintf("[[registry]]\nprefix = \"docker.io\"\nlocation = \"%s/hub\"\n", srv.host), "a@" + desc.Digest.String()},
@@ -236,6 +275,16 @@ func TestConfiguredMirrors(t *testing.T) {
 	if asked == 0 {
 		t.Error("the mirror with the header was not asked")
 	}
+	t.Run("short name", func(t *testing.T) {
+		opts := testOptions()
+		opts.Config = configFiles(t, map[string]string{"config.toml": "short-names = true\n", "registries.conf": fmt.Sprintf("unqualified-search-registries = [\"127.0.0.1:1\", \"%s/hub\", \"%[1]s\"]\n", srv.host)})
+		if err := pullErr(t, opts, "plain/a:1"); err != nil {
+			t.Error(err)
+		}
+		if err := pullErr(t, opts, "plain/b:1"); !errors.Is(err, ErrNotFound) {
+			t.Errorf("what no registry has: %v", err)
+		}
+	})
 	t.Run("dead", func(t *testing.T) {
 		var told []string
 		opts := testOptions()

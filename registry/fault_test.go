@@ -89,6 +89,7 @@ func (p *proxy) handle(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		panic(err)
 	}
+	r.Body = io.NopCloser(bytes.NewReader(sent))
 	req.Header, req.Host = r.Header.Clone(), r.Host // which the registry sends uploads to
 	resp, err := http.DefaultTransport.RoundTrip(req)
 	if err != nil {

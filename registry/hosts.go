@@ -30,6 +30,7 @@ const hubHost = "registry-1.docker.io"
 type endpoint struct {
 	host   string // host[:port] of the API
 	prefix string // path before the repository, "" for most
+	api    string // path of the API, "" for /v2
 	plain  bool   // http, not https
 	origin bool   // the registry itself, not a mirror
 
@@ -42,6 +43,17 @@ type endpoint struct {
 	header     http.Header // sent with every request to it
 	repository string      // what is asked for; "" for prefix and the name's
 	from       Place       // what says so; zero for nobody
+}
+
+// address is where a request to the endpoint goes that is meant for the API at /v2.
+func (e *endpoint) address(u *url.URL) *url.URL {
+	rest, ok := strings.CutPrefix(u.Path, "/v2")
+	if e.api == "" || u.Host != e.host || !ok || rest != "" && rest[0] != '/' || strings.HasPrefix(u.Path+"/", e.api+"/") {
+		return u // what the server itself has sent us to is where it says
+	}
+	moved := *u
+	moved.Path, moved.RawPath = e.api+rest, ""
+	return &moved
 }
 
 // asked reports whether the endpoint is asked for a reference.
@@ -62,19 +74,66 @@ func (c *Client) config() (*hostConfig, error) {
 // the registry, or what stands for it.
 func (c *Client) endpoints(ctx context.Context, ref image.Ref) ([]endpoint, error) {
 	list, err := c.plan(ref)
+	for i := range list {
+		c.prepare(ctx, &list[i])
+	}
+	return list, err
+}
+
+// origin returns the registry, or what stands for it.
+func (c *Client) origin(ctx context.Context, ref image.Ref) (e endpoint, err error) {
+	list, err := c.planFor(ref)
+	if err != nil {
+		return e, err
+	}
+	e = list[len(list)-1]
+	c.prepare(ctx, &e)
+	return e, nil
+}
+
+// prepare finds out how to speak to an endpoint.
+func (c *Client) prepare(ctx context.Context, e *endpoint) {
+	c.trust(e)
+	e.plain = e.plain || c.speaksPlain(ctx, e.host)
+}
+
+// plan is endpoints without a look at the network.
+func (c *Client) plan(ref image.Ref) (list []endpoint, err error) {
+	conf, err := c.config()
 	if err != nil {
 		return nil, err
 	}
-	for i := range list {
-		e := &list[i]
-		c.trust(e)
-		e.plain = e.plain || c.speaksPlain(ctx, e.host)
+	names := conf.meant(ref)
+	if names == nil {
+		return c.planFor(ref)
+	}
+	for i, name := range names {
+		meant, err := image.ParseRef(name.name)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name.from, err)
+		}
+		meant.Tag, meant.Digest = ref.Tag, ref.Digest
+		more, err := c.planFor(meant)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range more {
+			if e.repository == "" {
+				e.repository = strings.Trim(e.prefix+"/"+meant.Repository, "/")
+				e.prefix = ""
+			}
+			if e.from == (Place{}) {
+				e.from = name.from
+			}
+			e.origin = e.origin && i == len(names)-1
+			list = append(list, e)
+		}
 	}
 	return list, nil
 }
 
-// plan is endpoints without a look at the network.
-func (c *Client) plan(ref image.Ref) ([]endpoint, error) {
+// planFor is plan for a name that means itself.
+func (c *Client) planFor(ref image.Ref) ([]endpoint, error) {
 	conf, err := c.config()
 	if err != nil {
 		return nil, err

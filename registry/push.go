@@ -60,11 +60,10 @@ func (c *Client) Push(ctx context.Context, s *store.Store, ref image.Ref, desc o
 
 // toOrigin pushes to the registry itself.
 func (p *push) toOrigin(ctx context.Context) error {
-	endpoints, err := p.client.endpoints(ctx, p.ref)
+	origin, err := p.client.origin(ctx, p.ref)
 	if err != nil {
 		return err
 	}
-	origin := endpoints[len(endpoints)-1]
 	return p.to(ctx, p.client.open(ctx, p.ref, origin))
 }
 

@@ -31,9 +31,9 @@ func (c *Client) Servers(ref image.Ref) ([]Server, error) {
 	var out []Server
 	for _, e := range plan {
 		c.trust(&e)
-		s := Server{URL: "https://" + e.host, Repository: e.repository, Mirror: !e.origin, Insecure: c.insecure(e.host), CAs: e.cas, Headers: slices.Sorted(maps.Keys(e.header))}
+		s := Server{URL: "https://" + e.host + e.api, Repository: e.repository, Mirror: !e.origin, Insecure: c.insecure(e.host), CAs: e.cas, Headers: slices.Sorted(maps.Keys(e.header))}
 		if e.plain {
-			s.URL = "http://" + e.host
+			s.URL = "http://" + e.host + e.api
 		}
 		if s.Repository == "" {
 			s.Repository = ref.Repository

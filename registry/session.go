@@ -47,6 +47,8 @@ type session struct {
 	// authorization is what the last request to the host had that was
 	// answered well.
 	authorization atomic.Pointer[string]
+	// offline is asked for with tokens, if not nil.
+	offline *offline
 }
 
 // open begins a session that ends with ctx.
@@ -58,6 +60,9 @@ func (c *Client) open(ctx context.Context, ref image.Ref, e endpoint) *session {
 		name, repository = e.host, strings.Trim(e.prefix+"/"+ref.Repository, "/")
 		if e.repository != "" {
 			repository = e.repository
+		}
+		if name == hubHost {
+			name = image.DefaultRegistry
 		}
 	}
 	return c.openWith(ctx, ref.Registry, e, c.credentials.get(ctx, name, repository))
@@ -141,8 +146,9 @@ func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { retur
 func (c *Client) roundTripper(ctx context.Context, s *session) roundTripper {
 	return func(req *http.Request) (*http.Response, error) {
 		t, ok := req.Context().Value(traceKey{}).(*trace)
+		var lasting *offline
 		if !ok {
-			t = s.auth
+			t, lasting = s.auth, s.offline
 		}
 		if req.Method == http.MethodDelete {
 			t = &trace{} // an upload is given up: what counts is why
@@ -159,6 +165,10 @@ func (c *Client) roundTripper(ctx context.Context, s *session) roundTripper {
 		b.end = func() { b.timer.Stop(); stop(); cancel(nil) }
 
 		req = req.WithContext(reqCtx)
+		lasting.ask(req)
+		if req.Response == nil { // of no redirection
+			req.URL = s.address(req.URL)
+		}
 		if len(s.header) > 0 && req.URL.Host == s.host {
 			req.Header = req.Header.Clone()
 			for name, values := range s.header {
@@ -181,6 +191,7 @@ func (c *Client) roundTripper(ctx context.Context, s *session) roundTripper {
 		}
 		b.ReadCloser = resp.Body
 		resp.Body = b
+		lasting.read(resp)
 		limitRetryAfter(resp.Header)
 		return c.note(t, req, resp)
 	}

@@ -75,7 +75,7 @@ func runLogin(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := client.Login(ctx, server, cred); err != nil {
+	if cred, err = client.Login(ctx, server, cred); err != nil {
 		return err
 	}
 	if err := f.Put(ctx, server, repository, cred); err != nil {

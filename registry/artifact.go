@@ -4,7 +4,9 @@ package registry
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -71,4 +73,38 @@ func (p *push) fetchMissing(ctx context.Context, desc ocispec.Descriptor) error 
 		return &finalError{fmt.Errorf("fetch it: %w", err)}
 	}
 	return nil
+}
+
+// Attach sends a manifest, whose blobs are in the store, that refers to what ref
+// names at its registry, and returns the manifest's descriptor. Where the
+// registry has no referrers API, the tag that stands for it is brought up to
+// date (distribution-spec, "Pushing Manifests with Subject"). The same manifest
+// again changes nothing.
+func (c *Client) Attach(ctx context.Context, s *store.Store, ref image.Ref, m ocispec.Manifest, sink progress.Sink, vertex string) (ocispec.Descriptor, error) {
+	fail := func(err error) (ocispec.Descriptor, error) {
+		return ocispec.Descriptor{}, c.opError("attach to", ref, err)
+	}
+	origin, err := c.origin(ctx, ref)
+	if err != nil {
+		return fail(err)
+	}
+	subject, _, err := c.open(ctx, ref, origin).head(ctx, ref)
+	if err != nil {
+		return fail(err)
+	}
+	m.Subject = &subject
+	data, err := json.Marshal(m)
+	if err != nil {
+		return fail(err)
+	}
+	to := ref
+	to.Tag, to.Digest = "", digest.FromBytes(data)
+	desc := ocispec.Descriptor{MediaType: m.MediaType, ArtifactType: m.ArtifactType, Digest: to.Digest, Size: int64(len(data))}
+	blobs := []ocispec.Descriptor{m.Config}
+	for _, l := range m.Layers {
+		if !slices.ContainsFunc(blobs, func(b ocispec.Descriptor) bool { return b.Digest == l.Digest }) {
+			blobs = append(blobs, l)
+		}
+	}
+	return desc, c.PushArtifact(ctx, s, to, Artifact{MediaType: m.MediaType, Data: data, Blobs: blobs}, sink, vertex)
 }

@@ -16,6 +16,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
+
+	"builder/image"
 )
 
 // rangeStreams is how many ranges of a blob are fetched at a time.
@@ -136,7 +138,8 @@ func (r *ranged) fetchPart(ctx context.Context, i int) error {
 
 // fetchRange fetches the bytes from up to end and returns how many came.
 func (r *ranged) fetchRange(ctx context.Context, from, end int64) (int64, error) {
-	req, err := r.session.blobRequest(ctx, r.pull, r.desc.Digest)
+	tctx, _ := withTrace(ctx, 0)
+	req, err := r.session.request(tctx, r.pull.client, r.pull.ref, "blobs/"+r.desc.Digest.String())
 	if err != nil {
 		return 0, err
 	}
@@ -177,23 +180,23 @@ func (r *ranged) fetchRange(ctx context.Context, from, end int64) (int64, error)
 	}
 }
 
-// blobRequest is the request for a blob, with the credential that the library
-// has got for the repository. A redirection to another host doesn't get it.
-func (s *session) blobRequest(ctx context.Context, p *pull, of digest.Digest) (*http.Request, error) {
+// request is a question about the repository of ref, with the credential that
+// the library has got for it. A redirection to another host doesn't get it. path
+// comes after the repository's name.
+func (s *session) request(ctx context.Context, c *Client, ref image.Ref, path string) (*http.Request, error) {
 	scheme := "https"
 	if s.plain {
 		scheme = "http"
 	}
-	repository := s.libRef(p.ref).Repository
+	repository := s.libRef(ref).Repository
 	if s.prefix != "" {
 		repository = strings.Trim(s.prefix, "/") + "/" + repository
 	}
-	tctx, _ := withTrace(ctx, 0)
-	req, err := http.NewRequestWithContext(tctx, http.MethodGet, fmt.Sprintf("%s://%s/v2/%s/blobs/%s", scheme, s.host, repository, of), nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("%s://%s/v2/%s/%s", scheme, s.host, repository, path), nil)
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set("User-Agent", p.client.opts.UserAgent)
+	req.Header.Set("User-Agent", c.opts.UserAgent)
 	if auth := s.authorization.Load(); auth != nil {
 		req.Header.Set("Authorization", *auth)
 	}

@@ -90,7 +90,7 @@ func commands() []command {
 		{"rmi", "[OPTIONS] IMAGE [IMAGE...]", "remove images", runRmi},
 		{"pull", "[OPTIONS] NAME[:TAG|@DIGEST]", "fetch an image from a registry", runPull},
 		{"push", "[OPTIONS] NAME[:TAG]", "send an image to a registry", runPush},
-		{"manifest", "create [OPTIONS] LIST [IMAGE...] | add [OPTIONS] LIST IMAGE... | annotate [OPTIONS] LIST [IMAGE] | remove LIST IMAGE... | inspect [OPTIONS] [LIST] NAME | exists LIST | push [OPTIONS] LIST [NAME] | rm LIST...", "make images for several platforms out of images", runManifest},
+		{"manifest", "create [OPTIONS] LIST [IMAGE...] | add [OPTIONS] LIST IMAGE... | annotate [OPTIONS] LIST [IMAGE] | remove LIST IMAGE... | inspect [OPTIONS] [LIST] NAME | exists LIST | push [OPTIONS] LIST [NAME] | rm LIST... | referrers [OPTIONS] NAME | attach [OPTIONS] NAME FILE[:TYPE]...", "make images for several platforms out of images; list and attach what refers to an image", runManifest},
 		{"load", "[OPTIONS]", "load images from an OCI or docker archive", runLoad},
 		{"save", "[OPTIONS] IMAGE [IMAGE...]", "write images to an archive", runSave},
 		{"export", "[OPTIONS] CONTAINER", "write the files of a container as a tar", runExport},

@@ -20,7 +20,7 @@ import (
 )
 
 // runManifest makes, shows, changes, sends and removes indexes: images for
-// several platforms under one name.
+// several platforms under one name; and what refers to images.
 func runManifest(ctx context.Context, e *env, args []string) error {
 	fs := flags("manifest")
 	fs.SetInterspersed(false)
@@ -46,8 +46,12 @@ func runManifest(ctx context.Context, e *env, args []string) error {
 		return m.push(ctx)
 	case "rm":
 		return m.remove(ctx)
+	case "referrers":
+		return m.referrers(ctx)
+	case "attach":
+		return m.attach(ctx)
 	}
-	return &usageError{msg: fmt.Sprintf("manifest: there is no %q; there are create, add, annotate, remove, inspect, exists, push and rm", rest[0]), hint: "builder manifest --help"}
+	return &usageError{msg: fmt.Sprintf("manifest: there is no %q; there are create, add, annotate, remove, inspect, exists, push, rm, referrers and attach", rest[0]), hint: "builder manifest --help"}
 }
 
 // manifestCommand is one of the commands of manifest, with its arguments.

@@ -58,6 +58,10 @@ func runCommit(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
+	if err := e.makeRoom(ctx, s); err != nil {
+		return err
+	}
+	defer e.keepBounds(ctx, s)
 	client, err := e.client()
 	if err != nil {
 		return err

@@ -68,6 +68,11 @@ func runCp(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
+	if to.container != "" {
+		if err := e.makeRoom(ctx, s); err != nil {
+			return err
+		}
+	}
 	source, dest, err := openEnds(ctx, supervisor.NewRecords(s), rfs, from, to)
 	if err != nil {
 		return fmt.Errorf("cp: %w", err)

@@ -246,6 +246,21 @@ func TestSaveAndLoad(t *testing.T) {
 			}
 		})
 	}
+	for name, magic := range map[string]string{"gzip": "\x1f\x8b", "zstd": "\x28\xb5\x2f\xfd"} {
+		file := filepath.Join(t.TempDir(), "saved")
+		w.ok("save", "-o", file, "--compression", name, "--format", "docker-archive", "app:1")
+		if data, err := os.ReadFile(file); err != nil || !strings.HasPrefix(string(data), magic) {
+			t.Errorf("--compression %s: %v", name, err)
+		}
+		other := &workbench{t: t, root: t.TempDir(), dir: w.dir}
+		other.ok("load", "-q", "-i", file)
+		if got := other.ok("images", "-q", "--no-trunc", "app:1"); got != id+"\n" {
+			t.Errorf("--compression %s: ID %q, want %q", name, got, id)
+		}
+		w.fails(1, []string{"nothing:latest: not found"}, "save", "-o", w.dir+"/x", "--compression", name, "nothing")
+	}
+	w.fails(2, []string{"--compression \"xz\""}, "save", "--compression", "xz", "app:1")
+	w.fails(2, []string{"not compressed"}, "save", "--compression", "gzip", "--format", "oci-dir", "-o", w.dir+"/x", "app:1")
 	byID := w.ok("save", id[7:20])
 	other := &workbench{t: t, root: t.TempDir(), dir: w.dir}
 	cmd := other.command("load")

@@ -79,6 +79,10 @@ func (e *env) importImage(ctx context.Context, file *os.File, opts archive.Impor
 	if err != nil {
 		return err
 	}
+	if err := e.makeRoom(ctx, s); err != nil {
+		return err
+	}
+	defer e.keepBounds(ctx, s)
 	if opts.Created, err = e.created(); err != nil {
 		return err
 	}

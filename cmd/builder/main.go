@@ -260,6 +260,9 @@ func (e *env) store() (*store.Store, error) {
 		return nil, err
 	}
 	e.opened = s
+	if q, err := e.quota(); err == nil { // what it says that is wrong, commands that write say
+		s.KeepFree(q.minFree)
+	}
 	return s, nil
 }
 

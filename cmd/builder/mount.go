@@ -176,6 +176,9 @@ func (e *env) mountImage(ctx context.Context, m mountStore, rfs *rootfs.RootFS, 
 	if i := slices.IndexFunc(have, func(r mounted) bool { return r.ImageID == img.ID().String() }); i >= 0 {
 		return have[i].Path, nil
 	}
+	if err := e.makeRoom(ctx, m.s); err != nil {
+		return "", err
+	}
 	id, err := rfs.Unpack(ctx, img, nil, "")
 	if err != nil {
 		return "", err

@@ -52,8 +52,8 @@ func (e *noRoomError) Hint() string {
 
 // makeRoom is called before a command that writes much, and after it. It removes
 // what nothing needs, oldest use first, until the bounds are kept; what is in
-// use stays. From then on a large write that would break BUILDER_MIN_FREE fails
-// before it begins. Without bounds nothing is looked at.
+// use stays. Whether or not it was called, a large write that would break
+// BUILDER_MIN_FREE fails before it begins. Without bounds nothing is looked at.
 func (e *env) makeRoom(ctx context.Context, s *store.Store) error {
 	q, err := e.quota()
 	if err != nil || !q.limited() {
@@ -81,7 +81,6 @@ func (e *env) makeRoom(ctx context.Context, s *store.Store) error {
 	if free < q.minFree {
 		return &noRoomError{free, q.minFree, s.Path()}
 	}
-	s.KeepFree(q.minFree)
 	return nil
 }
 

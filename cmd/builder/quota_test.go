@@ -79,4 +79,26 @@ func TestNoRoom(t *testing.T) {
 	if got := small.ok("run", "--rm", "big", "sh", "-c", "wc -c < /data"); got != "15000000\n" {
 		t.Errorf("the image says %q", got)
 	}
+	// Every command that writes much keeps to the bound, and the others go on.
+	small.ok("run", "--name", "con", "big", "true")
+	small.ok("load", "-i", archive)
+	files := filepath.Join(t.TempDir(), "files.tar")
+	small.ok("export", "-o", files, "con")
+	const bound = "BUILDER_MIN_FREE keeps"
+	t.Setenv("BUILDER_MIN_FREE", "1GB")
+	for _, args := range [][]string{
+		{"import", files, "imported"}, {"commit", "con", "committed"}, {"cp", archive, "con:/"}, {"load", "-i", archive},
+		{"pull", "127.0.0.1:1/x"}, {"create", "127.0.0.1:1/x"}, {"build", "."},
+	} {
+		small.fails(1, []string{bound, "hint: "}, args...)
+	}
+	small.fails(125, []string{bound}, "run", "127.0.0.1:1/x")
+	small.fails(1, []string{"not enough free disk space"}, "manifest", "create", "list")
+	small.ok("run", "--rm", "big", "true")
+	small.ok("cp", "con:/data", t.TempDir())
+	small.ok("tag", "big", "large")
+	small.ok("rm", "con")
+	small.ok("rmi", "big", "large", "app", "test/base")
+	small.ok("prune", "--all", "--force")
+	small.checkWhole()
 }

@@ -279,7 +279,12 @@ func (e *env) unpackForRun(ctx context.Context, s *store.Store, rfs *rootfs.Root
 			// Nothing was fetched: in a script, standard error is the command's.
 			sink = progress.Discard{}
 		}
-		below, err = rfs.Unpack(ctx, img, sink, "unpack "+name)
+		if len(rfs.Packed(ctx, img)) > 0 {
+			err = e.makeRoom(ctx, s)
+		}
+		if err == nil {
+			below, err = rfs.Unpack(ctx, img, sink, "unpack "+name)
+		}
 	}
 	return img, below, errors.Join(err, lazy.close())
 }
@@ -306,6 +311,9 @@ func (e *env) findImage(ctx context.Context, s *store.Store, sink progress.Sink,
 	}
 	ref, err := image.ParseRef(name)
 	if err != nil {
+		return image.Image{}, err
+	}
+	if err := e.makeRoom(ctx, s); err != nil {
 		return image.Image{}, err
 	}
 	return newImageSource(e, s, sink).Image(ctx, ref, image.HostPlatform(), true)

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"builder/archive"
+	"builder/layer"
 	"builder/store"
 )
 
@@ -27,6 +28,7 @@ func runSave(ctx context.Context, e *env, args []string) error {
 	output := fs.StringP("output", "o", "", "write a `FILE` instead of standard output")
 	format := fs.String("format", "", "`FORMAT`: oci-archive, docker-archive (as docker before 25), or oci-dir; the default is an archive of both kinds, as docker's since 25")
 	platform := fs.String("platform", "", platformUsage)
+	compression := fs.String("compression", string(layer.Uncompressed), "compress the archive with `gzip` or zstd; layers are as they are in any case, but those of docker-archive, which are not compressed")
 	words, err := e.parse(fs, args, 1, -1)
 	if err != nil {
 		return err
@@ -37,6 +39,10 @@ func runSave(ctx context.Context, e *env, args []string) error {
 		return &usageError{msg: "save: --format oci-dir needs --output DIR"}
 	case !ok && *format != "oci-dir":
 		return &usageError{msg: fmt.Sprintf("save: --format %q: want oci-archive, docker-archive or oci-dir", *format)}
+	case !slices.Contains([]layer.Compression{layer.Uncompressed, layer.Gzip, layer.Zstd}, layer.Compression(*compression)):
+		return &usageError{msg: fmt.Sprintf("save: --compression %q: want gzip, zstd or uncompressed", *compression)}
+	case *format == "oci-dir" && *compression != string(layer.Uncompressed):
+		return &usageError{msg: "save: --compression: a directory is not compressed"}
 	}
 	s, err := e.store()
 	if err != nil {
@@ -56,7 +62,27 @@ func runSave(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	return done(save(ctx, s, w, images))
+	if *compression == string(layer.Uncompressed) {
+		return done(save(ctx, s, w, images))
+	}
+	return done(compressed(ctx, w, layer.Compression(*compression), func(w io.Writer) error { return save(ctx, s, w, images) }))
+}
+
+// compressed compresses what write writes.
+func compressed(ctx context.Context, w io.Writer, how layer.Compression, write func(io.Writer) error) error {
+	r, plain := io.Pipe()
+	written := make(chan error, 1)
+	go func() {
+		err := write(plain)
+		plain.CloseWithError(err)
+		written <- err
+	}()
+	_, err := layer.Compress(ctx, w, r, layer.Options{Compression: how})
+	r.CloseWithError(err)
+	if writeErr := <-written; err == nil {
+		err = writeErr
+	}
+	return err
 }
 
 // toSave finds the images that words mean, each once, with the names it was

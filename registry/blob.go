@@ -9,6 +9,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/regclient/regclient/types/descriptor"
 
@@ -31,11 +32,9 @@ func (p *pull) blob(ctx context.Context, s *session, desc ocispec.Descriptor) er
 		p.report.amount(desc, "exists", desc.Size, true)
 		return nil
 	}
-	lock, err := p.store.Lock(ctx, "pull/"+desc.Digest.Encoded(), filelock.Exclusive, func() {
-		p.report.amount(desc, "waiting for another process", 0, false)
-	})
+	lock, err := p.lock(ctx, desc)
 	if err != nil {
-		return &localError{err}
+		return err
 	}
 	defer lock.ReleaseAndRemove()
 	if p.store.Has(desc) {
@@ -43,6 +42,17 @@ func (p *pull) blob(ctx context.Context, s *session, desc ocispec.Descriptor) er
 		return nil
 	}
 	return p.download(ctx, s, desc)
+}
+
+// lock is held while a blob is downloaded.
+func (p *pull) lock(ctx context.Context, desc ocispec.Descriptor) (*filelock.Lock, error) {
+	lock, err := p.store.Lock(ctx, store.ComingLock(desc.Digest), filelock.Exclusive, func() {
+		p.report.amount(desc, "waiting for another process", 0, false)
+	})
+	if err != nil {
+		return nil, &localError{err}
+	}
+	return lock, nil
 }
 
 // download fetches a blob, beginning anew where the attempt before ended with
@@ -76,7 +86,16 @@ func (p *pull) download(ctx context.Context, s *session, desc ocispec.Descriptor
 	}
 }
 
-func (p *pull) try(ctx context.Context, s *session, desc ocispec.Descriptor) error {
+// try fetches a blob as one stream, or the rest of one of which a part has come.
+func (p *pull) try(ctx context.Context, s *session, desc ocispec.Descriptor) (err error) {
+	w, err := p.store.ResumeBlob(desc.Digest, "stream")
+	if err != nil {
+		return &localError{err}
+	}
+	defer func() { p.end(ctx, w, err) }()
+	if done, err := p.resume(ctx, s, desc, w); done || err != nil {
+		return err
+	}
 	tctx, t := withTrace(ctx, desc.Size)
 	// The addresses in a descriptor are left out on purpose: see isForeign.
 	r, err := s.reg.BlobGet(tctx, s.libRef(p.ref), descriptor.Descriptor{
@@ -86,11 +105,6 @@ func (p *pull) try(ctx context.Context, s *session, desc ocispec.Descriptor) err
 		return s.explain(ctx, t, err)
 	}
 	defer r.Close()
-	w, err := p.store.NewBlob()
-	if err != nil {
-		return &localError{err}
-	}
-	defer w.Abort()
 
 	var n, reported int64
 	buf := make([]byte, 64<<10)
@@ -122,6 +136,67 @@ func (p *pull) try(ctx context.Context, s *session, desc ocispec.Descriptor) err
 		return fmt.Errorf("%w from %s: %w", ErrWrongBytes, s.host, err)
 	}
 	if err != nil {
+		return &localError{err}
+	}
+	return nil
+}
+
+// end leaves what has come of a blob for the next time, unless it is there as a
+// whole, or wrong, or this machine can't keep it.
+func (p *pull) end(ctx context.Context, w *store.BlobWriter, err error) {
+	var local *localError
+	if err != nil && !errors.Is(err, ErrWrongBytes) && (ctx.Err() != nil || !errors.As(err, &local)) {
+		w.Keep()
+		return
+	}
+	w.Abort()
+}
+
+// resume fetches the rest of a blob of which a part has come. Where that can't
+// be, or the whole is not the blob, done is false and w is empty.
+func (p *pull) resume(ctx context.Context, s *session, desc ocispec.Descriptor, w *store.BlobWriter) (done bool, err error) {
+	fi, err := w.File().Stat()
+	if err != nil {
+		return false, &localError{err}
+	}
+	had := fi.Size()
+	if had > 0 && had <= desc.Size {
+		r := &ranged{pull: p, session: s, desc: desc, f: w.File()}
+		r.got.Store(had)
+		p.report.amount(desc, "downloading", had, false)
+		if had < desc.Size {
+			err = r.fetchBytes(ctx, had, desc.Size)
+		}
+		if err == nil {
+			p.client.opts.Tell(fmt.Sprintf("%s, %d bytes were here", desc.Digest, had))
+			err = p.commitFile(desc, w)
+		}
+		if err == nil {
+			return true, nil
+		}
+		var local *localError
+		if ctx.Err() != nil || errors.As(err, &local) || errors.Is(err, errBroken) {
+			return false, err
+		}
+		p.client.opts.Log.DebugContext(ctx, "not resumed", "digest", desc.Digest.String(), "host", s.host, "err", err.Error())
+	}
+	if err := w.File().Truncate(0); err != nil {
+		return false, &localError{err}
+	}
+	return false, nil
+}
+
+// commitFile puts a blob in the store that was not written from its beginning to
+// its end.
+func (p *pull) commitFile(desc ocispec.Descriptor, w *store.BlobWriter) error {
+	sum := digest.SHA256.Digester()
+	if _, err := io.Copy(sum.Hash(), io.NewSectionReader(w.File(), 0, desc.Size)); err != nil {
+		return &localError{err}
+	}
+	if sum.Digest() != desc.Digest {
+		return fmt.Errorf("the pieces have digest %s", sum.Digest())
+	}
+	if err := w.CommitFile(desc); err != nil {
 		return &localError{err}
 	}
 	return nil

@@ -50,6 +50,15 @@ func compressed(w http.ResponseWriter, _ *http.Request, a answer) {
 	a.write(w)
 }
 
+// upTo is a fault after n bytes of the whole, whatever range of it is asked for.
+func upTo(n int64, f func(int) fault) fault {
+	return func(w http.ResponseWriter, r *http.Request, a answer) {
+		var from int64
+		fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &from)
+		f(int(max(0, n-from)))(w, r, a)
+	}
+}
+
 // TestMirrorFaults pulls from two mirrors, of which the first is broken in one
 // way or another, always: the image comes from the second, and nothing wrong
 // is stored. The same from the broken one alone is an error that tells what is
@@ -64,9 +73,9 @@ func TestMirrorFaults(t *testing.T) {
 		f    fault
 		text string // of the error from this one alone
 	}{
-		{"layer cut short", layer, breakOff(50 << 10), "broke off"},
-		{"layer reset", layer, reset(50 << 10), "broke off"},
-		{"layer stops", layer, hang(50 << 10), "broke off after 51200 of"},
+		{"layer cut short", layer, upTo(50<<10, breakOff), "broke off"},
+		{"layer reset", layer, upTo(50<<10, reset), "broke off"},
+		{"layer stops", layer, upTo(50<<10, hang), "broke off at 51200 of"},
 		{"layer silent", layer, hang(-1), "has stopped sending"},
 		{"layer other bytes", layer, flip, "wrong bytes"},
 		{"layer too long", layer, chunked(func(b []byte) []byte { return append(b, "more"...) }), "more than the"},

@@ -359,6 +359,11 @@ func (p *pull) config(ctx context.Context, s *session, m ocispec.Manifest) error
 }
 
 func (p *pull) fetchConfig(ctx context.Context, s *session, desc ocispec.Descriptor) ([]byte, error) {
+	lock, err := p.lock(ctx, desc)
+	if err != nil {
+		return nil, err
+	}
+	defer lock.ReleaseAndRemove()
 	if err := p.download(ctx, s, desc); err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -168,9 +169,12 @@ func TestPushSendsNothingTwice(t *testing.T) {
 		t.Errorf("%d blobs sent by a second push", n-3)
 	}
 	// The layers of another image come from the first one's repository.
+	var mu sync.Mutex
 	var amounts []string
 	sink := sinkFunc(func(e progress.Event) {
 		if e.Status != nil && e.Status.Done {
+			mu.Lock()
+			defer mu.Unlock()
 			amounts = append(amounts, e.Status.Action)
 		}
 	})

@@ -9,6 +9,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"time"
+
+	"builder/internal/filelock"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -122,6 +126,62 @@ func (s *Store) NewBlob() (*BlobWriter, error) {
 	}
 	return &BlobWriter{s: s, f: f, digester: digest.SHA256.Digester()}, nil
 }
+
+// ResumeBlob begins a blob, or goes on with what has come of it: the bytes that
+// are in [BlobWriter.File]. The caller holds the lock [ComingLock] of it. form
+// tells apart what is not to be gone on with in the same way. To end it with
+// [BlobWriter.Keep] leaves what has come for the next time, as a kill does;
+// nobody has verified it.
+func (s *Store) ResumeBlob(d digest.Digest, form string) (*BlobWriter, error) {
+	if err := d.Validate(); err != nil {
+		return nil, fmt.Errorf("create blob %q: %w", d, err)
+	}
+	dir := s.Path("coming", d.Encoded())
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("create blob: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, form), os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("create blob: %w", err)
+	}
+	return &BlobWriter{s: s, f: f, digester: digest.SHA256.Digester()}, nil
+}
+
+// comingPrefix begins the names of the locks of blobs that are fetched.
+const comingPrefix = "coming-"
+
+// ComingLock is the lock of a blob that is fetched.
+func ComingLock(d digest.Digest) string { return comingPrefix + d.Encoded() }
+
+// comingKept is how long what came of a blob waits to be gone on with.
+const comingKept = 24 * time.Hour
+
+// reapComing removes what came of blobs that nobody has gone on with.
+func (s *Store) reapComing(now time.Time) {
+	entries, err := os.ReadDir(s.Path("coming"))
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		dir := s.Path("coming", e.Name())
+		files, _ := filepath.Glob(filepath.Join(dir, "*"))
+		if slices.ContainsFunc(append(files, dir), func(name string) bool {
+			fi, err := os.Stat(name)
+			return err == nil && now.Sub(fi.ModTime()) < comingKept
+		}) {
+			continue
+		}
+		lock, err := filelock.TryAcquire(s.Path("locks", comingPrefix+e.Name()), filelock.Exclusive)
+		if err != nil {
+			continue
+		}
+		os.RemoveAll(dir)
+		lock.ReleaseAndRemove()
+	}
+}
+
+// Keep ends a blob of [Store.ResumeBlob] that is to be gone on with.
+func (w *BlobWriter) Keep() { w.f.Close() }
 
 // Write appends to the blob.
 func (w *BlobWriter) Write(p []byte) (int, error) {

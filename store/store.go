@@ -206,9 +206,11 @@ func (s *Store) takeLease() error {
 	return os.Mkdir(s.tmp, 0o700)
 }
 
-// Reap removes what dead processes left under tmp/. It is meant to run beside
+// Reap removes what dead processes left under tmp/, and what has come of blobs
+// that nobody went on to fetch for a day. It is meant to run beside
 // the work of a command; errors are left for the next one to meet.
 func (s *Store) Reap() {
+	s.reapComing(time.Now())
 	entries, err := os.ReadDir(s.Path("tmp"))
 	if err != nil {
 		return

@@ -113,6 +113,7 @@ func (v *survey) run(ctx context.Context) ([]piece, error) {
 	v.listed(kindContexts, "", "cache/contexts")
 	v.listed(kindFetched, "http-", "cache/http")
 	v.listed(kindFetched, "git-", "cache/git")
+	v.listed(kindFetched, "coming-", "coming")
 	v.trees()
 	v.temporary()
 	v.rest()

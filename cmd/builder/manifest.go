@@ -95,7 +95,7 @@ func (f *entryFlags) edit() (func(*ocispec.Descriptor), error) {
 	if len(f.features) > 0 {
 		return nil, &usageError{msg: "manifest: --features: the image specification has no such field; there is --os-features"}
 	}
-	set, err := pairs("--annotation", f.annotations)
+	set, err := pairs(f.annotations)
 	if err != nil {
 		return nil, err
 	}
@@ -129,7 +129,7 @@ func (m manifestCommand) create(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	set, err := pairs("--annotation", *annotations)
+	set, err := pairs(*annotations)
 	if err != nil {
 		return err
 	}
@@ -268,7 +268,7 @@ func (m manifestCommand) annotate() error {
 
 // annotate sets annotations of the list itself and what it refers to.
 func (l *manifestList) annotate(annotations []string, subject string) error {
-	set, err := pairs("--annotation", annotations)
+	set, err := pairs(annotations)
 	if err != nil {
 		return err
 	}

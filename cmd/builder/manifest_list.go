@@ -228,13 +228,13 @@ func (l *manifestList) write() error {
 	return err
 }
 
-// pairs parses the values of a flag that are KEY=VALUE.
-func pairs(flag string, words []string) (map[string]string, error) {
+// pairs parses the values of --annotation.
+func pairs(words []string) (map[string]string, error) {
 	out := map[string]string{}
 	for _, w := range words {
 		key, value, ok := strings.Cut(w, "=")
 		if !ok || key == "" {
-			return nil, &usageError{msg: fmt.Sprintf("manifest: %s %q: want KEY=VALUE", flag, w)}
+			return nil, &usageError{msg: fmt.Sprintf("manifest: --annotation %q: want KEY=VALUE", w)}
 		}
 		out[key] = value
 	}

@@ -88,7 +88,7 @@ func (m manifestCommand) attach(ctx context.Context) error {
 	if !strings.Contains(*artifactType, "/") {
 		return &usageError{msg: fmt.Sprintf("manifest attach: --artifact-type %q: want a media type, such as application/spdx+json", *artifactType)}
 	}
-	set, err := pairs("--annotation", *annotations)
+	set, err := pairs(*annotations)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 
 	"builder/buildcontext"
 	"builder/cache"
+	owners "builder/internal/owner"
 	"builder/snapshot"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
@@ -189,7 +190,7 @@ func (m *runMount) resolve(ctx context.Context, r *runner) (mountSpec, error) {
 // fillCache gives a new cache mount its first content, owner and mode.
 func (m *runMount) fillCache(ctx context.Context, r *runner, dir *os.File) error {
 	if m.ownRoot() {
-		return errors.Join(dir.Chown(number(m.UID), number(m.GID)), dir.Chmod(m.rootMode()))
+		return errors.Join(owners.Chown(dir, number(m.UID), number(m.GID)), dir.Chmod(m.rootMode()))
 	}
 	sel, err := m.seed(ctx, r)
 	if err != nil {
@@ -244,7 +245,7 @@ func (m *runMount) dress(ctx context.Context, r *runner, dir *os.File) error {
 		return err
 	}
 	st := info.Sys().(*syscall.Stat_t)
-	return errors.Join(dir.Chown(int(st.Uid), int(st.Gid)), dir.Chmod(info.Mode()))
+	return errors.Join(owners.Chown(dir, int(st.Uid), int(st.Gid)), dir.Chmod(info.Mode()))
 }
 
 func number(id *uint64) int {

@@ -14,6 +14,7 @@ import (
 	"builder/buildcontext"
 	"builder/cache"
 	"builder/image"
+	owners "builder/internal/owner"
 	"builder/internal/secrets"
 	"builder/layer"
 	"builder/progress"
@@ -535,6 +536,11 @@ func (r *runner) execute(ctx context.Context, s *step, parent *stageRun) (*stepR
 	}
 	if err := s.op.run(ctx, r, s, active); err != nil {
 		return nil, r.keep(ctx, s, active, err)
+	}
+	if owners.Kept() { // what is root's, of steps other than RUN
+		if err := owners.Adopt(active.Upper(), owners.ID{}); err != nil {
+			return nil, errors.Join(err, discard(active))
+		}
 	}
 	if err := r.checkLeak(ctx, active); err != nil {
 		return nil, errors.Join(err, discard(active))

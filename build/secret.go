@@ -13,6 +13,7 @@ import (
 	"sync"
 
 	"builder/cache"
+	owners "builder/internal/owner"
 	"builder/internal/sys"
 	"builder/mount"
 
@@ -158,7 +159,12 @@ func (m *mounter) hide(spec mountSpec, made *mount.Mount, create func(name strin
 	if err := create(name); err != nil {
 		return err
 	}
-	if err := errors.Join(os.Chown(name, spec.UID, spec.GID), os.Chmod(name, os.FileMode(spec.Mode))); err != nil {
+	if !owners.Kept() { // else it is root's, and everybody is root
+		if err := os.Chown(name, spec.UID, spec.GID); err != nil {
+			return err
+		}
+	}
+	if err := os.Chmod(name, os.FileMode(spec.Mode)); err != nil {
 		return err
 	}
 	file, err := openPath(dir, "it")

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -15,6 +16,7 @@ import (
 	"builder/container"
 	"builder/dockerfile"
 	"builder/image"
+	owners "builder/internal/owner"
 	"builder/internal/secrets"
 	"builder/progress"
 	"builder/snapshot"
@@ -259,7 +261,19 @@ func (o *runOp) run(ctx context.Context, r *runner, s *step, active snapshot.Act
 		log.close()
 		return &outputError{err: o.explain(err), output: log.tail.Bytes(), process: p}
 	}
-	return nil
+	return o.adopt(root, active)
+}
+
+// adopt gives what the step has made to its user, where the kernel can't.
+func (o *runOp) adopt(root *os.File, active snapshot.Active) error {
+	if !owners.Kept() {
+		return nil
+	}
+	user, err := container.LookupUser(root, o.user, nil)
+	if err != nil {
+		return err
+	}
+	return owners.Adopt(active.Upper(), owners.ID{UID: user.UID, GID: user.GID})
 }
 
 // explain tells of a program that this machine can't execute what is missing,

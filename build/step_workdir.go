@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"builder/cache"
+	owners "builder/internal/owner"
 	"builder/internal/sys"
 	"builder/snapshot"
 )
@@ -41,7 +42,7 @@ func (o *workdirOp) run(_ context.Context, r *runner, s *step, active snapshot.A
 	}
 	dir, err := sys.MkdirAllInRoot(root, o.dir, 0o755, func(made *os.File, _ string) error {
 		if o.user != "" {
-			if err := os.Chown(sys.FDPath(made), uid, gid); err != nil {
+			if err := owners.Chown(made, uid, gid); err != nil {
 				return err
 			}
 		}

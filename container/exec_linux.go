@@ -101,6 +101,7 @@ func newExec(h *host, t Target, spec ExecSpec) (*execution, error) {
 		{"", x.checkExec},
 		{"", x.resolveUser},
 		{"confine", x.resolveConfinement},
+		{"prepare owners", x.openPretend},
 		{"prepare streams", x.openExecStreams},
 		{"join control group", func() error { return x.joinCgroups(t) }},
 	} {

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"builder/internal/owner"
 	"builder/internal/sys"
 	"builder/mount"
 )
@@ -29,6 +30,8 @@ type plan struct {
 	caps     capSet
 	rlimits  []resolvedRlimit
 	filter   *seccompFilter // nil for none
+	pretend  bool           // changes of owners and users are answered by a filter of ours
+	listener *os.File       // for the child to send the filter's listener on; nil for none
 	sysctls  []sysctl
 
 	oomScoreAdj int
@@ -79,6 +82,7 @@ func newPlan(h *host, spec *Spec) (*plan, error) {
 		{"", p.checkSpec},
 		{"", p.resolveUser},
 		{"confine", p.resolveConfinement},
+		{"prepare owners", p.openPretend},
 		{"prepare root", p.openPoints},
 		{"prepare file systems", p.openFileSystems},
 		{"prepare mounts", p.openMounts},
@@ -495,7 +499,7 @@ func (p *plan) makeDir() error {
 		if !p.spec.RunStep {
 			return nil
 		}
-		return os.NewSyscallError("chown", unix.Chown(sys.FDPath(dir), int(p.user.UID), int(p.user.GID)))
+		return owner.Chown(dir, int(p.user.UID), int(p.user.GID))
 	}
 	f, err := sys.MkdirAllInRoot(p.root, p.dir, 0o755, made)
 	if err == nil {

@@ -416,7 +416,10 @@ func (p *plan) writeStreams() {
 		trampoline = p.host.trampolines.init
 	}
 	pr.do("set trampoline descriptor", unix.SYS_DUP3, pr.file(trampoline), num(trampolineFD), num(unix.O_CLOEXEC))
-	pr.do("close descriptors", unix.SYS_CLOSE_RANGE, num(trampolineFD+1), num(^uint32(0)), num(0))
+	if p.listener != nil {
+		pr.do("set socket of listener", unix.SYS_DUP3, pr.file(p.listener), num(listenerFD), num(unix.O_CLOEXEC))
+	}
+	pr.do("close descriptors", unix.SYS_CLOSE_RANGE, num(p.lastFD()+1), num(^uint32(0)), num(0))
 }
 
 func (p *plan) writeDir() {
@@ -462,12 +465,13 @@ func (p *plan) writeConfinement() {
 	if !p.spec.NoNewPrivileges {
 		p.writeSeccomp()
 	}
+	p.writePretend()
 	groups := make([]byte, 0, 4*len(p.user.Groups)+4)
 	ids := append([]uint32{p.user.GID}, p.user.Groups...)
 	for _, g := range ids {
 		groups = binary.NativeEndian.AppendUint32(groups, g)
 	}
-	if sys.MayMapGroups() {
+	if p.pretend || sys.MayMapGroups() {
 		pr.do("set groups", unix.SYS_SETGROUPS, num(len(ids)), pr.bytes(groups))
 	}
 	pr.do("set group id", unix.SYS_SETRESGID, num(p.user.GID), num(p.user.GID), num(p.user.GID))
@@ -539,15 +543,19 @@ func (p *plan) writeSeccomp() {
 		return
 	}
 	pr := &p.prog
-	code := make([]byte, 0, 8*len(p.filter.code))
-	for _, i := range p.filter.code {
+	pr.do("load seccomp filter", unix.SYS_SECCOMP, num(unix.SECCOMP_SET_MODE_FILTER), num(p.filter.flags), p.writeFilter(p.filter.code))
+}
+
+// writeFilter is the address of a struct sock_fprog.
+func (p *plan) writeFilter(filter []sockFilter) arg {
+	code := make([]byte, 0, 8*len(filter))
+	for _, i := range filter {
 		code = binary.NativeEndian.AppendUint16(code, i.Code)
 		code = append(code, i.Jt, i.Jf)
 		code = binary.NativeEndian.AppendUint32(code, i.K)
 	}
-	// A struct sock_fprog begins with the length in 16 bits.
-	fprog := pr.words(num(len(p.filter.code)), pr.bytes(code))
-	pr.do("load seccomp filter", unix.SYS_SECCOMP, num(unix.SECCOMP_SET_MODE_FILTER), num(p.filter.flags), fprog)
+	// It begins with the length in 16 bits.
+	return p.prog.words(num(len(filter)), p.prog.bytes(code))
 }
 
 func (p *plan) writeParentDeath() {

@@ -11,6 +11,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"builder/internal/owner"
 )
 
 // openLower opens the lower directories that d is merged with.
@@ -180,6 +182,13 @@ func (l *lister) isWhiteout(dirFD int, name string, st *unix.Stat_t) (bool, erro
 // where both times are whole seconds as those from a tar are, the content.
 func (l *lister) same(e *entry, b *below) (bool, error) {
 	u, s := &e.stat, &b.stat
+	if owner.Kept() {
+		kept, _, err := l.attrs.get(l.lower[b.at], e.name, owner.Attr)
+		if err != nil {
+			return false, err
+		}
+		keptOwner(s, kept)
+	}
 	if u.Mode != s.Mode || u.Uid != s.Uid || u.Gid != s.Gid || u.Rdev != s.Rdev {
 		return false, nil
 	}

@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"builder/internal/owner"
 )
 
 // job is a file to be made by one of the placers. Nothing exists at its place.
@@ -40,7 +42,7 @@ type attributes struct {
 
 // attributesOf takes the attributes from a header, without the extended ones
 // that a layer must not set: overlay's own marks would hide or redirect files,
-// trusted.* is the host's.
+// trusted.* is the host's, owners are said otherwise.
 func attributesOf(hdr *tar.Header) (attributes, error) {
 	a := attributes{mode: uint32(hdr.Mode & 0o7777)}
 	// The kernel takes the id 2^32-1 for "leave it as it is".
@@ -51,7 +53,7 @@ func attributesOf(hdr *tar.Header) (attributes, error) {
 	a.mtime.Sec, a.mtime.Nsec = hdr.ModTime.Unix(), int64(hdr.ModTime.Nanosecond())
 	for key, value := range hdr.PAXRecords {
 		name, ok := strings.CutPrefix(key, paxXattr)
-		if ok && !strings.HasPrefix(name, "trusted.") && !strings.HasPrefix(name, userOverlay) {
+		if ok && !strings.HasPrefix(name, "trusted.") && !strings.HasPrefix(name, userOverlay) && name != owner.Attr {
 			a.xattrs = append(a.xattrs, xattr{name, value})
 		}
 	}
@@ -278,7 +280,12 @@ func setByFD(fd int, a *attributes) error {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return os.NewSyscallError("fstat", err)
 	}
-	changed := st.Uid != a.uid || st.Gid != a.gid // which may take bits from the mode
+	changed := !owner.Kept() && (st.Uid != a.uid || st.Gid != a.gid) // which may take bits from the mode
+	if owner.Kept() {
+		if err := owner.SetFD(fd, owner.ID{UID: a.uid, GID: a.gid}); err != nil {
+			return err
+		}
+	}
 	if changed {
 		if err := unix.Fchown(fd, int(a.uid), int(a.gid)); err != nil {
 			return chownError(a, err)
@@ -304,7 +311,12 @@ func setByName(dirFD int, name string, a *attributes) error {
 		return os.NewSyscallError("fstat", err)
 	}
 	isLink := st.Mode&unix.S_IFMT == unix.S_IFLNK
-	changed := st.Uid != a.uid || st.Gid != a.gid
+	changed := !owner.Kept() && (st.Uid != a.uid || st.Gid != a.gid)
+	if owner.Kept() && !isLink {
+		if err := owner.SetAt(dirFD, name, owner.ID{UID: a.uid, GID: a.gid}); err != nil {
+			return err
+		}
+	}
 	if changed {
 		if err := unix.Fchownat(dirFD, name, int(a.uid), int(a.gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return chownError(a, err)

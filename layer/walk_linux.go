@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"builder/internal/owner"
 )
 
 // walker lists a tree ahead of the one who writes it. Its workers list the
@@ -268,6 +270,7 @@ func (l *lister) entry(e *entry) (bool, error) {
 			return false, pathError("read attributes of", e.path, changed(err))
 		}
 		e.xattrs = a.keep
+		keptOwner(&e.stat, a.owner)
 	}
 	e.whiteout = l.w.prefix != "" && (isWhiteoutDevice(&e.stat) || a.whiteout)
 	isDir := e.stat.Mode&unix.S_IFMT == unix.S_IFDIR
@@ -281,6 +284,13 @@ func (l *lister) entry(e *entry) (bool, error) {
 		return true, nil
 	}
 	return l.compare(e, a.opaque && isDir)
+}
+
+// keptOwner sets in st the owner that is kept for a namespace that lacks it.
+func keptOwner(st *unix.Stat_t, value string) {
+	if id, ok := owner.Parse(value); ok && owner.Kept() {
+		st.Uid, st.Gid = id.UID, id.GID
+	}
 }
 
 // isWhiteoutDevice tells whether a file is overlayfs's whiteout.

@@ -12,6 +12,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"builder/internal/owner"
 )
 
 // Overlayfs keeps its marks in these attributes. Marks of either kind are
@@ -141,6 +143,7 @@ func entryPath(dirFD int, name string) string {
 // attrs is what an entry's attributes say.
 type attrs struct {
 	keep     []xattr // what the layer carries, sorted
+	owner    string  // owner.Attr, "" if it has none
 	opaque   bool    // a directory that hides what is below it
 	whiteout bool    // a regular file that is a whiteout
 }
@@ -165,6 +168,10 @@ func (r *attrReader) read(dirFD int, name, prefix string, users bool) (attrs, er
 				return a, err
 			}
 		case strings.HasPrefix(attr, userOverlay):
+		case attr == owner.Attr:
+			if a.owner, _, err = r.get(dirFD, name, attr); err != nil {
+				return a, os.NewSyscallError("getxattr "+attr, err)
+			}
 		case attr == attrCapability, users && strings.HasPrefix(attr, "user."):
 			value, ok, err := r.get(dirFD, name, attr)
 			if err != nil {

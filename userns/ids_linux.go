@@ -105,7 +105,7 @@ func (i ids) assign(pid int, warn func(string)) error {
 		return assignAll(pid)
 	}
 	if i.missing != "" {
-		warn(fmt.Sprintf("%s: files of other owners than root can't be made, and a step that changes an owner fails; %s", i.missing, i.fix))
+		warn(fmt.Sprintf("%s: owners are kept beside the files, and containers know root alone; %s", i.missing, i.fix))
 		return i.assignOwn(pid)
 	}
 	// Both at once: each is a program to be started.

@@ -294,97 +294,100 @@ func TestRootlessOneID(t *testing.T) {
 	if out := u.ok("run", "--rm", "x", "sh", "-c", "id -u; ls /x"); out != "0\n/x\n" {
 		t.Errorf("run: %s", out)
 	}
-	u.write("Dockerfile", "FROM test/base\nRUN touch /x && chown 1000 /x\n")
-	if r := u.run("build", "."); r.code != 1 || !strings.Contains(r.stderr, "chown: /x: Invalid argument") {
-		t.Errorf("chown: exit code %d %s", r.code, r.stderr)
+	// Nobody may be there to answer a container's calls: they succeed and do
+	// nothing, for root and for another user.
+	if out := u.ok("run", "--rm", "-u", "user", "x", "sh", "-c", "id -u; touch /tmp/mine && echo written"); out != "0\nwritten\n" {
+		t.Errorf("run -u: %s", out)
 	}
-	u.write("Dockerfile", "FROM test/base\nCOPY --chown=1000 Dockerfile /\n")
-	if r := u.run("build", "."); r.code != 1 || !strings.Contains(r.stderr, "subordinate ids") {
-		t.Errorf("COPY --chown: exit code %d %s", r.code, r.stderr)
+	if out := u.ok("run", "--rm", "--security-opt", "no-new-privileges", "x", "sh", "-c", "touch /y && chown 7:8 /y && stat -c %u:%g /y"); out != "0:0\n" {
+		t.Errorf("chown in a container: %s", out)
 	}
+	u.ok("run", "-d", "--name", "one", "x", "sleep", "1000")
+	if out := u.ok("exec", "-u", "1000", "one", "sh", "-c", "id -u && chown 5 /x && echo done"); out != "0\ndone\n" {
+		t.Errorf("exec: %s", out)
+	}
+	u.ok("rm", "-f", "one")
 }
 
-// TestDoctor asks what there is for a user with and without subordinate ids, and
-// for a root that may not mount, as in a container.
-func TestDoctor(t *testing.T) {
-	u := newUser(t, true)
-	out := u.ok("doctor")
-	for _, want := range []string{"subordinate ids   65536 users, 65536 groups\n", "user namespace    yes\n", "overlay           on ", "new /proc         yes\n", "containers        yes\n", "control groups    without: none"} {
-		if !strings.Contains(out, want) {
-			t.Errorf("no %q in\n%s", want, out)
-		}
-	}
-	if out := u.ok("doctor", "--format", "{{.Probe}} {{.OK}} {{.Needed}}"); !strings.Contains(out, "overlay true true\n") || !strings.Contains(out, "control groups false false\n") {
-		t.Errorf("formatted:\n%s", out)
-	}
-	if out := newUser(t, false).ok("doctor"); !strings.Contains(out, "subordinate ids   without: no subordinate ids") || !strings.Contains(out, "usermod --add-subuids") {
-		t.Errorf("without ids:\n%s", out)
-	}
-	w := newBench(t)
-	if out := w.ok("doctor"); strings.Contains(out, "missing") {
-		t.Errorf("as root:\n%s", out)
-	}
-	w.write("Dockerfile", "FROM test/base\nCOPY --chown=5:6 Dockerfile /d\nRUN chown 7:8 /tmp\n")
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	confined := func(args ...string) result {
-		cmd := w.command(args...)
-		cmd.Path, cmd.Args = "/bin/sh", append([]string{"sh", "-c", `exec setpriv --bounding-set=-sys_admin --inh-caps=-sys_admin "$0" "$@"`, exe}, args...)
-		return w.finish(cmd)
-	}
-	if r := confined("doctor"); r.code != 0 || !strings.Contains(r.stdout, "user namespace   yes\n") {
-		t.Errorf("without CAP_SYS_ADMIN: %d\n%s%s", r.code, r.stdout, r.stderr)
-	}
-	if r := confined("build", "-t", "x", "."); r.code != 0 {
-		t.Errorf("without CAP_SYS_ADMIN: %d\n%s%s", r.code, r.stdout, r.stderr)
-	}
-	if r := confined("run", "--rm", "x", "stat", "-c", "%u:%g", "/d", "/tmp"); r.code != 0 || r.stdout != "5:6\n7:8\n" {
-		t.Errorf("without CAP_SYS_ADMIN: %d\n%s%s", r.code, r.stdout, r.stderr)
-	}
-}
-
-// TestRootlessDelegated has a control group that is the user's.
-func TestRootlessDelegated(t *testing.T) {
-	u := newUser(t, true)
+// TestOneIDSameImage builds a Dockerfile as root and as a user without subordinate
+// ids: the images are the same bytes, as far as owners of links and special files
+// are root's.
+func TestOneIDSameImage(t *testing.T) {
+	t.Setenv("SOURCE_DATE_EPOCH", "1000000000")
+	w, u := newBench(t), newUser(t, false)
 	u.importBase()
-	hierarchy := "/sys/fs/cgroup"
-	if _, err := os.Stat(hierarchy + "/cgroup.procs"); err != nil {
-		hierarchy += "/unified"
-	}
-	u.group = hierarchy + "/builder-test-delegated"
-	if err := os.Mkdir(u.group, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		u.run("rm", "-f", "one")
-		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-			_ = os.Remove(u.group + "/builder")
-			err := os.Remove(u.group)
-			if err == nil {
-				return
-			}
-			if time.Now().After(deadline) {
+	text := strings.NewReplacer(" && chown -h 7:8 /l", "", " && chown 65535:65535 /p", "").Replace(ownersDockerfile) + oneIDDockerfile
+	for _, b := range []*workbench{w, &u.workbench} {
+		b.write("Dockerfile", text)
+		b.write("file", "data\n")
+		var data bytes.Buffer
+		tw := tar.NewWriter(&data)
+		for _, h := range []tar.Header{{Name: "t/", Typeflag: tar.TypeDir, Mode: 0o750, Uid: 11, Gid: 12}, {Name: "t/f", Typeflag: tar.TypeReg, Mode: 0o640, Uid: 13, Gid: 14}} {
+			if err := tw.WriteHeader(&h); err != nil {
 				t.Fatal(err)
 			}
 		}
-	})
-	for _, name := range []string{"", "/cgroup.procs", "/cgroup.subtree_control"} {
-		if err := os.Chown(u.group+name, testUser, testUser); err != nil {
+		if err := tw.Close(); err != nil {
 			t.Fatal(err)
 		}
+		b.write("owned.tar", data.String())
 	}
-	if out := u.ok("doctor"); !strings.Contains(out, "below /builder-test-delegated/builder\n") {
-		t.Errorf("doctor:\n%s", out)
+	args := []string{"build", "-t", "x", "--output", "type=image,rewrite-timestamp=true", "."}
+	w.ok(args...)
+	if r := u.run(args...); r.code != 0 {
+		t.Fatalf("as a user: %s", r.stderr)
 	}
-	u.ok("run", "-d", "--name", "one", "test/base", "sleep", "1000")
-	u.ok("pause", "one")
-	if out := u.ok("ps"); !strings.Contains(out, "(Paused)") {
-		t.Errorf("paused:\n%s", out)
+	names := func(b *workbench) string {
+		return b.ok("run", "--rm", "-u", "0", "--entrypoint", "sh", "x", "-c", "cat /said; cat /home/joe/mine")
 	}
-	u.ok("unpause", "one")
-	if out := u.ok("top", "one"); !strings.Contains(out, "sleep 1000") {
-		t.Errorf("top:\n%s", out)
+	if got, want := names(&u.workbench), names(w); got != want {
+		t.Errorf("as a user processes were told\n%s\nas root\n%s", got, want)
+	}
+	// The bytes, of which a tar tells what is different.
+	tars := map[*workbench]string{}
+	for _, b := range []*workbench{w, &u.workbench} {
+		b.ok("build", "--output", "type=tar,dest=rootfs.tar", ".")
+		out, err := exec.Command("tar", "--numeric-owner", "-tvf", filepath.Join(b.dir, "rootfs.tar")).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		tars[b] = string(out)
+	}
+	if tars[w] != tars[&u.workbench] {
+		var diff []string
+		have := map[string]bool{}
+		for _, l := range lines(tars[w]) {
+			have[l] = true
+		}
+		for _, l := range lines(tars[&u.workbench]) {
+			if !have[l] {
+				diff = append(diff, l)
+			}
+		}
+		t.Errorf("different as a user:\n%s", strings.Join(diff, "\n"))
+	}
+	if got, want := u.digestOf("x"), w.digestOf("x"); got != want {
+		t.Errorf("as a user %s, as root %s", got, want)
+	}
+	// A link's owner is lost, with a warning.
+	u.write("Dockerfile", "FROM test/base\nRUN ln -s x /l && chown -h 7:8 /l\n")
+	if r := u.run("build", "--no-cache", "."); r.code != 0 || !strings.Contains(r.stdout+r.stderr, "owners of symbolic links and special files are lost") {
+		t.Errorf("a link's owner: %d %s%s", r.code, r.stdout, r.stderr)
 	}
 }
+
+// oneIDDockerfile has processes become others and ask who they are, and owners
+// changed in all the ways there are. /said has what they say.
+const oneIDDockerfile = `
+USER root
+ADD owned.tar /added/
+RUN mkdir /say && cd /say && echo 1 >rel && chown 21:22 rel && chown 23 ./rel ../say && chown :24 rel && ln -s rel link && chown 25 link && \
+    mkdir sub && echo 2 >sub/x && chown -R 26:27 sub && ln -s / root && chown 28 root/say/sub/x
+RUN set -x; exec >>/said 2>&1; id -u; id -G; su joe -c id; su joe -c 'id -u; chown 5 /f; echo $?' ; id -u
+RUN chroot /dir sh -c true; mkdir -p /jail/bin && cp /bin/busybox /jail/bin/ && echo j >/jail/f && chroot /jail /bin/busybox chown 31:32 /f && \
+    chroot /jail /bin/busybox chown 33 /missing; echo $? >>/said
+RUN echo 5 >/setuid && chmod 4755 /setuid && chown 41:42 /setuid && cp -a /setuid /copied && mv /setuid /moved && rm /copied
+USER joe:joe
+RUN stat -c '%u:%g %n' /f /say/sub/x /home/joe mine 2>&1 | tee -a /home/joe/mine; ls -ln /say | awk '{print $3,$4,$9}' >>/home/joe/mine
+RUN cd /home/joe && mkdir new && echo 1 >new/file && echo 2 >>mine && chown 1 new/file || echo refused >>mine
+`

@@ -10,6 +10,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"builder/internal/owner"
 )
 
 const (
@@ -175,7 +177,18 @@ func symlinkAt(target string, dir int, name Name) error {
 	return errnoErr(errno)
 }
 
+func chownFD(fd int, o Owner) error {
+	if owner.Kept() {
+		return owner.SetFD(fd, owner.ID(o))
+	}
+	return unix.Fchown(fd, int(o.UID), int(o.GID))
+}
+
+// chownAt changes the owner of a name, which isn't followed.
 func chownAt(dir int, name Name, o Owner) error {
+	if owner.Kept() {
+		return owner.SetAt(dir, name.String(), owner.ID(o))
+	}
 	_, _, errno := unix.Syscall6(unix.SYS_FCHOWNAT, uintptr(dir), uintptr(unsafe.Pointer(name.ptr())), uintptr(o.UID), uintptr(o.GID),
 		unix.AT_SYMLINK_NOFOLLOW, 0)
 	return errnoErr(errno)
@@ -214,12 +227,12 @@ func errnoErr(errno unix.Errno) error {
 
 // CopiedXattr tells whether an extended attribute is copied. Others are the
 // host's own affair (labels, access lists with host users, trusted.*), and
-// overlay's must never be set by content.
+// overlay's, and owners that are kept, must never be set by content.
 func CopiedXattr(name string) bool {
 	if name == "security.capability" {
 		return true
 	}
-	return strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, "user.overlay.")
+	return strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, "user.overlay.") && name != owner.Attr
 }
 
 // FileXattrs returns the attributes of an open file that are copied.

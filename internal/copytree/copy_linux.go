@@ -485,7 +485,7 @@ func (c *copier) finishDir(w *scratch, end dirEnd) error {
 // directory, in this order: chown takes set-id bits and capabilities away.
 func (c *copier) setAttrs(w *scratch, fd int, e *Entry) error {
 	o := c.plan.OwnerOf(e)
-	if err := unix.Fchown(fd, int(o.UID), int(o.GID)); err != nil {
+	if err := chownFD(fd, o); err != nil {
 		return err
 	}
 	if err := unix.Fchmod(fd, c.plan.Mode.Apply(e.Stat.Mode)); err != nil {

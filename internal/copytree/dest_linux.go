@@ -161,7 +161,7 @@ func (d *dest) mkdir(parent, name Name, mode uint32, owner *Owner) error {
 	}
 	defer unix.Close(fd)
 	if owner != nil {
-		if err := unix.Fchown(fd, int(owner.UID), int(owner.GID)); err != nil {
+		if err := chownFD(fd, *owner); err != nil {
 			return err
 		}
 	}

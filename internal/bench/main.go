@@ -86,7 +86,7 @@ func (l *lab) measure(r row) error {
 	for i := range l.runs {
 		for _, t := range l.tools {
 			if r.needs(t) {
-				peak, cpu = 0, 0
+				peak, cpu, daemon = 0, 0, t.daemon
 				d, err := r.once(l, t, i)
 				t.peak = max(t.peak, peak)
 				if errors.Is(err, errNot) {
@@ -114,10 +114,11 @@ func (l *lab) measure(r row) error {
 }
 
 // peak is the largest memory of a command since it was last read, in kB; cpu is
-// what all of them took of processors.
+// what all of them took of processors. daemon is the tool's, 0 for none.
 var (
-	peak int64
-	cpu  time.Duration
+	peak   int64
+	cpu    time.Duration
+	daemon int
 )
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
@@ -131,12 +132,21 @@ func median(d []time.Duration) time.Duration {
 }
 
 // timed runs a command and returns how long it took. It notes the command's
-// peak memory and processor time, which of a tool with a daemon are only its
-// client's.
+// peak memory and processor time, with those of docker's daemon and what that
+// has started; not of other daemons.
 func timed(cmd *exec.Cmd) (time.Duration, error) {
+	var before time.Duration
+	if daemon != 0 {
+		before, _ = daemonUse(daemon)
+	}
 	start := time.Now()
 	out, err := cmd.CombinedOutput()
 	took := time.Since(start)
+	if daemon != 0 {
+		after, most := daemonUse(daemon)
+		cpu += after - before
+		peak = max(peak, most)
+	}
 	if u, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
 		peak = max(peak, u.Maxrss)
 		cpu += time.Duration(u.Utime.Nano() + u.Stime.Nano())

@@ -77,15 +77,14 @@ func (l *lab) fillRegistry(t *tool, addr string) error {
 	if out, err := exec.Command("sh", "-c", script, "sh", dir).CombinedOutput(); err != nil {
 		return fmt.Errorf("%w\n%s", err, lastLines(out))
 	}
-	if _, err := timed(t.build(dir, "bench-large", true)); err != nil {
+	if err := untimed(t.build(dir, "bench-large", true)); err != nil {
 		return err
 	}
 	archive := filepath.Join(l.dir, "large.oci")
-	if _, err := timed(t.save("bench-large", archive)); err != nil {
+	if err := untimed(t.save("bench-large", archive)); err != nil {
 		return err
 	}
-	_, err = timed(exec.Command("skopeo", "copy", "-q", "--dest-tls-verify=false", "oci-archive:"+archive, "docker://"+addr+"/large:1"))
-	return err
+	return untimed(exec.Command("skopeo", "copy", "-q", "--dest-tls-verify=false", "oci-archive:"+archive, "docker://"+addr+"/large:1"))
 }
 
 // pullLarge fetches the large image from loopback and makes its file system.

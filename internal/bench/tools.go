@@ -29,7 +29,8 @@ type tool struct {
 
 	clean func()
 
-	peak int64 // of its commands in this row, in kB
+	daemon int   // its process, 0 for none
+	peak   int64 // of its commands in this row, in kB
 }
 
 // prepare makes the base image, busybox alone, and gives it to every tool that
@@ -115,6 +116,9 @@ func (l *lab) addDockerLike(name, tarball string) {
 		global = []string{"--runtime", "runc"}
 	}
 	t := &tool{name: name, clean: func() { exec.Command(importer, "rmi", "-f", base).Run() }}
+	if name == "docker" {
+		t.daemon = daemonOf()
+	}
 	t.build = func(dir, tag string, cached bool) *exec.Cmd {
 		args := []string{"build", "-q", "-t", tag}
 		switch name {

@@ -43,6 +43,10 @@ type host struct {
 // theHost makes the host once. It can't be made without root.
 var theHost = sync.OnceValues(newHost)
 
+// Prepare does beforehand what the first container of a process needs and that
+// does not depend on it. It may be called beside [Start], and needn't be.
+func Prepare() { _, _ = theHost() }
+
 func newHost() (*host, error) {
 	if runtime.GOARCH != "amd64" {
 		return nil, fmt.Errorf("%w: this build is for %s, and containers are made on amd64 only", ErrUnsupported, runtime.GOARCH)

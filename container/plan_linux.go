@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"regexp"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -69,7 +68,11 @@ type plannedMount struct {
 	dir    bool
 }
 
-var validID = regexp.MustCompile(`^[a-z0-9][a-z0-9_.-]{0,127}$`)
+// validID reports whether an ID is of the form [a-z0-9][a-z0-9_.-]{0,127}.
+func validID(id string) bool {
+	const first = "abcdefghijklmnopqrstuvwxyz0123456789"
+	return id != "" && len(id) <= 128 && strings.Contains(first, id[:1]) && strings.Trim(id, first+"_.-") == ""
+}
 
 // newPlan prepares a container. On failure nothing is left of it; else the
 // caller ends with release.
@@ -105,7 +108,7 @@ func newPlan(h *host, spec *Spec) (*plan, error) {
 func (p *plan) checkSpec() error {
 	s := p.spec
 	switch {
-	case !validID.MatchString(s.ID):
+	case !validID(s.ID):
 		return fmt.Errorf("container ID %q is not of the form [a-z0-9][a-z0-9_.-]*", s.ID)
 	case s.Root == nil:
 		return errors.New("container has no root")

@@ -58,6 +58,9 @@ type Config struct {
 
 	// AutoRemove says that nobody wants it once it has ended.
 	AutoRemove bool `json:"autoRemove,omitempty"`
+	// ToRun says that it was made to be started at once: if it never was,
+	// nobody wants it.
+	ToRun bool `json:"toRun,omitempty"`
 	// Options are the command line that it was made by, for inspect.
 	Options json.RawMessage `json:"options,omitempty"`
 }

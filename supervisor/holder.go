@@ -425,7 +425,9 @@ func (h *holder) wait() {
 	}
 	h.state.Stopped = h.stopping && !h.again && !h.shutdown
 	h.last = h.state
-	h.save()
+	if h.foreground == nil || !h.config.AutoRemove { // else it is removed now
+		h.save()
+	}
 	if h.state.OOM {
 		h.records.event(h.config, "oom", nil)
 	}

@@ -107,7 +107,8 @@ func NewID() string {
 // caller. An empty name is made from the ID. prepare fills its directory,
 // which is not yet in its place: others see a whole container or none.
 func (r Records) Create(c *Config, prepare func(dir string) error) (*filelock.Lock, error) {
-	if c.Name == "" {
+	own := c.Name == "" // and so nobody else's
+	if own {
 		c.Name = "c-" + c.ID[:12]
 	}
 	if err := CheckName(c.Name); err != nil {
@@ -124,20 +125,24 @@ func (r Records) Create(c *Config, prepare func(dir string) error) (*filelock.Lo
 	if err := prepare(dir); err != nil {
 		return nil, errors.Join(err, lock.Release())
 	}
-	if err := r.publish(c, dir); err != nil {
+	if err := r.publish(c, dir, !own); err != nil {
 		return nil, errors.Join(err, lock.Release())
 	}
 	return lock, nil
 }
 
-func (r Records) publish(c *Config, dir string) error {
-	names, err := r.lockNames()
-	if err != nil {
-		return err
-	}
-	defer names.Release()
-	if err := r.nameFree(c.Name, c.ID); err != nil {
-		return err
+// publish puts a container where all see it. check says that its name may be
+// somebody's.
+func (r Records) publish(c *Config, dir string, check bool) error {
+	if check {
+		names, err := r.lockNames()
+		if err != nil {
+			return err
+		}
+		defer names.Release()
+		if err := r.nameFree(c.Name, c.ID); err != nil {
+			return err
+		}
 	}
 	if err := save(filepath.Join(dir, "container.json"), c); err != nil {
 		return err
@@ -177,7 +182,23 @@ func (r Records) nameFree(name, id string) error {
 // abandoned says whether a container that removes itself can't do it any more:
 // its holder was killed.
 func (r Records) abandoned(c Config) bool {
-	return !r.held(c.ID) && !r.State(c.ID).Alive()
+	if r.held(c.ID) {
+		return false
+	}
+	s := r.State(c.ID)
+	return !s.Alive() && (s.Status != Created || c.ToRun)
+}
+
+// Sweep removes the containers that would have removed themselves, and that a
+// kill or a power cut has kept from it. [Records.Create] does so as well where it
+// has to look at all containers anyway.
+func (r Records) Sweep() error {
+	names, err := r.lockNames()
+	if err != nil {
+		return err
+	}
+	defer names.Release()
+	return r.nameFree("", "")
 }
 
 // Rename gives a container another name.
@@ -251,7 +272,7 @@ func (r Records) configs() ([]Config, error) {
 			}
 		}
 		if err != nil {
-			c = Config{ID: e.Name(), Name: "?", Image: "?", AutoRemove: true} // what a power cut left
+			c = Config{ID: e.Name(), Name: "?", Image: "?", AutoRemove: true, ToRun: true} // what a power cut left
 		}
 		out = append(out, c)
 	}

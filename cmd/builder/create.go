@@ -28,6 +28,7 @@ type createOptions struct {
 	lifeFlags
 
 	interactive, tty, quiet bool
+	atOnce                  bool // it is for run
 
 	workdir, user, entrypoint, hostname, shmSize, pull string
 
@@ -118,7 +119,7 @@ func (e *env) createContainer(ctx context.Context, o *createOptions, name string
 	}
 	c = supervisor.Config{
 		ID: supervisor.NewID(), Name: o.name, Image: name, ImageID: img.ID().String(), Snapshot: string(below), Created: time.Now(),
-		OpenStdin: o.interactive, StdinOnce: o.attachStdin, AutoRemove: o.rm,
+		OpenStdin: o.interactive, StdinOnce: o.attachStdin, AutoRemove: o.rm, ToRun: o.atOnce,
 	}
 	records := e.records(s)
 	if err := o.fill(e, img, args, &c); err != nil {

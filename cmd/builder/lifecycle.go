@@ -134,6 +134,15 @@ func runStart(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
+	if *boot { // a power cut may have left some that would have removed themselves
+		s, err := e.store()
+		if err != nil {
+			return err
+		}
+		if err := e.records(s).Sweep(); err != nil {
+			e.warn(err.Error())
+		}
+	}
 	words, err = e.named(words, *all || *boot, func(c supervisor.Container) bool {
 		return !c.State.Alive() && match(c) && (!*boot || c.Restart.AtBoot(c.State))
 	})

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 
 	"builder/container"
 	"builder/image"
@@ -114,6 +115,10 @@ func (e *env) runContainer(ctx context.Context, o *runOptions, name string, args
 		return 0, err
 	}
 	o.attachStdin = o.interactive && !o.detach && o.attaches("stdin")
+	o.atOnce = true
+	if !o.detach {
+		go container.Prepare() // beside what is to be read first
+	}
 	c, lock, err := e.createContainer(ctx, &o.createOptions, name, args)
 	if err != nil {
 		return 0, err
@@ -161,7 +166,17 @@ func (e *env) runHere(o *runOptions, c supervisor.Config, lock *filelock.Lock) (
 		caught = catchSignals()
 		defer caught.stop()
 	}
-	f, err := e.records(s).RunForeground(rfs.Snapshots(), c, lock, streams, e.warn)
+	records := e.records(s)
+	if o.name == "" { // else all were looked at
+		swept := make(chan error, 1)
+		go func() { swept <- records.Sweep() }()
+		defer func() {
+			if err := <-swept; err != nil {
+				e.warn(err.Error())
+			}
+		}()
+	}
+	f, err := records.RunForeground(rfs.Snapshots(), c, lock, streams, e.warn)
 	if err != nil {
 		return 0, err
 	}
@@ -377,17 +392,25 @@ type caughtSignals struct {
 	done chan struct{}
 }
 
+// sentSignals are those that users and programs send. Each costs the Go runtime
+// two changes of threads.
+var sentSignals = []os.Signal{
+	syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM,
+	syscall.SIGCONT, syscall.SIGTSTP, syscall.SIGWINCH,
+}
+
+// catchSignals catches these at once, and all others as soon as the container
+// isn't one that ends at once.
 func catchSignals() *caughtSignals {
 	c := &caughtSignals{make(chan os.Signal, 64), make(chan struct{})}
-	signal.Notify(c.ch)
+	signal.Notify(c.ch, sentSignals...)
+	time.AfterFunc(100*time.Millisecond, func() { signal.Notify(c.ch) })
 	return c
 }
 
-// stop ends it.
-func (c *caughtSignals) stop() {
-	signal.Stop(c.ch)
-	close(c.done)
-}
+// stop ends it: what is caught from now on is dropped, as the process is about to
+// end.
+func (c *caughtSignals) stop() { close(c.done) }
 
 // forwardSignals passes caught signals on to the container's process, and the
 // terminal's changes of size.

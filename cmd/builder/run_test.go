@@ -182,4 +182,13 @@ func TestRunKilled(t *testing.T) {
 	if left, _ := filepath.Glob(filepath.Join(w.root, "containers", "*")); len(left) > 0 {
 		t.Errorf("directories left: %v", left)
 	}
+	// One that waits to be started is wanted.
+	w.ok("create", "--rm", "--name", "later", "test/base", "echo", "now")
+	w.ok("run", "--rm", "test/base", "true")
+	w.ok("run", "--rm", "--name", "named", "test/base", "true")
+	w.ok("start", "--boot")
+	if out := w.ok("start", "-a", "later"); out != "now\n" {
+		t.Errorf("what waited says %q", out)
+	}
+	w.fails(1, []string{"no such container"}, "rm", "later")
 }

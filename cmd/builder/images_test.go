@@ -354,6 +354,16 @@ func TestPush(t *testing.T) {
 		t.Errorf("run prints %q", got)
 	}
 	w.fails(1, []string{"nothing:latest: not found"}, "push", "nothing")
+	// One platform of several.
+	arm := w.importTar("arm", "--platform", "linux/arm64")
+	w.ok("manifest", "create", host+"/several:1", name, arm)
+	if got := w.ok("push", "--platform", "linux/arm64", host+"/several:1"); !strings.HasPrefix(got, "Digest: "+w.digestOf("arm")+"\n") {
+		t.Errorf("push --platform says %q", got)
+	}
+	if got := w.output("skopeo", "inspect", "--raw", "--tls-verify=false", "docker://"+host+"/several:1"); !strings.Contains(got, `"layers"`) {
+		t.Errorf("pushed for one platform is %s", got)
+	}
+	w.fails(1, []string{"linux/s390x"}, "push", "--platform", "linux/s390x", host+"/several:1")
 	w.ok("tag", name, "127.0.0.1:1/x")
 	w.fails(1, []string{"push 127.0.0.1:1/x:latest", "connection refused"}, "push", "127.0.0.1:1/x")
 }

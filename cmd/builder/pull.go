@@ -10,6 +10,7 @@ import (
 
 	"builder/image"
 	"builder/progress"
+	"builder/registry"
 	"builder/store"
 )
 
@@ -19,6 +20,7 @@ func runPull(ctx context.Context, e *env, args []string) error {
 	platformName := fs.String("platform", "", "fetch the image for `OS/ARCH[/VARIANT]`")
 	mode := fs.String("progress", "auto", "how to show progress: auto, plain, tty or quiet")
 	allTags := fs.BoolP("all-tags", "a", false, "fetch every tag of the repository")
+	verify := fs.Bool("tls-verify", true, tlsUsage)
 	verbose := fs.BoolP("verbose", "v", false, "tell which server gave what, and which failed")
 	words, err := e.parse(fs, args, 1, 1)
 	if err != nil {
@@ -46,12 +48,12 @@ func runPull(ctx context.Context, e *env, args []string) error {
 	if *quiet {
 		*mode = "quiet"
 	}
-	if !*allTags {
-		return e.pull(ctx, ref, platform, *mode, *quiet)
-	}
-	client, err := e.registry()
+	client, err := e.registry(allowInsecure(!*verify, ref))
 	if err != nil {
 		return err
+	}
+	if !*allTags {
+		return e.pull(ctx, client, ref, platform, *mode, *quiet)
 	}
 	tags, err := client.Tags(ctx, ref)
 	if err == nil && len(tags) == 0 {
@@ -59,7 +61,7 @@ func runPull(ctx context.Context, e *env, args []string) error {
 	}
 	for _, ref.Tag = range tags {
 		if err == nil {
-			err = e.pull(ctx, ref, platform, *mode, *quiet)
+			err = e.pull(ctx, client, ref, platform, *mode, *quiet)
 		}
 	}
 	return err
@@ -76,7 +78,10 @@ func parseRepository(command, word string) (image.Ref, error) {
 	return ref, nil
 }
 
-func (e *env) pull(ctx context.Context, ref image.Ref, platform image.Platform, mode string, quiet bool) error {
+// tlsUsage is podman's flag.
+const tlsUsage = "check the registry's certificate, and don't speak http"
+
+func (e *env) pull(ctx context.Context, client *registry.Client, ref image.Ref, platform image.Platform, mode string, quiet bool) error {
 	s, err := e.store()
 	if err != nil {
 		return err
@@ -85,10 +90,6 @@ func (e *env) pull(ctx context.Context, ref image.Ref, platform image.Platform, 
 		return err
 	}
 	defer e.keepBounds(ctx, s)
-	client, err := e.registry()
-	if err != nil {
-		return err
-	}
 	before, err := s.Resolve(ref.String())
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err

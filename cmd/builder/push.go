@@ -8,6 +8,7 @@ import (
 
 	"builder/image"
 	"builder/progress"
+	"builder/registry"
 	"builder/store"
 )
 
@@ -16,6 +17,8 @@ func runPush(ctx context.Context, e *env, args []string) error {
 	quiet := fs.BoolP("quiet", "q", false, "show only the image's name")
 	mode := fs.String("progress", "auto", "how to show progress: auto, plain, tty or quiet")
 	allTags := fs.BoolP("all-tags", "a", false, "send every tag of the repository that is in the image store")
+	platform := fs.String("platform", "", "of an image for several platforms send that for `OS/ARCH[/VARIANT]` alone")
+	verify := fs.Bool("tls-verify", true, tlsUsage)
 	words, err := e.parse(fs, args, 1, 1)
 	if err != nil {
 		return err
@@ -30,8 +33,13 @@ func runPush(ctx context.Context, e *env, args []string) error {
 	if *quiet {
 		*mode = "quiet"
 	}
+	client, err := e.registry(allowInsecure(!*verify, ref))
+	if err != nil {
+		return err
+	}
+	p := pushing{client: client, platform: *platform, mode: *mode, quiet: *quiet}
 	if !*allTags {
-		return e.push(ctx, ref, *mode, *quiet)
+		return e.push(ctx, ref, p)
 	}
 	s, err := e.store()
 	if err != nil {
@@ -43,7 +51,7 @@ func runPush(ctx context.Context, e *env, args []string) error {
 	}
 	for _, ref := range refs {
 		if err == nil {
-			err = e.push(ctx, ref, *mode, *quiet)
+			err = e.push(ctx, ref, p)
 		}
 	}
 	return err
@@ -62,9 +70,17 @@ func tagged(s *store.Store, repository string) ([]image.Ref, error) {
 	return refs, err
 }
 
+// pushing is how an image is pushed.
+type pushing struct {
+	client   *registry.Client
+	platform string // "" for all
+	mode     string // of the progress
+	quiet    bool
+}
+
 // push sends an image to the registry that its name names. Of an index of
 // which not all was pulled, it sends the platform that is here.
-func (e *env) push(ctx context.Context, ref image.Ref, mode string, quiet bool) error {
+func (e *env) push(ctx context.Context, ref image.Ref, p pushing) error {
 	s, err := e.store()
 	if err != nil {
 		return err
@@ -73,27 +89,30 @@ func (e *env) push(ctx context.Context, ref image.Ref, mode string, quiet bool) 
 	if err != nil {
 		return err
 	}
+	if p.platform != "" {
+		_, img, err := imageFor(s, ref.String(), p.platform)
+		if err != nil {
+			return err
+		}
+		entry.Desc = img.Desc
+	}
 	desc, one, err := s.Present(entry.Desc)
 	if err != nil {
 		return err
 	}
-	client, err := e.registry()
-	if err != nil {
-		return err
-	}
 	vertex := "push " + ref.Familiar()
-	done, sink, err := e.vertex(mode, vertex)
+	done, sink, err := e.vertex(p.mode, vertex)
 	if err != nil {
 		return err
 	}
-	err = client.Push(ctx, s, ref, desc, sink, vertex)
+	err = p.client.Push(ctx, s, ref, desc, sink, vertex)
 	if err = done(progress.Done{Err: err, Result: desc.Digest}); err != nil {
 		return err
 	}
 	if desc.Digest != entry.Desc.Digest {
 		fmt.Fprintf(e.stderr, "builder: warning: not every platform of the image is here: only %s was pushed\n", image.FormatPlatform(one.Config.Platform))
 	}
-	if !quiet {
+	if !p.quiet {
 		fmt.Fprintf(e.stdout, "Digest: %s\n", desc.Digest)
 	}
 	fmt.Fprintln(e.stdout, ref)

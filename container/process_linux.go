@@ -303,10 +303,14 @@ func (p *Process) Signal(sig syscall.Signal) error {
 
 // Kill kills every process of the container. It does not wait.
 func (p *Process) Kill() error {
-	if p.many {
-		return errors.Join(p.cgroup.kill(), p.Signal(syscall.SIGKILL))
+	if !p.many {
+		return p.Signal(syscall.SIGKILL)
 	}
-	return p.Signal(syscall.SIGKILL)
+	err := p.cgroup.kill()
+	if own := p.Signal(syscall.SIGKILL); err != nil || !errors.Is(own, os.ErrProcessDone) {
+		err = errors.Join(err, own) // else the group's kill was quicker
+	}
+	return err
 }
 
 // Resize sets the size of the terminal. Without a terminal it does nothing.

@@ -174,7 +174,7 @@ func (r *recorder) answer(n *notification) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	value, err := who.call(r, n)
+	value, err := who.call(n)
 	if err == nil {
 		r.who[pid] = who
 	}
@@ -521,7 +521,7 @@ func enter(root, dir *os.File) error {
 
 // call answers a call that changes or tells an identity, as the kernel does for
 // one that has root's rights while its effective user is root.
-func (id *identity) call(r *recorder, n *notification) (int64, error) {
+func (id *identity) call(n *notification) (int64, error) {
 	a, b, c := uint32(n.args[0]), uint32(n.args[1]), uint32(n.args[2])
 	switch n.nr {
 	case unix.SYS_GETUID:

@@ -39,7 +39,7 @@ func TestIdentityIsTheKernels(t *testing.T) {
 					n.args[i] = ids[random.IntN(len(ids))]
 				}
 				fmt.Fprintf(&story, "call %d of %d %d %d\n", n.nr, int32(n.args[0]), int32(n.args[1]), int32(n.args[2]))
-				value, err := id.call(nil, n)
+				value, err := id.call(n)
 				r, _, errno := unix.RawSyscall(uintptr(n.nr), uintptr(n.args[0]), uintptr(n.args[1]), uintptr(n.args[2]))
 				if (err == nil) != (errno == 0) || err == nil && value != int64(r) {
 					failed <- fmt.Sprintf("%s: the kernel says %d %v, we %d %v", story.String(), r, errno, value, err)

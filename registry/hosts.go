@@ -35,6 +35,7 @@ type endpoint struct {
 	origin bool   // the registry itself, not a mirror
 
 	replaces   bool        // prefix stands in the place of what the rule is about, not before it
+	pieces     bool        // blobs are sent to it in pieces
 	digestOnly bool        // only asked for digests
 	tagOnly    bool        // only asked for tags
 	insecure   bool        // its certificate isn't checked, and it may speak http

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"sync"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -26,8 +27,8 @@ import (
 // uploaded.
 const mountTries = 2
 
-// uploads is how often the pushing of a blob is begun. Within each, requests
-// are repeated as [Options] say.
+// uploads is how often the pushing of a blob is begun: as a whole, and then in
+// pieces. Within each, requests are repeated as [Options] say.
 const uploads = 3
 
 // Push sends an image, or an index with every image that it names, from the
@@ -76,6 +77,7 @@ type push struct {
 
 	blobs     []ocispec.Descriptor                            // configs and layers, each once; at least one
 	manifests []document                                      // those that others name first, the image's own last
+	pieces    func() *session                                 // to send what broke off as a whole
 	sources   map[digest.Digest][]string                      // repositories of the registry that may have a blob
 	fetch     func(context.Context, ocispec.Descriptor) error // of a blob that the store lacks; nil: it lacks none
 }
@@ -158,6 +160,11 @@ func (p *push) findSources() error {
 // to pushes to one endpoint. The first blob goes alone: where nobody answers,
 // or lets us in, that is found out once.
 func (p *push) to(ctx context.Context, s *session) error {
+	p.pieces = sync.OnceValue(func() *session {
+		e := s.endpoint
+		e.pieces = true
+		return p.client.open(ctx, p.ref, e)
+	})
 	send := func(ctx context.Context, b ocispec.Descriptor) error {
 		if err := p.blob(ctx, s, b); err != nil {
 			return fmt.Errorf("blob %s: %w", b.Digest, err)
@@ -198,7 +205,13 @@ func (p *push) blob(ctx context.Context, s *session, desc ocispec.Descriptor) er
 	defer release()
 	d := descriptor.Descriptor{MediaType: desc.MediaType, Digest: desc.Digest, Size: desc.Size}
 	for n := 1; ; n++ {
-		err := p.try(ctx, s, desc, d)
+		// A whole that broke off goes in pieces, of which those that arrived
+		// are not sent again. Not every registry takes pieces, or keeps them.
+		via := s
+		if n > 1 && desc.Size > pieceSize {
+			via = p.pieces()
+		}
+		err := p.try(ctx, via, desc, d)
 		var final *finalError
 		switch {
 		case err == nil:

@@ -37,6 +37,10 @@ var errSlow = errors.New("the mirror is slower than 1 kB/s")
 // after which a silent server is.
 const slowRate = 1000
 
+// pieceSize is how many bytes of a blob are sent at a time where it doesn't get
+// through as a whole. Each upload has as many in memory.
+const pieceSize = 8 << 20
+
 // session is one endpoint as one operation uses it. The library keeps what it
 // learns of a server (tokens, how often it failed) in reg.
 type session struct {
@@ -81,6 +85,9 @@ func (c *Client) openWith(ctx context.Context, registry string, e endpoint, cred
 	host.TLS = config.TLSEnabled
 	if e.plain {
 		host.TLS = config.TLSDisabled
+	}
+	if e.pieces {
+		host.BlobMax, host.BlobChunk = 1, pieceSize
 	}
 	host.User, host.Pass, host.Token = cred.User, cred.Password, cred.IdentityToken
 	s.reg = reg.New(

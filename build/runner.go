@@ -258,6 +258,9 @@ func (r *runner) startStage(ctx context.Context, st *stage, run *stageRun) error
 		return nil
 	}
 	h := cache.NewHash("base")
+	if owners.Kept() { // results are of no use to who doesn't look for owners there
+		h.Add("owners", "kept")
+	}
 	if !st.onImage() {
 		h.Add("scratch", "")
 		run.key, run.files = h.Sum(), filesName{here: "scratch", everywhere: "scratch", told: true}

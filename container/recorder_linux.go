@@ -451,9 +451,12 @@ func (r *recorder) open(name string, flags int, missing unix.Errno) (*os.File, e
 
 // lookup opens what a path means to a process, as fchownat(2) looks it up.
 func (r *recorder) lookup(n *notification, at int32, addr uint64, flags int) (*os.File, error) {
-	path, err := text(n.pid, addr)
-	if err != nil {
-		return nil, err
+	path := ""
+	if addr != 0 || flags&unix.AT_EMPTY_PATH == 0 { // else it is as good as an empty one, since Linux 6.11
+		var err error
+		if path, err = text(n.pid, addr); err != nil {
+			return nil, err
+		}
 	}
 	from := fmt.Sprintf("%d/cwd", n.pid)
 	if at != unix.AT_FDCWD {

@@ -21,6 +21,7 @@ import (
 
 	"builder/internal/atomicfile"
 	"builder/internal/filelock"
+	"builder/internal/owner"
 	"builder/layer"
 	"builder/snapshot"
 	"builder/store"
@@ -148,7 +149,16 @@ func (r *RootFS) Link(chain digest.Digest, id snapshot.ID) error {
 }
 
 func (r *RootFS) chainFile(chain digest.Digest) string {
-	return r.store.Path("chains", chain.Encoded())
+	return r.store.Path("chains", chainName(chain))
+}
+
+// chainName names what the layers of a chain ID make. Where owners are kept
+// beside the files it is something else, which only those use who know of it.
+func chainName(chain digest.Digest) string {
+	if owner.Kept() {
+		return chain.Encoded() + "-owners"
+	}
+	return chain.Encoded()
 }
 
 // linked returns the snapshot of a chain ID, if it is still there.

@@ -221,12 +221,12 @@ func (u *unpack) stack(ctx context.Context, p *pending, parent snapshot.ID) (sna
 	if err != nil {
 		return "", err
 	}
-	id, err := active.Commit(ctx, snapshot.ID(p.chain.Encoded()))
+	id, err := active.Commit(ctx, snapshot.ID(chainName(p.chain)))
 	if err != nil && !errors.Is(err, snapshot.ErrExists) {
 		return "", err
 	}
 	if errors.Is(err, snapshot.ErrExists) {
-		id = snapshot.ID(p.chain.Encoded())
+		id = snapshot.ID(chainName(p.chain))
 	}
 	return id, u.r.Link(p.chain, id)
 }

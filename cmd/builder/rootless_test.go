@@ -374,6 +374,21 @@ func TestOneIDSameImage(t *testing.T) {
 	if r := u.run("build", "--no-cache", "."); r.code != 0 || !strings.Contains(r.stdout+r.stderr, "owners of symbolic links and special files are lost") {
 		t.Errorf("a link's owner: %d %s%s", r.code, r.stdout, r.stderr)
 	}
+	// With subordinate ids from now on, nothing of what was made before is taken
+	// for what it isn't.
+	for _, name := range []string{"subuid", "subgid"} {
+		if err := os.WriteFile(filepath.Join(u.etc, name), fmt.Appendf(nil, "%d:%d:%d\n", testUser, firstSub, manySubs), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	u.write("Dockerfile", text)
+	u.ok(args...)
+	if got, want := u.digestOf("x"), w.digestOf("x"); got != want {
+		t.Errorf("with subordinate ids %s, as root %s", got, want)
+	}
+	if out := u.ok("run", "--rm", "-u", "0", "x", "stat", "-c", "%u:%g", "/f", "/d/file"); out != "1000:1001\n33:44\n" {
+		t.Errorf("with subordinate ids owners are %q", out)
+	}
 }
 
 // oneIDDockerfile has processes become others and ask who they are, and owners

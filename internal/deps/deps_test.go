@@ -54,7 +54,7 @@ var graph = map[string]string{
 	"cache":                         "image store internal/atomicfile internal/filelock internal/sys",
 	"remotecache":                   "image internal/atomicfile",
 	"remote":                        "dockerfile progress store internal/atomicfile internal/filelock internal/sys",
-	"rootfs":                        "image layer mount progress snapshot store internal/atomicfile internal/filelock internal/sys",
+	"rootfs":                        "image layer mount progress snapshot store internal/atomicfile internal/filelock internal/owner internal/sys",
 	"build": "buildcontext cache cdi container dockerfile image layer mount progress remotecache rootfs snapshot store " +
 		"internal/atomicfile internal/filelock internal/owner internal/secrets internal/sys",
 	"network":     "internal/atomicfile internal/filelock internal/sys",

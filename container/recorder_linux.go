@@ -479,18 +479,14 @@ func (r *recorder) lookup(n *notification, at int32, addr uint64, flags int) (*o
 	if i := slices.Index([]string{"/dev/stdin", "/dev/stdout", "/dev/stderr"}, path); i >= 0 && flags&unix.AT_SYMLINK_NOFOLLOW == 0 {
 		return r.descriptor(n, int32(i))
 	}
-	root, err := r.open(fmt.Sprintf("%d/root", n.pid), unix.O_PATH|unix.O_DIRECTORY, unix.ESRCH)
+	if path[0] == '/' {
+		from = fmt.Sprintf("%d/root", n.pid)
+	}
+	dir, err := r.open(from, unix.O_PATH|unix.O_DIRECTORY, unix.EBADF)
 	if err != nil {
 		return nil, err
 	}
-	defer root.Close()
-	dir := root
-	if path[0] != '/' {
-		if dir, err = r.open(from, unix.O_PATH|unix.O_DIRECTORY, unix.EBADF); err != nil {
-			return nil, err
-		}
-		defer dir.Close()
-	}
+	defer dir.Close()
 	if err := r.stillThere(n); err != nil {
 		return nil, err
 	}
@@ -498,17 +494,40 @@ func (r *recorder) lookup(n *notification, at int32, addr uint64, flags int) (*o
 	if flags&unix.AT_SYMLINK_NOFOLLOW != 0 {
 		how |= unix.O_NOFOLLOW
 	}
-	if err := enter(root, dir); err != nil {
-		return nil, err
+	// The kernel can look up what stays below a directory, and from the root
+	// everything but links to what a process has open.
+	resolve := uint64(unix.RESOLVE_BENEATH)
+	if path[0] == '/' {
+		resolve = unix.RESOLVE_IN_ROOT
 	}
-	fd, err := unix.Open(path, how, 0)
-	if back := enter(r.root, r.root); back != nil {
-		err = errors.Join(err, back)
+	fd, err := unix.Openat2(int(dir.Fd()), path, &unix.OpenHow{Flags: uint64(how), Resolve: resolve | unix.RESOLVE_NO_MAGICLINKS})
+	if errors.Is(err, unix.EXDEV) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.EAGAIN) {
+		fd, err = r.openAs(n, dir, path, how)
 	}
 	if err != nil {
 		return nil, err
 	}
 	return os.NewFile(uintptr(fd), path), nil
+}
+
+// openAs opens a path with a process's root, from a directory.
+func (r *recorder) openAs(n *notification, dir *os.File, path string, how int) (int, error) {
+	root, err := r.open(fmt.Sprintf("%d/root", n.pid), unix.O_PATH|unix.O_DIRECTORY, unix.ESRCH)
+	if err != nil {
+		return 0, err
+	}
+	defer root.Close()
+	if err := r.stillThere(n); err != nil {
+		return 0, err
+	}
+	if err := enter(root, dir); err != nil {
+		return 0, err
+	}
+	fd, err := unix.Open(path, how, 0)
+	if back := enter(r.root, r.root); back != nil {
+		err = errors.Join(err, back)
+	}
+	return fd, err
 }
 
 // enter makes two directories this thread's root and working directory.

@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"runtime"
 	"slices"
@@ -28,8 +27,7 @@ import (
 type recorder struct {
 	socket   int // where the listener comes from
 	listener int
-	proc     *os.File // the machine's /proc
-	root     *os.File // and root
+	root     *os.File // the machine's
 	user     owner.ID // of the step, whose new files are
 	who      map[int]identity
 	warn     func() // of what is lost, once
@@ -37,7 +35,7 @@ type recorder struct {
 
 // identity is whom a process takes itself for.
 type identity struct {
-	started string // of the process, which tells it from a later one of its number
+	started uint64 // of the process, which tells it from a later one of its number
 	user    [3]uint32
 	group   [3]uint32 // real, effective, saved
 	fs      [2]uint32 // of user and group
@@ -68,22 +66,16 @@ func newRecorder(socket int, user owner.ID, warn func(string)) (*recorder, error
 		warn("owners of symbolic links and special files are lost: only regular files and directories keep one without subordinate ids")
 	})}
 	var err error
-	for name, to := range map[string]**os.File{"/proc": &r.proc, "/": &r.root} {
-		if *to, err = os.OpenFile(name, unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
-			r.close()
-			return nil, err
-		}
+	if r.root, err = os.OpenFile("/", unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
+		unix.Close(socket)
+		return nil, err
 	}
 	return r, nil
 }
 
 func (r *recorder) close() {
 	unix.Close(r.socket)
-	for _, f := range []*os.File{r.proc, r.root} {
-		if f != nil {
-			f.Close()
-		}
-	}
+	r.root.Close()
 }
 
 // run answers until no process is there any more.
@@ -167,7 +159,7 @@ func (r *recorder) answer(n *notification) (int64, error) {
 	if slices.Contains(tellsOwner, uint32(n.nr)) {
 		return 0, r.stat(n)
 	}
-	pid, who, err := r.identity(int(n.pid))
+	caller, who, err := r.identity(n)
 	if err == nil {
 		err = r.stillThere(n)
 	}
@@ -176,75 +168,71 @@ func (r *recorder) answer(n *notification) (int64, error) {
 	}
 	value, err := who.call(n)
 	if err == nil {
-		r.who[pid] = who
+		r.who[caller.pid] = who
 	}
 	return value, err
 }
 
-// identity returns the process of a thread and whom it takes itself for: what its
+// identity returns the process of a call and whom it takes itself for: what its
 // parent does, if it has never said.
-func (r *recorder) identity(tid int) (pid int, who identity, err error) {
-	pid, parent, started, err := r.process(tid)
-	if err != nil {
-		return 0, who, err
+func (r *recorder) identity(n *notification) (caller task, who identity, err error) {
+	if caller, err = readTask(int(n.pid)); err != nil {
+		return caller, who, err
 	}
-	who, ok := r.who[pid]
-	if ok && who.started == started {
-		return pid, who, nil
+	who, ok := r.who[caller.pid]
+	if ok && who.started == caller.started {
+		return caller, who, nil
 	}
 	who = identity{}
-	for depth := 0; parent > 1 && depth < 1000; depth++ {
-		_, above, since, err := r.process(parent)
+	for depth, parent := 0, caller.parent; parent > 1 && depth < 1000; depth++ {
+		above, err := readTask(parent)
 		if err != nil {
 			break
 		}
-		if its, ok := r.who[parent]; ok && its.started == since {
+		if its, ok := r.who[parent]; ok && its.started == above.started {
 			who = its
 			break
 		}
-		parent = above
+		parent = above.parent
 	}
-	who.started = started
-	return pid, who, nil
+	who.started = caller.started
+	return caller, who, nil
 }
 
-// process reads of a thread its process, that one's parent, and when it started.
-func (r *recorder) process(tid int) (pid, parent int, started string, err error) {
-	status, err := r.read(tid, "status")
+// task is what /proc says of a thread.
+type task struct {
+	pid, parent int    // of its process
+	started     uint64 // when its process has
+	effective   capSet
+}
+
+// readTask reads of a thread what proc_pid_status(5) and [EndedStartTime] tell.
+func readTask(tid int) (t task, err error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", tid))
 	if err != nil {
-		return 0, 0, "", err
+		return t, err
 	}
 	for line := range bytes.Lines(status) {
 		key, value, _ := strings.Cut(strings.TrimSpace(string(line)), ":")
-		switch n, err := strconv.Atoi(strings.TrimSpace(value)); {
-		case err != nil:
-		case key == "Tgid":
-			pid = n
-		case key == "PPid":
-			parent = n
+		value = strings.TrimSpace(value)
+		switch key {
+		case "Tgid":
+			t.pid, err = strconv.Atoi(value)
+		case "PPid":
+			t.parent, err = strconv.Atoi(value)
+		case "CapEff":
+			var caps uint64
+			caps, err = strconv.ParseUint(value, 16, 64)
+			t.effective = capSet(caps)
+		}
+		if err != nil {
+			return t, err
 		}
 	}
-	stat, err := r.read(pid, "stat")
-	if err != nil {
-		return 0, 0, "", err
+	if t.started = EndedStartTime(t.pid); t.started == 0 {
+		return t, unix.ESRCH
 	}
-	// The command's name, in parentheses, may hold anything.
-	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	if len(fields) < 20 {
-		return 0, 0, "", unix.ESRCH
-	}
-	return pid, parent, fields[19], nil
-}
-
-// read returns a small file of a process in /proc.
-func (r *recorder) read(pid int, name string) ([]byte, error) {
-	fd, err := unix.Openat(int(r.proc.Fd()), fmt.Sprintf("%d/%s", pid, name), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	f := os.NewFile(uintptr(fd), name)
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, 64<<10))
+	return t, nil
 }
 
 // memory reads or writes the memory of a process.
@@ -283,46 +271,42 @@ func text(pid uint32, addr uint64) (string, error) {
 	return "", unix.ENAMETOOLONG
 }
 
+// file opens the file that a call is about.
+func (r *recorder) file(n *notification) (*os.File, error) {
+	switch n.nr {
+	case unix.SYS_FCHOWN, unix.SYS_FSTAT:
+		return r.descriptor(n, int32(n.args[0]))
+	case unix.SYS_CHOWN, unix.SYS_STAT:
+		return r.lookup(n, unix.AT_FDCWD, n.args[0], 0)
+	case unix.SYS_LCHOWN, unix.SYS_LSTAT:
+		return r.lookup(n, unix.AT_FDCWD, n.args[0], unix.AT_SYMLINK_NOFOLLOW)
+	}
+	flags := n.args[4] // of fchownat
+	switch n.nr {
+	case unix.SYS_NEWFSTATAT:
+		flags = n.args[3]
+	case unix.SYS_STATX:
+		flags = n.args[2]
+	}
+	return r.lookup(n, int32(n.args[0]), n.args[1], int(flags))
+}
+
 // chown keeps the owner that a call gives to a file.
 func (r *recorder) chown(n *notification) error {
-	uid, gid := uint32(n.args[1]), uint32(n.args[2])
-	var file *os.File
-	var err error
-	switch n.nr {
-	case unix.SYS_FCHOWN:
-		file, err = r.descriptor(n, int32(n.args[0]))
-	case unix.SYS_CHOWN:
-		file, err = r.lookup(n, unix.AT_FDCWD, n.args[0], 0)
-	case unix.SYS_LCHOWN:
-		file, err = r.lookup(n, unix.AT_FDCWD, n.args[0], unix.AT_SYMLINK_NOFOLLOW)
-	case unix.SYS_FCHOWNAT:
-		uid, gid = uint32(n.args[2]), uint32(n.args[3])
-		file, err = r.lookup(n, int32(n.args[0]), n.args[1], int(n.args[4]))
-	}
+	file, err := r.file(n)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	if may, err := r.mayChown(n); err != nil || !may {
+	caller, who, err := r.identity(n)
+	if err != nil || who.fs[0] != 0 || !caller.effective.has(unix.CAP_CHOWN) {
 		return errors.Join(unix.EPERM, err)
 	}
+	uid, gid := uint32(n.args[1]), uint32(n.args[2])
+	if n.nr == unix.SYS_FCHOWNAT {
+		uid, gid = uint32(n.args[2]), uint32(n.args[3])
+	}
 	return r.keep(file, uid, gid)
-}
-
-// mayChown reports whether a process has CAP_CHOWN and takes itself for root.
-func (r *recorder) mayChown(n *notification) (bool, error) {
-	_, who, err := r.identity(int(n.pid))
-	if err != nil {
-		return false, err
-	}
-	status, err := r.read(int(n.pid), "status")
-	if err != nil {
-		return false, err
-	}
-	_, after, _ := strings.Cut(string(status), "\nCapEff:")
-	word, _, _ := strings.Cut(strings.TrimSpace(after), "\n")
-	caps, err := strconv.ParseUint(word, 16, 64)
-	return who.fs[0] == 0 && caps>>unix.CAP_CHOWN&1 != 0, err
 }
 
 // keep keeps an owner of a file, of which -1 changes nothing.
@@ -351,11 +335,7 @@ func (r *recorder) keep(file *os.File, uid, gid uint32) error {
 	if gid != leaveID {
 		id.GID = gid
 	}
-	err := unix.Setxattr(fmt.Sprintf("/proc/self/fd/%d", fd), owner.Attr, []byte(id.String()), 0)
-	if errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EPERM) {
-		return nil // a file system without: nothing of it comes into an image
-	}
-	return err
+	return owner.Chown(file, int(id.UID), int(id.GID))
 }
 
 // errKernel has the kernel answer a call as it would have.
@@ -363,23 +343,7 @@ var errKernel = errors.New("for the kernel to answer")
 
 // stat answers a question about a file with another owner than root.
 func (r *recorder) stat(n *notification) error {
-	var file *os.File
-	var err error
-	into, flags, mask := n.args[1], 0, 0
-	switch n.nr {
-	case unix.SYS_FSTAT:
-		file, err = r.descriptor(n, int32(n.args[0]))
-	case unix.SYS_STAT:
-		file, err = r.lookup(n, unix.AT_FDCWD, n.args[0], 0)
-	case unix.SYS_LSTAT:
-		file, err = r.lookup(n, unix.AT_FDCWD, n.args[0], unix.AT_SYMLINK_NOFOLLOW)
-	case unix.SYS_NEWFSTATAT:
-		into = n.args[2]
-		file, err = r.lookup(n, int32(n.args[0]), n.args[1], int(n.args[3]))
-	case unix.SYS_STATX:
-		into, flags, mask = n.args[4], int(n.args[2]), int(n.args[3])
-		file, err = r.lookup(n, int32(n.args[0]), n.args[1], flags)
-	}
+	file, err := r.file(n)
 	if err != nil {
 		return errKernel // which knows what is wrong
 	}
@@ -388,16 +352,22 @@ func (r *recorder) stat(n *notification) error {
 	if !ok || id == (owner.ID{}) {
 		return errKernel
 	}
+	into := n.args[1]
 	var data []byte
-	if n.nr == unix.SYS_STATX {
+	switch n.nr {
+	case unix.SYS_STATX:
+		into = n.args[4]
 		var st unix.Statx_t
-		flags = flags&^unix.AT_SYMLINK_NOFOLLOW | unix.AT_EMPTY_PATH
-		if err := unix.Statx(int(file.Fd()), "", flags, mask, &st); err != nil {
+		flags := int(n.args[2])&^unix.AT_SYMLINK_NOFOLLOW | unix.AT_EMPTY_PATH
+		if err := unix.Statx(int(file.Fd()), "", flags, int(n.args[3]), &st); err != nil {
 			return errKernel
 		}
 		st.Uid, st.Gid = id.UID, id.GID
 		data = unsafe.Slice((*byte)(unsafe.Pointer(&st)), unsafe.Sizeof(st))
-	} else {
+	default:
+		if n.nr == unix.SYS_NEWFSTATAT {
+			into = n.args[2]
+		}
 		var st unix.Stat_t
 		if err := unix.Fstat(int(file.Fd()), &st); err != nil {
 			return errKernel
@@ -415,10 +385,8 @@ func (r *recorder) stat(n *notification) error {
 // ownerOf returns the owner that is kept of a file, or of one that the step has
 // made.
 func (r *recorder) ownerOf(file *os.File) (owner.ID, bool) {
-	var buf [24]byte
-	n, err := unix.Getxattr(fmt.Sprintf("/proc/self/fd/%d", file.Fd()), owner.Attr, buf[:])
-	if err == nil {
-		return owner.Parse(string(buf[:n]))
+	if id, ok := owner.Of(file); ok {
+		return id, true
 	}
 	var fsys unix.Statfs_t
 	var st unix.Stat_t
@@ -439,7 +407,7 @@ func (r *recorder) descriptor(n *notification, fd int32) (*os.File, error) {
 
 // open opens what a magic link in /proc leads to.
 func (r *recorder) open(name string, flags int, missing unix.Errno) (*os.File, error) {
-	fd, err := unix.Openat(int(r.proc.Fd()), name, flags|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open("/proc/"+name, flags|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) {
 		err = missing
 	}

@@ -280,14 +280,9 @@ func setByFD(fd int, a *attributes) error {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return os.NewSyscallError("fstat", err)
 	}
-	changed := !owner.Kept() && (st.Uid != a.uid || st.Gid != a.gid) // which may take bits from the mode
-	if owner.Kept() {
-		if err := owner.SetFD(fd, owner.ID{UID: a.uid, GID: a.gid}); err != nil {
-			return err
-		}
-	}
+	changed := owner.Kept() || st.Uid != a.uid || st.Gid != a.gid // which may take bits from the mode
 	if changed {
-		if err := unix.Fchown(fd, int(a.uid), int(a.gid)); err != nil {
+		if err := owner.ChownFD(fd, owner.ID{UID: a.uid, GID: a.gid}); err != nil {
 			return chownError(a, err)
 		}
 	}
@@ -311,14 +306,9 @@ func setByName(dirFD int, name string, a *attributes) error {
 		return os.NewSyscallError("fstat", err)
 	}
 	isLink := st.Mode&unix.S_IFMT == unix.S_IFLNK
-	changed := !owner.Kept() && (st.Uid != a.uid || st.Gid != a.gid)
-	if owner.Kept() && !isLink {
-		if err := owner.SetAt(dirFD, name, owner.ID{UID: a.uid, GID: a.gid}); err != nil {
-			return err
-		}
-	}
+	changed := owner.Kept() || st.Uid != a.uid || st.Gid != a.gid
 	if changed {
-		if err := unix.Fchownat(dirFD, name, int(a.uid), int(a.gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		if err := owner.ChownAt(dirFD, name, owner.ID{UID: a.uid, GID: a.gid}); err != nil {
 			return chownError(a, err)
 		}
 	}

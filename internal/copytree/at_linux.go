@@ -177,17 +177,14 @@ func symlinkAt(target string, dir int, name Name) error {
 	return errnoErr(errno)
 }
 
-func chownFD(fd int, o Owner) error {
-	if owner.Kept() {
-		return owner.SetFD(fd, owner.ID(o))
-	}
-	return unix.Fchown(fd, int(o.UID), int(o.GID))
-}
+// chownFD changes the owner of an open file or directory.
+func chownFD(fd int, o Owner) error { return owner.ChownFD(fd, owner.ID(o)) }
 
-// chownAt changes the owner of a name, which isn't followed.
+// chownAt changes the owner of a name, which isn't followed. The call is made here
+// where it can be, for a [Name] needs no copy.
 func chownAt(dir int, name Name, o Owner) error {
 	if owner.Kept() {
-		return owner.SetAt(dir, name.String(), owner.ID(o))
+		return owner.ChownAt(dir, name.String(), owner.ID(o))
 	}
 	_, _, errno := unix.Syscall6(unix.SYS_FCHOWNAT, uintptr(dir), uintptr(unsafe.Pointer(name.ptr())), uintptr(o.UID), uintptr(o.GID),
 		unix.AT_SYMLINK_NOFOLLOW, 0)

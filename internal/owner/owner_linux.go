@@ -47,16 +47,22 @@ func Parse(value string) (id ID, ok bool) {
 	return ID{uint32(u), uint32(g)}, err == nil && errG == nil
 }
 
-// SetFD keeps the owner of an open regular file or directory. A file system
-// without such attributes keeps nothing.
-func SetFD(fd int, id ID) error {
-	return kept(unix.Fsetxattr(fd, Attr, []byte(id.String()), 0))
+// ChownFD changes the owner of an open regular file or directory, or keeps it. A
+// file system without such attributes keeps nothing.
+func ChownFD(fd int, id ID) error {
+	if Kept() {
+		return kept(unix.Fsetxattr(fd, Attr, []byte(id.String()), 0))
+	}
+	return unix.Fchown(fd, int(id.UID), int(id.GID))
 }
 
-// SetAt keeps the owner of name in the directory dirFD, if it is a regular file
-// or a directory.
-func SetAt(dirFD int, name string, id ID) error {
-	return Set("/proc/self/fd/"+strconv.Itoa(dirFD)+"/"+name, id)
+// ChownAt changes the owner of name in the directory dirFD, which isn't followed,
+// or keeps it if it is a regular file or a directory.
+func ChownAt(dirFD int, name string, id ID) error {
+	if Kept() {
+		return Set(fdPath(dirFD)+"/"+name, id)
+	}
+	return unix.Fchownat(dirFD, name, int(id.UID), int(id.GID), unix.AT_SYMLINK_NOFOLLOW)
 }
 
 // Set keeps the owner of a path that is no symbolic link, if it is a regular
@@ -75,19 +81,26 @@ func kept(err error) error {
 
 // Get returns the owner that is kept of a path, whose last element isn't
 // followed; ok is false if none is.
-func Get(path string) (id ID, ok bool) {
+func Get(path string) (id ID, ok bool) { return read(unix.Lgetxattr, path) }
+
+// Of is Get of an open file, which may be open as a path only.
+func Of(f *os.File) (id ID, ok bool) { return read(unix.Getxattr, fdPath(int(f.Fd()))) }
+
+func read(getxattr func(path, attr string, dest []byte) (int, error), path string) (id ID, ok bool) {
 	var buf [24]byte
-	n, err := unix.Lgetxattr(path, Attr, buf[:])
+	n, err := getxattr(path, Attr, buf[:])
 	if err != nil {
 		return id, false
 	}
 	return Parse(string(buf[:n]))
 }
 
+func fdPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
+
 // Chown changes the owner of an open file or directory, or keeps it. It may be
 // open as a path only.
 func Chown(f *os.File, uid, gid int) error {
-	name := "/proc/self/fd/" + strconv.Itoa(int(f.Fd()))
+	name := fdPath(int(f.Fd()))
 	if Kept() {
 		return kept(unix.Setxattr(name, Attr, []byte(ID{uint32(uid), uint32(gid)}.String()), 0))
 	}

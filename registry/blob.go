@@ -189,12 +189,12 @@ func (p *pull) resume(ctx context.Context, s *session, desc ocispec.Descriptor, 
 // commitFile puts a blob in the store that was not written from its beginning to
 // its end.
 func (p *pull) commitFile(desc ocispec.Descriptor, w *store.BlobWriter) error {
-	sum := digest.SHA256.Digester()
-	if _, err := io.Copy(sum.Hash(), io.NewSectionReader(w.File(), 0, desc.Size)); err != nil {
+	sum, err := digest.SHA256.FromReader(io.NewSectionReader(w.File(), 0, desc.Size))
+	if err != nil {
 		return &localError{err}
 	}
-	if sum.Digest() != desc.Digest {
-		return fmt.Errorf("the pieces have digest %s", sum.Digest())
+	if sum != desc.Digest {
+		return fmt.Errorf("the pieces have digest %s", sum)
 	}
 	if err := w.CommitFile(desc); err != nil {
 		return &localError{err}

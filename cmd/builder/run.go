@@ -294,7 +294,7 @@ func (e *env) unpackForRun(ctx context.Context, s *store.Store, rfs *rootfs.Root
 			// Nothing was fetched: in a script, standard error is the command's.
 			sink = progress.Discard{}
 		}
-		if len(rfs.Packed(ctx, img)) > 0 {
+		if q, bad := e.quota(); (bad != nil || q.limited()) && len(rfs.Packed(ctx, img)) > 0 {
 			err = e.makeRoom(ctx, s)
 		}
 		if err == nil {

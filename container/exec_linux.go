@@ -102,7 +102,7 @@ func newExec(h *host, t Target, spec ExecSpec) (*execution, error) {
 		{"", x.resolveUser},
 		{"confine", x.resolveConfinement},
 		{"prepare owners", x.openPretend},
-		{"prepare streams", x.openExecStreams},
+		{"prepare streams", func() error { return s.UserNS.AsRoot(x.openExecStreams) }},
 		{"join control group", func() error { return x.joinCgroups(t) }},
 	} {
 		if err := phase.run(); err != nil {
@@ -117,6 +117,7 @@ func newExec(h *host, t Target, spec ExecSpec) (*execution, error) {
 	x.writeStreams()
 	x.writeDir()
 	x.writeLimits()
+	x.writeUserNS()
 	x.writeConfinement()
 	x.writeExec()
 	return x, nil
@@ -145,6 +146,14 @@ func (x *execution) enter(t Target) error {
 		return err
 	}
 	x.userns = mine != its
+	if !t.Spec.IDs.IsZero() {
+		// It is joined later, as when the container was started.
+		ns, err := os.Open(proc + "/ns/user")
+		if err != nil {
+			return err
+		}
+		x.spec.UserNS, x.userns = t.Spec.IDs.namespace(x.keep(ns)), false
+	}
 	if x.host.rootless {
 		if x.shared, err = sharedNamespaces(t.Pid); err != nil {
 			return err
@@ -197,10 +206,10 @@ func (x *execution) openExecStreams() error {
 		}
 	}
 	null := func() (*os.File, error) { return os.OpenFile(os.DevNull, os.O_RDWR, 0) }
-	if x.io, err = newStdio(x.spec, x.pts, null); err != nil {
+	if x.io, err = newStdio(x.spec, x.userOutside(), x.pts, null); err != nil {
 		return err
 	}
-	return x.io.giveTo(x.user.UID)
+	return x.io.give()
 }
 
 // joinCgroups opens the groups that the container's first process is in, of
@@ -370,7 +379,7 @@ const walkerFD = firstFD - 1
 
 // spawn executes the walker with the program behind it.
 func (x *execution) spawn() (pid int, err error) {
-	return x.prog.spawn(x.errfd, x.io.child[:])
+	return x.prog.spawn(x.errfd, x.io.child[:], nil)
 }
 
 func reapFirst(pid int) {

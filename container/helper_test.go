@@ -219,6 +219,12 @@ func helperCommand(name string, args []string) {
 		if fine {
 			fmt.Println("all are masked")
 		}
+	case "mount": // type target
+		fmt.Println(errnoName(unix.Mount("none", arg(1), arg(0), 0, "")))
+	case "umount":
+		fmt.Println(errnoName(unix.Unmount(arg(0), 0)))
+	case "remount": // read-write
+		fmt.Println(errnoName(unix.Mount("", arg(0), "", unix.MS_REMOUNT|unix.MS_BIND, "")))
 	case "mounted": // those of the paths that something is mounted on
 		table, err := os.ReadFile("/proc/self/mountinfo")
 		check(err)

@@ -245,7 +245,7 @@ func makeDevices(dir int, spec *Spec) error {
 		}
 	}
 	for _, d := range spec.Devices {
-		if err := makeDevice(dir, d); err != nil {
+		if err := makeDevice(dir, d, spec.IDs); err != nil {
 			return fmt.Errorf("device %s: %w", d.Path, err)
 		}
 	}
@@ -258,8 +258,8 @@ func makeDevices(dir int, spec *Spec) error {
 }
 
 // makeDevice makes the node of a Spec's device, with the directories that lead
-// to it.
-func makeDevice(dir int, d Device) error {
+// to it. Its owner is one of the ids' inside.
+func makeDevice(dir int, d Device, ids IDMap) error {
 	name, err := d.name()
 	if err != nil {
 		return err
@@ -285,7 +285,12 @@ func makeDevice(dir int, d Device) error {
 	if err := makeNode(dir, name, kind|mode, unix.Mkdev(d.Major, d.Minor)); err != nil {
 		return err
 	}
-	return unix.Fchownat(dir, name, int(d.UID), int(d.GID), unix.AT_SYMLINK_NOFOLLOW)
+	uid, okUID := ids.UID(d.UID)
+	gid, okGID := ids.GID(d.GID)
+	if !okUID || !okGID {
+		return fmt.Errorf("owner %d:%d is none of the container's user namespace", d.UID, d.GID)
+	}
+	return unix.Fchownat(dir, name, int(uid), int(gid), unix.AT_SYMLINK_NOFOLLOW)
 }
 
 // name is the device's path in /dev.

@@ -37,7 +37,7 @@ func ExecuteIn(member *os.File, args, env []string) (pid int, err error) {
 	pr.do("watch parent", unix.SYS_PRCTL, num(unix.PR_SET_PDEATHSIG), num(unix.SIGKILL), num(0), num(0), num(0))
 	pr.do("close descriptors on execution", unix.SYS_CLOSE_RANGE, num(3), num(^uint32(0)), num(unix.CLOSE_RANGE_CLOEXEC))
 	pr.do("execute this program", unix.SYS_EXECVEAT, pr.file(exe), pr.str(""), pr.strings(args), pr.strings(env), num(unix.AT_EMPTY_PATH))
-	if pid, err = pr.spawn(errfd, []*os.File{os.Stdin, os.Stdout, os.Stderr}); err != nil {
+	if pid, err = pr.spawn(errfd, []*os.File{os.Stdin, os.Stdout, os.Stderr}, nil); err != nil {
 		return 0, err
 	}
 	errfd.Close()
@@ -50,7 +50,8 @@ func ExecuteIn(member *os.File, args, env []string) (pid int, err error) {
 }
 
 // spawn executes the walker with the program behind it, which reports to errfd.
-func (p *program) spawn(errfd *os.File, streams []*os.File) (pid int, err error) {
+// attr may be nil.
+func (p *program) spawn(errfd *os.File, streams []*os.File, attr *syscall.SysProcAttr) (pid int, err error) {
 	image := p.encode(imageAddr, p.fdOf(errfd)+firstFD, func(i int) int { return firstFD + i })
 	code, err := textAt(walkerAddr())
 	if err != nil {
@@ -73,7 +74,7 @@ func (p *program) spawn(errfd *os.File, streams []*os.File) (pid int, err error)
 	}
 	// It is one of the files, so that no other takes its number.
 	files[walkerFD] = walker.Fd()
-	pid, err = syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(walkerFD), []string{"builder-exec"}, &syscall.ProcAttr{Files: files})
+	pid, err = syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(walkerFD), []string{"builder-exec"}, &syscall.ProcAttr{Files: files, Sys: attr})
 	runtime.KeepAlive(p)
 	runtime.KeepAlive(streams)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -78,6 +79,10 @@ func validID(id string) bool {
 // caller ends with release.
 func newPlan(h *host, spec *Spec) (*plan, error) {
 	p := &plan{spec: spec, host: h, prog: newProgram()}
+	// What is made in the container's file systems is its root's.
+	asRoot := func(run func() error) func() error {
+		return func() error { return spec.UserNS.AsRoot(run) }
+	}
 	for _, phase := range []struct {
 		name string
 		run  func() error
@@ -86,11 +91,11 @@ func newPlan(h *host, spec *Spec) (*plan, error) {
 		{"", p.resolveUser},
 		{"confine", p.resolveConfinement},
 		{"prepare owners", p.openPretend},
-		{"prepare root", p.openPoints},
-		{"prepare file systems", p.openFileSystems},
-		{"prepare mounts", p.openMounts},
-		{"prepare working directory", p.makeDir},
-		{"prepare streams", p.openStreams},
+		{"prepare root", asRoot(p.openPoints)},
+		{"prepare file systems", asRoot(p.openFileSystems)},
+		{"prepare mounts", asRoot(p.openMounts)},
+		{"prepare working directory", asRoot(p.makeDir)},
+		{"prepare streams", asRoot(p.openStreams)},
 		{"make control group", p.makeCgroup},
 	} {
 		if err := phase.run(); err != nil {
@@ -116,7 +121,7 @@ func (p *plan) checkSpec() error {
 		return errors.New("no command specified")
 	case s.Network != "" && s.Network != NetworkHost && s.Network != NetworkNone && s.Network != NetworkPrivate:
 		return fmt.Errorf("unknown network %q", s.Network)
-	case (s.Network == NetworkPrivate) != (s.NetNS != nil):
+	case (s.Network == NetworkPrivate || s.Network == NetworkNone && s.UserNS != nil) != (s.NetNS != nil):
 		return errors.New("a private network has a network namespace, and no other has one")
 	case len(s.Hostname) > 64:
 		return fmt.Errorf("host name %q is longer than 64 bytes", s.Hostname)
@@ -128,6 +133,9 @@ func (p *plan) checkSpec() error {
 	}
 	if s.UTS.With != ShareNot && s.Hostname != "" {
 		return errors.New("a container with another's host name can't have one of its own")
+	}
+	if err := s.checkUserNS(); err != nil {
+		return err
 	}
 	for _, text := range append(append([]string{s.Dir, s.Hostname}, s.Args...), s.Env...) {
 		if strings.ContainsRune(text, 0) {
@@ -168,7 +176,7 @@ func (p *plan) resolveUser() error {
 	}
 	p.user = user
 	p.env = environment(p.spec.Env, user.Home)
-	return nil
+	return p.checkUser()
 }
 
 // defaultPath is what docker gives to a process that has no PATH.
@@ -325,7 +333,7 @@ func (p *plan) openFileSystems() error {
 			return err
 		}
 	}
-	if p.pts, err = openPts(); err != nil {
+	if p.pts, err = openPts(p.spec.IDs); err != nil {
 		return err
 	}
 	p.keep(p.pts)
@@ -362,14 +370,19 @@ func (p *plan) openShm() (err error) {
 	return err
 }
 
-func openPts() (*os.File, error) {
+// openPts makes a container's /dev/pts, whose terminals are of group 5 if there
+// is one.
+func openPts(ids IDMap) (*os.File, error) {
 	pts := mount.FS{
-		Type: "devpts",
-		Options: []mount.Option{
-			{Key: "newinstance"}, {Key: "ptmxmode", Value: "0666"}, {Key: "mode", Value: "0620"}, {Key: "gid", Value: "5"},
-		},
-		Attr: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC,
+		Type:    "devpts",
+		Options: []mount.Option{{Key: "newinstance"}, {Key: "ptmxmode", Value: "0666"}, {Key: "mode", Value: "0620"}},
+		Attr:    unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC,
 	}
+	gid, ok := ids.GID(5)
+	if !ok {
+		return pts.Open()
+	}
+	pts.Options = append(pts.Options, mount.Option{Key: "gid", Value: strconv.FormatUint(uint64(gid), 10)})
 	m, err := pts.Open()
 	if errors.Is(err, unix.EINVAL) && !sys.MayMapGroups() {
 		// A user namespace of one id has no group 5.
@@ -407,6 +420,9 @@ func (p *plan) openMounts() error {
 	for _, m := range p.spec.Mounts {
 		if m.Type == mount.Tmpfs && m.Mode == 0 {
 			m.Mode = p.coveredMode(m.Target)
+		}
+		if err := p.mapOwners(&m); err != nil {
+			return fmt.Errorf("mount on %q: %w", m.Target, err)
 		}
 		pm := plannedMount{target: path.Clean("/" + m.Target), tree: m.Tree, inside: m.Inside, attr: m.Attributes()}
 		if pm.inside == nil {
@@ -502,7 +518,8 @@ func (p *plan) makeDir() error {
 		if !p.spec.RunStep {
 			return nil
 		}
-		return owner.Chown(dir, int(p.user.UID), int(p.user.GID))
+		gid, _ := p.spec.IDs.GID(p.user.GID) // it was checked that there is this one
+		return owner.Chown(dir, int(p.userOutside()), int(gid))
 	}
 	f, err := sys.MkdirAllInRoot(p.root, p.dir, 0o755, made)
 	if err == nil {
@@ -531,10 +548,16 @@ func (p *plan) openStreams() error {
 		return err
 	}
 	p.keep(p.errfd)
-	if p.io, err = newStdio(p.spec, p.pts, null); err != nil {
+	if p.io, err = newStdio(p.spec, p.userOutside(), p.pts, null); err != nil {
 		return err
 	}
-	return p.io.giveTo(p.user.UID)
+	return p.io.give()
+}
+
+// userOutside is the process's user outside of the container.
+func (p *plan) userOutside() uint32 {
+	uid, _ := p.spec.IDs.UID(p.user.UID) // it was checked that there is this one
+	return uid
 }
 
 func (p *plan) makeCgroup() (err error) {

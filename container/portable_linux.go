@@ -32,6 +32,9 @@ type child struct {
 // portable one.
 func bestCarrier(p *plan) (child, error) {
 	c, err := fastCarrier(p)
+	if p.spec.UserNS != nil {
+		return c, err // a process of several threads can't enter one
+	}
 	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.E2BIG) {
 		return portableCarrier(p)
 	}

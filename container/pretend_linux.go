@@ -80,19 +80,6 @@ func (p *plan) openPretend() error {
 	return nil
 }
 
-// listenerFD is the child's descriptor of the socket that the listener is sent
-// on.
-const listenerFD = trampolineFD + 1
-
-// lastFD is the last descriptor that the child keeps until it executes the
-// trampoline.
-func (p *plan) lastFD() int {
-	if p.listener != nil {
-		return listenerFD
-	}
-	return trampolineFD
-}
-
 // writePretend loads the filter, while the process has CAP_SYS_ADMIN still.
 func (p *plan) writePretend() {
 	if !p.pretend {
@@ -111,7 +98,7 @@ func (p *plan) writePretend() {
 	message := pr.words(num(0), num(0), iov, num(1), control, num(unix.CmsgSpace(4)), num(0))
 	load := pr.do("load filter for owners", unix.SYS_SECCOMP, num(unix.SECCOMP_SET_MODE_FILTER), num(unix.SECCOMP_FILTER_FLAG_NEW_LISTENER), fprog)
 	load.result = int(control.v) + 16
-	pr.do("send listener", unix.SYS_SENDMSG, num(listenerFD), message, num(0))
+	pr.do("send listener", unix.SYS_SENDMSG, num(p.keptFD(p.listener)), message, num(0))
 	pr.do("close listener", unix.SYS_CLOSE, arg{argSlot, control.v + 16})
-	pr.do("close socket of listener", unix.SYS_CLOSE, num(listenerFD))
+	pr.do("close socket of listener", unix.SYS_CLOSE, num(p.keptFD(p.listener)))
 }

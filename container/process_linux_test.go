@@ -400,7 +400,7 @@ func TestResize(t *testing.T) {
 // A terminal of the caller never reaches the container.
 func TestCallersTerminal(t *testing.T) {
 	eachCarrier(t, func(t *testing.T, run runner) {
-		pts, err := openPts()
+		pts, err := openPts(IDMap{})
 		must(t, err)
 		defer pts.Close()
 		var s stdio

@@ -20,11 +20,16 @@ import (
 // steps plans a container and returns the names of its program's steps.
 func steps(t *testing.T, change func(*Spec)) []string {
 	t.Helper()
+	spec := newSpec(t, "exit", "0")
+	change(&spec)
+	return stepsOf(t, spec)
+}
+
+func stepsOf(t *testing.T, spec Spec) []string {
+	t.Helper()
 	testutil.Require(t, "root")
 	h, err := theHost()
 	must(t, err)
-	spec := newSpec(t, "exit", "0")
-	change(&spec)
 	p, err := newPlan(h, &spec)
 	must(t, err)
 	must(t, p.abandon())
@@ -80,6 +85,13 @@ func TestOrder(t *testing.T) {
 			t.Errorf("privileged, but %q", name)
 		}
 	}
+	// What only the machine's root may do is done before.
+	spec, _ := mappedSpec(t, "id")
+	names = stepsOf(t, spec)
+	inOrder(t, names, []string{
+		"mount /proc", "mount /sys", "chroot", "close descriptors", "limit nofile", "join user namespace",
+		"become root of user namespace", "drop CAP_SYS_ADMIN from bounding set", "load seccomp filter", "set user id", "execute trampoline",
+	})
 	// No image path is named but in the working directory and mount points,
 	// which are opened within the root.
 	names = steps(t, func(s *Spec) { s.Mounts = []mount.Mount{{Type: mount.Tmpfs, Target: "/dev"}} })

@@ -142,6 +142,13 @@ type Spec struct {
 	// HostCgroupNS shows it the control groups of the machine, not its own as
 	// the top.
 	HostCgroupNS bool
+	// IDs, if there are any, are what the container's users and groups are
+	// outside of it: it is in a user namespace, and its root is root of nothing
+	// else. UserNS is the namespace ([NewUserNamespace]), which the caller keeps
+	// open during Start, and of which Root shows its owners. A network
+	// namespace should belong to it; of NetworkNone it is NetNS too then.
+	IDs    IDMap
+	UserNS *mount.UserNS `json:"-"`
 	// IPC, PID and UTS are namespaces that it may share. With the machine's IPC
 	// it has the machine's /dev/shm too; with another container's, Shm is that
 	// one's (see [SharedMemory]).

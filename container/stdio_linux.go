@@ -15,6 +15,7 @@ import (
 
 // stdio is a container's standard streams.
 type stdio struct {
+	user     uint32      // who has the child's streams, outside of its user namespace
 	child    [3]*os.File // become descriptors 0, 1 and 2
 	terminal *os.File    // our side of the pseudo terminal, or nil
 
@@ -34,10 +35,14 @@ type copying struct {
 	end  *os.File
 }
 
-// newStdio makes the streams that a Spec asks for. null opens /dev/null of the
-// container; pts is its devpts mount.
-func newStdio(spec *Spec, pts *os.File, null func() (*os.File, error)) (*stdio, error) {
-	s := &stdio{}
+// newStdio makes the streams that a Spec asks for, for a user outside of the
+// container's user namespace. null opens /dev/null of the container; pts is its
+// devpts mount.
+func newStdio(spec *Spec, user uint32, pts *os.File, null func() (*os.File, error)) (*stdio, error) {
+	if owner.Kept() {
+		user = 0 // there is nobody else
+	}
+	s := &stdio{user: user}
 	var err error
 	if spec.Terminal {
 		err = s.openTerminal(spec, pts)
@@ -77,7 +82,7 @@ func (s *stdio) reader(r io.Reader, null func() (*os.File, error)) (*os.File, er
 	if r == nil {
 		return s.own(null())
 	}
-	if f, ok := r.(*os.File); ok && !isTerminal(f) {
+	if f, ok := r.(*os.File); ok && s.direct(f, 0o004) {
 		return f, nil
 	}
 	pr, pw, err := os.Pipe()
@@ -92,7 +97,7 @@ func (s *stdio) writer(w io.Writer, null func() (*os.File, error)) (*os.File, er
 	if w == nil {
 		return s.own(null())
 	}
-	if f, ok := w.(*os.File); ok && !isTerminal(f) {
+	if f, ok := w.(*os.File); ok && s.direct(f, 0o002) {
 		return f, nil
 	}
 	pr, pw, err := os.Pipe()
@@ -108,6 +113,22 @@ func (s *stdio) own(f *os.File, err error) (*os.File, error) {
 		s.ours = append(s.ours, f)
 	}
 	return f, err
+}
+
+// direct says whether a file of the caller is handed through: not so a terminal,
+// nor what the user could not open anew for all that others may do.
+func (s *stdio) direct(f *os.File, others uint32) bool {
+	var st unix.Stat_t
+	if isTerminal(f) || unix.Fstat(int(f.Fd()), &st) != nil {
+		return false
+	}
+	return s.user == 0 || st.Uid == s.user || st.Mode&others != 0 || isPipe(f)
+}
+
+// isPipe says whether a file is a pipe without a name.
+func isPipe(f *os.File) bool {
+	var st unix.Statfs_t
+	return unix.Fstatfs(int(f.Fd()), &st) == nil && st.Type == unix.PIPEFS_MAGIC
 }
 
 // isTerminal says whether a file is one. A terminal of the caller is not given
@@ -168,22 +189,18 @@ func (s *stdio) resize(width, height uint16) error {
 	return errors.Join(err, os.NewSyscallError("set terminal size", errSet))
 }
 
-// giveTo lets a user other than root open the streams anew, as programs do by
-// way of /dev/stdout. Only pipes and the container's own terminal are given
-// away; a file of the caller keeps its owner.
-func (s *stdio) giveTo(uid uint32) error {
-	if uid == 0 || owner.Kept() {
+// give lets a user other than root open the streams anew, as programs do by way
+// of /dev/stdout. Only pipes and the container's own terminal are given away; a
+// file of the caller keeps its owner.
+func (s *stdio) give() error {
+	if s.user == 0 {
 		return nil
 	}
 	for _, f := range s.child {
-		var fsys unix.Statfs_t
-		if err := unix.Fstatfs(int(f.Fd()), &fsys); err != nil {
-			return os.NewSyscallError("fstatfs", err)
-		}
-		if fsys.Type != unix.PIPEFS_MAGIC && s.terminal == nil {
+		if !isPipe(f) && s.terminal == nil {
 			continue
 		}
-		if err := unix.Fchown(int(f.Fd()), int(uid), -1); err != nil && !errors.Is(err, unix.EPERM) {
+		if err := unix.Fchown(int(f.Fd()), int(s.user), -1); err != nil && !errors.Is(err, unix.EPERM) {
 			return os.NewSyscallError("fchown", err)
 		}
 	}

@@ -5,10 +5,10 @@ package container
 import (
 	"fmt"
 	"os"
-	"runtime"
 
 	"golang.org/x/sys/unix"
 
+	"builder/internal/sys"
 	"builder/mount"
 )
 
@@ -25,32 +25,9 @@ const (
 
 // newTemplate makes the namespace and returns the descriptor that keeps it.
 func newTemplate(rootless bool) (*os.File, error) {
-	type result struct {
-		ns  *os.File
-		err error
-	}
-	done := make(chan result)
-	var run func()
-	run = func() {
-		runtime.LockOSThread()
-		if unix.Gettid() == unix.Getpid() {
-			// The main thread can't end with its goroutine, and what
-			// /proc/self shows is the main thread's. Held here meanwhile,
-			// it isn't the one that the next goroutine gets.
-			defer runtime.UnlockOSThread()
-			inner := make(chan struct{})
-			go func() { defer close(inner); run() }()
-			<-inner
-			return
-		}
-		// Never unlocked: the thread has left the others' file system view
-		// and ends with this goroutine.
-		ns, err := enterTemplate(rootless)
-		done <- result{ns, err}
-	}
-	go run()
-	r := <-done
-	return r.ns, r.err
+	var ns *os.File
+	err := sys.OnNewThread(func() (err error) { ns, err = enterTemplate(rootless); return err })
+	return ns, err
 }
 
 // enterTemplate makes the namespace and leaves the calling thread in it.

@@ -5,6 +5,7 @@ package container
 import (
 	"encoding/binary"
 	"fmt"
+	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -27,6 +28,8 @@ import (
 //     of which an image may make that they cover a file of it (CVE-2025-52881).
 //   - Descriptors are closed before the working directory is entered: it must
 //     not lead to one of them (CVE-2024-21626).
+//   - A user namespace is joined after everything that only the machine's root
+//     may do, such as to raise limits.
 //   - Seccomp is loaded while the process has CAP_SYS_ADMIN still, unless
 //     no_new_privs is set: without that one the kernel asks for the other.
 //   - The user changes after everything that only root may do, and the
@@ -43,6 +46,8 @@ func (p *plan) write() {
 	p.writeStreams()
 	p.writeDir()
 	p.writeLimits()
+	p.writeUserNS()
+	p.writeOwnMounts()
 	p.writeConfinement()
 	p.writeExec()
 }
@@ -59,7 +64,7 @@ func (p *plan) cloneFlags() uintptr {
 			flags |= own.flag
 		}
 	}
-	if p.spec.Network == NetworkNone {
+	if p.spec.Network == NetworkNone && p.spec.NetNS == nil {
 		flags |= unix.CLONE_NEWNET
 	}
 	return flags
@@ -78,11 +83,11 @@ func (p *plan) writeNamespaces() {
 		unshared = unix.CLONE_NEWNS
 	}
 	pr.do("new mount namespace", unix.SYS_UNSHARE, num(unshared))
-	switch p.spec.Network {
-	case NetworkNone:
-		p.writeLoopback()
-	case NetworkPrivate:
+	if p.spec.NetNS != nil {
 		pr.do("join network namespace", unix.SYS_SETNS, pr.file(p.spec.NetNS), num(unix.CLONE_NEWNET))
+	}
+	if p.spec.Network == NetworkNone {
+		p.writeLoopback()
 	}
 	if ipc := p.spec.IPC; ipc.With == ShareOther {
 		pr.do("join IPC namespace", unix.SYS_SETNS, pr.file(ipc.NS), num(unix.CLONE_NEWIPC))
@@ -416,11 +421,26 @@ func (p *plan) writeStreams() {
 		trampoline = p.host.trampolines.init
 	}
 	pr.do("set trampoline descriptor", unix.SYS_DUP3, pr.file(trampoline), num(trampolineFD), num(unix.O_CLOEXEC))
-	if p.listener != nil {
-		pr.do("set socket of listener", unix.SYS_DUP3, pr.file(p.listener), num(listenerFD), num(unix.O_CLOEXEC))
+	kept := p.keptFiles()
+	for _, f := range kept {
+		pr.do("set descriptor of "+f.Name(), unix.SYS_DUP3, pr.file(f), num(p.keptFD(f)), num(unix.O_CLOEXEC))
 	}
-	pr.do("close descriptors", unix.SYS_CLOSE_RANGE, num(p.lastFD()+1), num(^uint32(0)), num(0))
+	pr.do("close descriptors", unix.SYS_CLOSE_RANGE, num(trampolineFD+1+len(kept)), num(^uint32(0)), num(0))
 }
+
+// keptFiles are what the child needs besides until it executes the trampoline.
+func (p *plan) keptFiles() (out []*os.File) {
+	if p.listener != nil {
+		out = append(out, p.listener)
+	}
+	if p.spec.UserNS != nil {
+		out = append(out, p.spec.UserNS.File)
+	}
+	return out
+}
+
+// keptFD is the child's descriptor of one of them.
+func (p *plan) keptFD(f *os.File) int { return trampolineFD + 1 + slices.Index(p.keptFiles(), f) }
 
 func (p *plan) writeDir() {
 	pr := &p.prog
@@ -458,7 +478,8 @@ func (p *plan) writeLimits() {
 func (p *plan) writeConfinement() {
 	pr := &p.prog
 	for c := 0; c <= p.host.lastCap; c++ {
-		if p.host.bounding.has(c) && !p.caps.has(c) {
+		// In a new user namespace the set is full.
+		if (p.host.bounding.has(c) || p.spec.UserNS != nil) && !p.caps.has(c) {
 			pr.do("drop "+capSet(1 << c).names()[0]+" from bounding set", unix.SYS_PRCTL, num(unix.PR_CAPBSET_DROP), num(c), num(0), num(0), num(0))
 		}
 	}

@@ -117,6 +117,12 @@ func (m Mount) openBind() (*os.File, error) {
 			return nil, os.NewSyscallError("mount_setattr", err)
 		}
 	}
+	if m.UserNS != nil {
+		if err := m.UserNS.show(int(f.Fd()), flags, f.Name()); err != nil {
+			f.Close()
+			return nil, err
+		}
+	}
 	if prop.recursive {
 		flags |= unix.AT_RECURSIVE
 	} else {

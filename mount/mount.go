@@ -37,6 +37,11 @@ type Mount struct {
 	// container.
 	Inside *os.File `json:"-"`
 
+	// UserNS shows the owners of a Bind; nil shows them as they are. MapOwners
+	// asks for the container's own, if it has one.
+	UserNS    *UserNS `json:"-"`
+	MapOwners bool
+
 	ReadOnly    bool
 	Recursive   bool   // Bind: bring the mounts below the source too
 	Propagation string // Bind: "", private, rprivate, slave, rslave, shared, rshared
@@ -48,4 +53,13 @@ type Mount struct {
 	Mode uint32 // Tmpfs: mode of its root, 0 for that of the directory it covers, or 01777
 	UID  int    // Tmpfs: owner of its root
 	GID  int
+}
+
+// UserNS is a user namespace by which the owners of a mount are shown: what is
+// root's on disk is the namespace's root's, and so on, both ways (idmapped
+// mounts, mount_setattr(2)).
+type UserNS struct {
+	File *os.File
+	// UID and GID are what the namespace's root is outside of it.
+	UID, GID uint32
 }

@@ -6,9 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"builder/internal/sys"
 )
 
 // Overlay describes an overlayfs mount (Documentation/filesystems/overlayfs.rst).
@@ -22,10 +26,54 @@ type Overlay struct {
 	// UserXattr keeps overlay's own marks in user.* rather than trusted.*
 	// attributes, the only ones a user namespace may write.
 	UserXattr bool
+	// UserNS shows the owners of all directories; nil shows them as they are.
+	UserNS *UserNS
 }
 
 // Open makes the mount and returns it detached. Closing the file unmounts it.
 func (o Overlay) Open() (*os.File, error) {
+	dirs := &directories{ns: o.UserNS}
+	defer dirs.close()
+	if o.UserNS == nil {
+		return o.open(dirs)
+	}
+	var m *os.File
+	err := sys.OnNewThread(func() (err error) {
+		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+			return os.NewSyscallError("unshare", err)
+		}
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+			return os.NewSyscallError("mount private", err)
+		}
+		// One mount is enough for most of them.
+		if err := dirs.share(commonDir(o.Lower)); err != nil {
+			return err
+		}
+		if o.Upper != "" {
+			// These two are to be on one mount.
+			if err := dirs.share(commonDir([]string{o.Upper, o.Work})); err != nil {
+				return err
+			}
+		}
+		// It is made by who owns what overlayfs makes itself.
+		return o.UserNS.AsRoot(func() error { m, err = o.open(dirs); return err })
+	})
+	return m, err
+}
+
+// commonDir is the directory in which all the directories are, or that they
+// are.
+func commonDir(dirs []string) string {
+	common := dirs[0]
+	for _, dir := range dirs[1:] {
+		for dir != common && !strings.HasPrefix(dir, strings.TrimSuffix(common, "/")+"/") {
+			common = filepath.Dir(common)
+		}
+	}
+	return common
+}
+
+func (o Overlay) open(dirs *directories) (*os.File, error) {
 	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("fsopen overlay", err)
@@ -40,13 +88,16 @@ func (o Overlay) Open() (*os.File, error) {
 	setPath := func(key, dir string) error {
 		// Paths go by descriptor: no length limit and no escaping. Linux
 		// before 6.13 takes overlay's paths only as strings.
-		fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		fd, err := dirs.open(dir)
 		if err != nil {
-			return &os.PathError{Op: "open", Path: dir, Err: err}
+			return err
 		}
 		defer unix.Close(fd)
 		if err := unix.FsconfigSetFd(fs, key, fd); err == nil {
 			return nil
+		}
+		if o.UserNS != nil {
+			dir = "/proc/self/fd/" + strconv.Itoa(fd)
 		}
 		if key == "lowerdir+" {
 			dir = strings.ReplaceAll(dir, `\`, `\\`)

@@ -74,15 +74,22 @@ func (a *Attachment) Gateway() netip.Addr {
 }
 
 // Attach makes a network namespace and joins it to networks. What has been made
-// is gone again after a failure. [Attachment.Close] ends it.
-func (n *Networks) Attach(e Endpoint) (_ *Attachment, err error) {
+// is gone again after a failure. [Attachment.Close] ends it. ns, if it is not
+// nil, is a namespace in which nothing is set up, which is taken instead, and is
+// the Attachment's from then on.
+func (n *Networks) Attach(e Endpoint, ns *os.File) (_ *Attachment, err error) {
 	a := &Attachment{Container: e.Container, networks: n}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, a.Close())
 		}
 	}()
-	if a.ns, err = NewNamespace(); err != nil {
+	if a.ns = ns; ns == nil {
+		a.ns, err = NewNamespace()
+	} else {
+		err = inNamespace(ns, setLoopbackUp)
+	}
+	if err != nil {
 		return nil, err
 	}
 	// Host ports are ours from here on.

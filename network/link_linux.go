@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"strconv"
 	"strings"
 
@@ -156,61 +155,48 @@ func removeBridge(name string) error {
 
 // NewNamespace makes a network namespace in which lo is up. It goes when the
 // file is closed and no process is in it.
-func NewNamespace() (*os.File, error) {
-	type result struct {
-		f   *os.File
-		err error
+func NewNamespace() (ns *os.File, err error) {
+	err = sys.OnNewThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return explain(os.NewSyscallError("unshare", err))
+		}
+		if ns, err = os.Open("/proc/thread-self/ns/net"); err != nil {
+			return err
+		}
+		if err := setLoopbackUp(); err != nil {
+			ns.Close()
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make network namespace: %w", err)
 	}
-	made := make(chan result)
-	go func() {
-		// The thread is in the new namespace from now on: it ends with this
-		// function, as it isn't unlocked.
-		runtime.LockOSThread()
-		f, err := enterNew()
-		made <- result{f, err}
-	}()
-	r := <-made
-	if r.err != nil {
-		return nil, fmt.Errorf("make network namespace: %w", r.err)
-	}
-	return r.f, nil
+	return ns, nil
 }
 
-func enterNew() (*os.File, error) {
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return nil, explain(os.NewSyscallError("unshare", err))
-	}
-	f, err := os.Open("/proc/thread-self/ns/net")
-	if err != nil {
-		return nil, err
-	}
+// setLoopbackUp sets up lo in the calling thread's namespace.
+func setLoopbackUp() error {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-	if err == nil {
-		defer h.Close()
-		var lo netlink.Link
-		if lo, err = h.LinkByName("lo"); err == nil {
-			err = h.LinkSetUp(lo)
-		}
-	}
 	if err != nil {
-		f.Close()
-		return nil, err
+		return err
 	}
-	return f, nil
+	defer h.Close()
+	lo, err := h.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	return h.LinkSetUp(lo)
 }
 
 // inNamespace runs f on a thread that is in a network namespace.
 func inNamespace(ns *os.File, f func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and not unlocked: see NewNamespace
-		err := os.NewSyscallError("setns", unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET))
-		if err == nil {
-			err = f()
+	return sys.OnNewThread(func() error {
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			return os.NewSyscallError("setns", err)
 		}
-		done <- err
-	}()
-	return <-done
+		return f()
+	})
 }
 
 // plug is an interface of a container.

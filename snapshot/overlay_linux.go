@@ -155,7 +155,10 @@ func (o *Overlay) Reopen(dir string, parent ID) (Active, error) {
 }
 
 // View implements [Snapshotter].
-func (o *Overlay) View(_ context.Context, id ID) (*os.File, error) {
+func (o *Overlay) View(ctx context.Context, id ID) (*os.File, error) { return o.ViewIn(ctx, id, nil) }
+
+// ViewIn implements [Snapshotter].
+func (o *Overlay) ViewIn(_ context.Context, id ID, ns *mount.UserNS) (*os.File, error) {
 	dirs, err := o.lowers(id)
 	if err != nil {
 		return nil, fmt.Errorf("view snapshot: %w", err)
@@ -173,7 +176,7 @@ func (o *Overlay) View(_ context.Context, id ID) (*os.File, error) {
 			dirs = append(dirs, second)
 		}
 	}
-	return mount.Overlay{Lower: dirs, UserXattr: o.userXattr}.Open()
+	return mount.Overlay{Lower: dirs, UserXattr: o.userXattr, UserNS: ns}.Open()
 }
 
 // Stat implements [Snapshotter].
@@ -355,11 +358,9 @@ type activeOverlay struct {
 
 func (a *activeOverlay) Upper() string { return filepath.Join(a.dir, fsDir) }
 
-func (a *activeOverlay) Mount() (*os.File, error) { return a.mount(true) }
+func (a *activeOverlay) Mount() (*os.File, error) { return a.MountWith(Properties{}) }
 
-func (a *activeOverlay) MountDurable() (*os.File, error) { return a.mount(false) }
-
-func (a *activeOverlay) mount(volatile bool) (*os.File, error) {
+func (a *activeOverlay) MountWith(p Properties) (*os.File, error) {
 	// The mark that a volatile mount leaves says that a power cut may have
 	// done harm; it keeps others from mounting.
 	if err := os.RemoveAll(filepath.Join(a.dir, "work", "work", "incompat")); err != nil {
@@ -374,7 +375,7 @@ func (a *activeOverlay) mount(volatile bool) (*os.File, error) {
 	}
 	return mount.Overlay{
 		Lower: lower, Upper: a.Upper(), Work: filepath.Join(a.dir, "work"),
-		Volatile: volatile, UserXattr: a.o.userXattr,
+		Volatile: !p.Durable, UserXattr: a.o.userXattr, UserNS: p.UserNS,
 	}.Open()
 }
 

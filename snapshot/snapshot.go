@@ -16,6 +16,8 @@ import (
 	"errors"
 	"os"
 	"time"
+
+	"builder/mount"
 )
 
 // Errors that callers tell apart.
@@ -47,6 +49,8 @@ type Snapshotter interface {
 	// View mounts a committed snapshot for reading, detached. Closing the
 	// file unmounts it.
 	View(ctx context.Context, id ID) (*os.File, error)
+	// ViewIn is View with owners shown by a user namespace; nil as they are.
+	ViewIn(ctx context.Context, id ID, ns *mount.UserNS) (*os.File, error)
 	// Stat describes a committed snapshot; the error wraps [ErrNotFound].
 	Stat(ctx context.Context, id ID) (Info, error)
 	// Walk calls f for each committed snapshot.
@@ -61,15 +65,23 @@ type Snapshotter interface {
 	Diff(ctx context.Context, id ID) (upper string, lower []string, err error)
 }
 
+// Properties are what a mount of a snapshot can have.
+type Properties struct {
+	// Durable is for what is to outlive the machine's next power cut: programs
+	// in it that flush their files get what they ask for, and all is flushed
+	// when it is unmounted, which takes as long as the disk.
+	Durable bool
+	// UserNS shows owners by a user namespace; nil as they are.
+	UserNS *mount.UserNS
+}
+
 // Active is a snapshot that is being written.
 type Active interface {
 	// Mount makes a fresh, detached mount of the snapshot for reading and
 	// writing. Closing the file unmounts it.
 	Mount() (*os.File, error)
-	// MountDurable is Mount for what is to outlive the machine's next power
-	// cut: programs in it that flush their files get what they ask for, and
-	// all is flushed when it is unmounted, which takes as long as the disk.
-	MountDurable() (*os.File, error)
+	// MountWith is Mount with other properties.
+	MountWith(p Properties) (*os.File, error)
 	// Upper is the directory of what differs from the parent, in overlayfs's
 	// form, to be written only while the snapshot is not mounted.
 	Upper() string

@@ -56,6 +56,11 @@ type Config struct {
 	// Join are containers whose namespaces it shares, besides the network.
 	Join Join `json:"join,omitzero"`
 
+	// UserNSMode is what --userns said, "" for host. ChooseIDs, if it is not nil,
+	// chooses Spec.IDs when the container is made, of those that others have not.
+	UserNSMode string                                                 `json:"usernsMode,omitempty"`
+	ChooseIDs  func(taken []container.IDMap) (container.IDMap, error) `json:"-"`
+
 	// AutoRemove says that nobody wants it once it has ended.
 	AutoRemove bool `json:"autoRemove,omitempty"`
 	// ToRun says that it was made to be started at once: if it never was,

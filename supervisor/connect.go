@@ -16,19 +16,21 @@ import (
 )
 
 // connect gives a container that is about to start its network. The Attachment
-// is nil if it has none of its own.
-func (h *holder) connect(spec *container.Spec) (*network.Attachment, error) {
+// is nil if it has none of its own; else it has taken ns, if that is not nil.
+func (h *holder) connect(spec *container.Spec, ns *os.File) (*network.Attachment, error) {
 	mode := h.config.NetworkMode
 	if other, ok := strings.CutPrefix(mode, "container:"); ok {
 		return nil, h.join(spec, other)
 	}
 	if h.config.Endpoint == nil {
-		spec.Network = container.Network(mode)
+		if spec.Network = container.Network(mode); spec.Network == container.NetworkNone {
+			spec.NetNS = ns
+		}
 		return nil, nil
 	}
 	e := *h.config.Endpoint
 	e.Container, e.Names = h.config.ID, append([]string{h.config.Name}, e.Names...)
-	att, err := h.records.networks.Attach(e)
+	att, err := h.records.networks.Attach(e, ns)
 	if err != nil {
 		return nil, err
 	}

@@ -247,15 +247,16 @@ func (h *holder) start() (err error) {
 	if err != nil {
 		return err
 	}
-	mount := active.Mount
-	if !h.config.AutoRemove {
-		mount = active.MountDurable
-	}
-	root, err := mount()
+	spec := h.config.Spec
+	ns, err := h.userNamespace(&spec)
 	if err != nil {
 		return err
 	}
-	spec := h.config.Spec
+	defer func() { ns.close() }()
+	root, err := active.MountWith(snapshot.Properties{Durable: !h.config.AutoRemove, UserNS: spec.UserNS})
+	if err != nil {
+		return err
+	}
 	spec.ID, spec.Root, spec.Warn = h.config.ID, root, h.warn
 	opened, err := h.mounts(&spec)
 	defer closeAll(opened)
@@ -269,7 +270,10 @@ func (h *holder) start() (err error) {
 		root.Close()
 		return err
 	}
-	att, err := h.connect(&spec)
+	att, err := h.connect(&spec, ns.net)
+	if att != nil {
+		ns.net = nil // it has taken it
+	}
 	if err != nil {
 		root.Close()
 		return err

@@ -36,6 +36,7 @@ type Mount struct {
 	Anonymous bool   `json:"anonymous,omitempty"` // a volume that goes with the container
 
 	ReadOnly     bool   `json:"readOnly,omitempty"`
+	MapOwners    bool   `json:"mapOwners,omitempty"` // see mount.Mount; volumes always do
 	NonRecursive bool   `json:"nonRecursive,omitempty"`
 	Propagation  string `json:"propagation,omitempty"`
 
@@ -66,12 +67,13 @@ func (h *holder) mounts(spec *container.Spec) (opened []*os.File, err error) {
 				NoExec: !m.Exec, NoSuid: !m.Suid, NoDev: !m.Device,
 			}
 		case MountBind:
-			mm.Source = m.Source
+			mm.Source, mm.MapOwners = m.Source, m.MapOwners
 		case MountVolume:
 			vol, err := h.records.Volumes().Get(m.Source)
 			if err != nil {
 				return opened, fmt.Errorf("mount on %s: %w", m.Target, err)
 			}
+			mm.MapOwners = true
 			if mm.Source = vol.Dir; m.Subpath != "" {
 				root, err := os.OpenFile(vol.Dir, sys.PathOnly, 0)
 				if err != nil {
@@ -84,7 +86,7 @@ func (h *holder) mounts(spec *container.Spec) (opened []*os.File, err error) {
 				opened = append(opened, mm.Tree)
 			}
 		case MountImage:
-			view, err := h.snaps.View(context.Background(), snapshot.ID(m.Snapshot))
+			view, err := h.snaps.ViewIn(context.Background(), snapshot.ID(m.Snapshot), spec.UserNS)
 			if err != nil {
 				return opened, fmt.Errorf("mount image %s on %s: %w", m.Source, m.Target, err)
 			}

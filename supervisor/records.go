@@ -134,13 +134,16 @@ func (r Records) Create(c *Config, prepare func(dir string) error) (*filelock.Lo
 // publish puts a container where all see it. check says that its name may be
 // somebody's.
 func (r Records) publish(c *Config, dir string, check bool) error {
-	if check {
+	if check || c.ChooseIDs != nil {
 		names, err := r.lockNames()
 		if err != nil {
 			return err
 		}
 		defer names.Release()
 		if err := r.nameFree(c.Name, c.ID); err != nil {
+			return err
+		}
+		if err := r.chooseIDs(c); err != nil {
 			return err
 		}
 	}
@@ -153,7 +156,26 @@ func (r Records) publish(c *Config, dir string, check bool) error {
 	return os.Rename(dir, r.Dir(c.ID))
 }
 
-// lockNames takes the lock on which container has which name.
+// chooseIDs has a container choose its ids, for who has the lock on names.
+func (r Records) chooseIDs(c *Config) error {
+	if c.ChooseIDs == nil {
+		return nil
+	}
+	all, err := r.configs()
+	if err != nil {
+		return err
+	}
+	var taken []container.IDMap
+	for _, other := range all {
+		taken = append(taken, other.Spec.IDs)
+	}
+	if c.Spec.IDs, err = c.ChooseIDs(taken); err != nil {
+		return fmt.Errorf("--userns %s: %w", c.UserNSMode, err)
+	}
+	return nil
+}
+
+// lockNames takes the lock on which container has which name, and which ids.
 func (r Records) lockNames() (*filelock.Lock, error) {
 	return filelock.Acquire(context.Background(), r.s.Path("locks", "containers"), filelock.Exclusive, nil)
 }

@@ -15,6 +15,8 @@ type Join struct {
 	IPC string `json:"ipc,omitempty"`
 	PID string `json:"pid,omitempty"`
 	UTS string `json:"uts,omitempty"`
+	// User is one whose user namespace it shares; Spec.IDs are the same.
+	User string `json:"user,omitempty"`
 	// Shareable says that others may share its IPC namespace.
 	Shareable bool `json:"shareable,omitempty"`
 }

@@ -12,6 +12,8 @@ import (
 	"os/user"
 	"strconv"
 	"strings"
+
+	"builder/container"
 )
 
 // ids are what the user's namespace is given.
@@ -85,6 +87,28 @@ func parseSubordinate(text, name string, uid int) (out []idRange) {
 		}
 	}
 	return out
+}
+
+// Ranges are the subordinate ids that a name has in a file of subuid(5), or that
+// all have if it is "". A file that isn't there has none.
+func Ranges(file, name string) (out []container.IDRange, err error) {
+	data, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(string(data)) {
+		who, _, _ := strings.Cut(strings.TrimSpace(line), ":")
+		if name != "" && who != name {
+			continue
+		}
+		for _, r := range parseSubordinate(line, who, -1) {
+			out = append(out, container.IDRange{Outside: uint32(r.first), Size: uint32(r.count)})
+		}
+	}
+	return out, nil
 }
 
 // mapping is the argument list of newuidmap(1) behind the process: own becomes

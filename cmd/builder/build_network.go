@@ -50,7 +50,7 @@ func (b *buildNetworks) Join(_ context.Context, name string) (build.Link, error)
 		var err error
 		att, err = b.networks.Attach(network.Endpoint{
 			Container: supervisor.ProcessID(), Connections: []network.Connection{{Network: name}},
-		})
+		}, nil)
 		if err != nil {
 			return build.Link{}, err
 		}

@@ -20,7 +20,8 @@ import (
 
 // containerTree is the file system of a container as it is seen from outside.
 type containerTree struct {
-	root    *os.File // what its "/" is
+	root    *os.File        // what its "/" is
+	ids     container.IDMap // by which root shows owners
 	c       supervisor.Container
 	records supervisor.Records
 	release func()
@@ -37,7 +38,7 @@ func openContainer(ctx context.Context, records supervisor.Records, rfs *rootfs.
 			root.Close()
 			err = fmt.Errorf("container %s has just ended", c.Name)
 		}
-		t.root = root
+		t.root, t.ids = root, c.Spec.IDs
 		return t, err
 	}
 	lock, err := records.Hold(c.Config)
@@ -47,7 +48,7 @@ func openContainer(ctx context.Context, records supervisor.Records, rfs *rootfs.
 	if write {
 		active, err := rfs.Snapshots().Reopen(records.Dir(c.ID), snapshot.ID(c.Snapshot))
 		if err == nil {
-			t.root, err = active.MountDurable()
+			t.root, err = active.MountWith(snapshot.Properties{Durable: true})
 		}
 		if err != nil {
 			lock.Release()

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 
+	"builder/container"
 	"builder/internal/copytree"
 	"builder/internal/sys"
 	"builder/layer"
@@ -130,6 +131,8 @@ type copySource struct {
 	link     string // target of a symbolic link
 	base     string // its name
 	contents bool   // what is in the directory, not it
+
+	ids container.IDMap // by which its owners are shown
 }
 
 // openSource opens what a path names below a root. The last part is not
@@ -168,8 +171,56 @@ func openSource(root *os.File, name string, follow bool) (*copySource, error) {
 }
 
 // write writes the source as a tar, under a name; an empty name is for the
-// contents of a directory.
+// contents of a directory. Owners are those inside of the container.
 func (src *copySource) write(ctx context.Context, w io.Writer, name string) error {
+	if src.ids.IsZero() {
+		return src.writeShown(ctx, w, name)
+	}
+	inside := src.ids.Inside()
+	shown := func(w io.Writer) error { return src.writeShown(ctx, w, name) }
+	return retar(w, shown, func(h *tar.Header) error {
+		uid, okUID := inside.UID(uint32(h.Uid))
+		gid, okGID := inside.GID(uint32(h.Gid))
+		if !okUID || !okGID {
+			uid, gid = overflowID, overflowID
+		}
+		h.Uid, h.Gid = int(uid), int(gid)
+		return nil
+	})
+}
+
+// overflowID is the owner, in a user namespace, of what is nobody's there.
+const overflowID = 65534
+
+// retar writes the tar that write makes with other headers.
+func retar(w io.Writer, write func(io.Writer) error, edit func(*tar.Header) error) error {
+	pr, pw := io.Pipe()
+	go func() { pw.CloseWithError(write(pw)) }()
+	defer func() { _ = pr.Close() }()
+	tr, tw := tar.NewReader(pr), tar.NewWriter(w)
+	for {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			return tw.Close()
+		}
+		if err != nil {
+			return err
+		}
+		if err := edit(h); err != nil {
+			return err
+		}
+		h.Format = tar.FormatPAX
+		if err := tw.WriteHeader(h); err != nil {
+			return err
+		}
+		if _, err := io.Copy(tw, tr); err != nil {
+			return err
+		}
+	}
+}
+
+// writeShown is write with the owners as they are shown.
+func (src *copySource) writeShown(ctx context.Context, w io.Writer, name string) error {
 	if src.info.IsDir() {
 		// Its own entry is written by hand: in a layer it has no attributes.
 		if name == "" {
@@ -217,33 +268,17 @@ func (src *copySource) header(tw *tar.Writer, name string) error {
 // writeBelow writes the contents of a directory with the directory's name before
 // theirs.
 func writeBelow(ctx context.Context, w io.Writer, dir *os.File, name string) error {
-	pr, pw := io.Pipe()
-	go func() {
-		_, err := layer.WriteTree(ctx, pw, dir, layer.Options{Compression: layer.Uncompressed})
-		pw.CloseWithError(err)
-	}()
-	defer func() { _ = pr.Close() }()
-	tr, tw := tar.NewReader(pr), tar.NewWriter(w)
-	for {
-		h, err := tr.Next()
-		if errors.Is(err, io.EOF) {
-			return tw.Close()
-		}
-		if err != nil {
-			return err
-		}
+	tree := func(w io.Writer) error {
+		_, err := layer.WriteTree(ctx, w, dir, layer.Options{Compression: layer.Uncompressed})
+		return err
+	}
+	return retar(w, tree, func(h *tar.Header) error {
 		h.Name = name + "/" + h.Name
 		if h.Typeflag == tar.TypeLink {
 			h.Linkname = name + "/" + h.Linkname
 		}
-		h.Format = tar.FormatPAX
-		if err := tw.WriteHeader(h); err != nil {
-			return err
-		}
-		if _, err := io.Copy(tw, tr); err != nil {
-			return err
-		}
-	}
+		return nil
+	})
 }
 
 // source opens what a path of the container names.
@@ -263,27 +298,44 @@ func (t *containerTree) source(o copying, name string) (*copySource, error) {
 	if err != nil {
 		return nil, err
 	}
+	src.ids = t.ids
 	if src.base = path.Base(path.Clean("/" + name)); src.base == "/" {
 		src.contents = true
 	}
 	return src, nil
 }
 
+// copyDest is a tree that is written to.
+type copyDest struct {
+	root *os.File
+	ids  container.IDMap // by which it shows owners
+}
+
+// outside is what an owner of the container is on this machine.
+func (d copyDest) outside(o copytree.Owner) (copytree.Owner, error) {
+	uid, okUID := d.ids.UID(o.UID)
+	gid, okGID := d.ids.GID(o.GID)
+	if !okUID || !okGID {
+		return o, fmt.Errorf("owner %d:%d is none of the container's user namespace", o.UID, o.GID)
+	}
+	return copytree.Owner{UID: uid, GID: gid}, nil
+}
+
 // destination opens the tree that a path of the container is in, to be written
 // to.
-func (t *containerTree) destination(name string) (root *os.File, inside string, err error) {
+func (t *containerTree) destination(name string) (dest copyDest, inside string, err error) {
 	root, inside, readOnly, err := t.locate(name)
 	if err != nil {
-		return nil, "", err
+		return dest, "", err
 	}
 	if readOnly {
 		root.Close()
-		return nil, "", errors.New("the file system is read-only")
+		return dest, "", errors.New("the file system is read-only")
 	}
 	if strings.HasSuffix(name, "/") && inside != "/" {
 		inside += "/"
 	}
-	return root, inside, nil
+	return copyDest{root, t.ids}, inside, nil
 }
 
 // copyBetween copies from one container to another, or within one.
@@ -293,12 +345,12 @@ func copyBetween(ctx context.Context, o copying, from *containerTree, name strin
 		return err
 	}
 	defer src.file.Close()
-	root, inside, err := to.destination(dest)
+	into, inside, err := to.destination(dest)
 	if err != nil {
 		return err
 	}
-	defer root.Close()
-	return copyTo(ctx, src, root, inside, o.ownerIn())
+	defer into.root.Close()
+	return copyTo(ctx, src, into, inside, o.ownerIn())
 }
 
 // ownerIn is whose files become in a container; nil for the source's.
@@ -335,7 +387,7 @@ func (e *env) copyOut(ctx context.Context, o copying, t *containerTree, name str
 	if !o.archive {
 		owner = &copytree.Owner{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
 	}
-	return copyTo(ctx, src, machine, dest, owner)
+	return copyTo(ctx, src, copyDest{root: machine}, dest, owner)
 }
 
 // absolute makes a path of this machine absolute and keeps what its end says.
@@ -363,13 +415,13 @@ func absolute(name string) (string, error) {
 
 // copyIn copies to the container.
 func (e *env) copyIn(ctx context.Context, o copying, t *containerTree, from copyEnd, name string) error {
-	root, inside, err := t.destination(name)
+	into, inside, err := t.destination(name)
 	if err != nil {
 		return err
 	}
-	defer root.Close()
+	defer into.root.Close()
 	if from.stream {
-		return untarInto(ctx, root, inside, e.stdin, nil)
+		return untarInto(ctx, into, inside, e.stdin, nil)
 	}
 	machine, err := os.OpenFile("/", sys.PathOnly, 0)
 	if err != nil {
@@ -385,12 +437,12 @@ func (e *env) copyIn(ctx context.Context, o copying, t *containerTree, from copy
 		return err
 	}
 	defer src.file.Close()
-	return copyTo(ctx, src, root, inside, o.ownerIn())
+	return copyTo(ctx, src, into, inside, o.ownerIn())
 }
 
 // untarInto extracts a tar into a directory that is there.
-func untarInto(ctx context.Context, root *os.File, name string, r io.Reader, owner *copytree.Owner) error {
-	dir, err := sys.OpenInRoot(root, name, os.O_RDONLY|sys.Directory, 0)
+func untarInto(ctx context.Context, into copyDest, name string, r io.Reader, owner *copytree.Owner) error {
+	dir, err := sys.OpenInRoot(into.root, name, os.O_RDONLY|sys.Directory, 0)
 	if err != nil {
 		return err
 	}
@@ -400,16 +452,18 @@ func untarInto(ctx context.Context, root *os.File, name string, r io.Reader, own
 		return err
 	}
 	defer plain.Close()
-	_, err = copytree.UntarKeeping(ctx, dir, plain, owner)
-	return err
+	return into.ids.AsRoot(func() error {
+		_, err := copytree.UntarKeeping(ctx, dir, plain, owner, into.outside)
+		return err
+	})
 }
 
 // copyTo copies a source to a path below a root, by docker's rules for what is
 // there already.
-func copyTo(ctx context.Context, src *copySource, root *os.File, dest string, owner *copytree.Owner) error {
+func copyTo(ctx context.Context, src *copySource, into copyDest, dest string, owner *copytree.Owner) error {
 	asDir := strings.HasSuffix(dest, "/") || strings.HasSuffix(dest, "/.")
 	clean := path.Clean(dest)
-	at, err := sys.OpenInRoot(root, clean, sys.PathOnly, 0)
+	at, err := sys.OpenInRoot(into.root, clean, sys.PathOnly, 0)
 	var there os.FileInfo
 	switch {
 	case err == nil:
@@ -423,7 +477,7 @@ func copyTo(ctx context.Context, src *copySource, root *os.File, dest string, ow
 	}
 	dir, name := path.Dir(clean), path.Base(clean)
 	if there == nil || !there.IsDir() {
-		if dir, name, err = behindLinks(root, dir, name); err != nil {
+		if dir, name, err = behindLinks(into.root, dir, name); err != nil {
 			return err
 		}
 	}
@@ -442,7 +496,7 @@ func copyTo(ctx context.Context, src *copySource, root *os.File, dest string, ow
 	pr, pw := io.Pipe()
 	go func() { pw.CloseWithError(src.write(ctx, pw, name)) }()
 	defer func() { _ = pr.Close() }()
-	return untarInto(ctx, root, dir, pr, owner)
+	return untarInto(ctx, into, dir, pr, owner)
 }
 
 // behindLinks follows a name that is a symbolic link to what it leads to, which

@@ -202,6 +202,10 @@ func parseVolume(text string) (mountRequest, error) {
 			if m.Propagation = opt; m.Type != supervisor.MountBind {
 				return m, fmt.Errorf("%s is for paths of this machine", opt)
 			}
+		case "idmap":
+			if m.MapOwners = true; m.Type != supervisor.MountBind {
+				return m, errors.New("idmap is for paths of this machine: volumes are always mounted so")
+			}
 		case "rbind":
 		case "bind":
 			m.NonRecursive = true
@@ -247,6 +251,9 @@ func parseMount(text string) (mountRequest, error) {
 			m.Propagation, only[key] = value, supervisor.MountBind
 		case "bind-nonrecursive":
 			m.NonRecursive, err = flag()
+			only[key] = supervisor.MountBind
+		case "idmap":
+			m.MapOwners, err = flag()
 			only[key] = supervisor.MountBind
 		case "bind-recursive":
 			switch value {

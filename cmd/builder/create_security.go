@@ -20,7 +20,9 @@ type securityFlags struct {
 
 	capAdd, capDrop, securityOpt, groupAdd []string
 
-	ipc, pid, uts, userns string
+	ipc, pid, uts string
+
+	usernsFlags
 }
 
 func (f *securityFlags) addFlags(fs *pflag.FlagSet) {
@@ -34,7 +36,7 @@ func (f *securityFlags) addFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&f.ipc, "ipc", "private", "shared memory and queues: its own, its own that others may share, only the latter, or shared: `private|shareable|none|host|container:NAME`")
 	fs.StringVar(&f.pid, "pid", "private", "processes that it sees: `private|host|container:NAME`")
 	fs.StringVar(&f.uts, "uts", "private", "host name: `private|host|container:NAME`")
-	fs.StringVar(&f.userns, "userns", "host", "user namespace: host, the only one that there is so far")
+	f.usernsFlags.addFlags(fs)
 }
 
 // fill sets what the flags say; flag names the one that is wrong.
@@ -53,10 +55,8 @@ func (f *securityFlags) fill(records supervisor.Records, c *supervisor.Config) (
 			return "security-opt", err
 		}
 	}
-	switch f.userns {
-	case "", "host":
-	default:
-		return "userns", fmt.Errorf("%q is not supported: there is host", f.userns)
+	if flag, err := f.usernsFlags.fill(records, c); err != nil {
+		return flag, err
 	}
 	return f.share(records, c)
 }

@@ -33,7 +33,11 @@ type inspectedConfinement struct {
 	PidMode              string
 	UTSMode              string
 	UsernsMode           string
+	IDMappings           *inspectedIDs `json:",omitempty"`
 }
+
+// inspectedIDs are podman's.
+type inspectedIDs struct{ UidMap, GidMap []string }
 
 type inspectedWeight struct {
 	Path   string
@@ -56,6 +60,12 @@ func confinement(c supervisor.Config) inspectedConfinement {
 		MemoryReservation: r.MemoryReservation, MemorySwappiness: r.MemorySwappiness, OomKillDisable: r.OOMKillDisable, OomScoreAdj: s.OOMScoreAdj,
 		BlkioWeight: r.BlkioWeight, Sysctls: s.Sysctls, CgroupnsMode: "private",
 		IpcMode: first(sharingMode(s.IPC, c.Join.IPC), "private"), PidMode: sharingMode(s.PID, c.Join.PID), UTSMode: sharingMode(s.UTS, c.Join.UTS),
+	}
+	if in.UsernsMode = c.UserNSMode; c.Join.User != "" {
+		in.UsernsMode = "container:" + c.Join.User
+	}
+	if !s.IDs.IsZero() {
+		in.IDMappings = &inspectedIDs{idStrings(s.IDs.UIDs), idStrings(s.IDs.GIDs)}
 	}
 	if s.HostCgroupNS {
 		in.CgroupnsMode = "host"
@@ -92,6 +102,13 @@ func confinement(c supervisor.Config) inspectedConfinement {
 		in.DeviceCgroupRules = append(in.DeviceCgroupRules, fmt.Sprintf("%c %s:%s %s", d.Type, number(d.Major), number(d.Minor), d.Access))
 	}
 	return in
+}
+
+func idStrings(ranges []container.IDRange) (out []string) {
+	for _, r := range ranges {
+		out = append(out, r.String())
+	}
+	return out
 }
 
 // sharingMode is what --pid and the like were given.

@@ -33,9 +33,10 @@ func Untar(ctx context.Context, dir *os.File, r io.Reader, owner *Owner) (lost i
 }
 
 // UntarKeeping is Untar but for an entry that would take the place of a
-// directory and is none, or the other way round: that is an error.
-func UntarKeeping(ctx context.Context, dir *os.File, r io.Reader, owner *Owner) (lost int64, err error) {
-	return (&untarrer{root: dir, owner: owner, keep: true}).all(ctx, r)
+// directory and is none, or the other way round: that is an error. outside, if
+// not nil, says which owner an owner is where this process is.
+func UntarKeeping(ctx context.Context, dir *os.File, r io.Reader, owner *Owner, outside func(Owner) (Owner, error)) (lost int64, err error) {
+	return (&untarrer{root: dir, owner: owner, outside: outside, keep: true}).all(ctx, r)
 }
 
 // all extracts all entries.
@@ -69,6 +70,8 @@ type untarrer struct {
 	zeros []byte
 	lost  int64
 	dirs  []*tar.Header // to be given their times when all is there
+
+	outside func(Owner) (Owner, error) // see UntarKeeping
 
 	at   *os.File // the directory that the last entry was in
 	path string   // its name
@@ -110,13 +113,24 @@ func (u *untarrer) enter(dir string) error {
 	}
 	u.leave()
 	f, err := sys.MkdirAllInRoot(u.root, dir, 0o755, func(made *os.File, _ string) error {
-		return unix.Fchownat(int(made.Fd()), "", 0, 0, unix.AT_EMPTY_PATH)
+		root, err := u.asOutside(Owner{})
+		if err != nil {
+			return err
+		}
+		return unix.Fchownat(int(made.Fd()), "", int(root.UID), int(root.GID), unix.AT_EMPTY_PATH)
 	})
 	if err != nil {
 		return err
 	}
 	u.at, u.path = f, dir
 	return nil
+}
+
+func (u *untarrer) asOutside(o Owner) (Owner, error) {
+	if u.outside == nil {
+		return o, nil
+	}
+	return u.outside(o)
 }
 
 func (u *untarrer) leave() {
@@ -273,7 +287,11 @@ func (u *untarrer) setAttrs(at int, base Name, h *tar.Header) error {
 	} else if int(o.UID) != h.Uid || int(o.GID) != h.Gid {
 		return fmt.Errorf("owner %d:%d is out of range", h.Uid, h.Gid)
 	}
-	if err := chownAt(at, base, o); err != nil {
+	there, err := u.asOutside(o)
+	if err != nil {
+		return err
+	}
+	if err := chownAt(at, base, there); err != nil {
 		return fmt.Errorf("change owner to %d:%d: %w", o.UID, o.GID, err)
 	}
 	for key, value := range h.PAXRecords {

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package supervisor
+
+import (
+	"fmt"
+	"os"
+
+	"builder/container"
+)
+
+// namespaces are what a container in a user namespace starts with. They are to
+// be closed once it has started.
+type namespaces struct{ user, net *os.File }
+
+func (n namespaces) close() {
+	for _, f := range []*os.File{n.user, n.net} {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
+// userNamespace gives the Spec the user namespace that it asks for, its own or
+// that of another container, which runs.
+func (h *holder) userNamespace(spec *container.Spec) (out namespaces, err error) {
+	if spec.IDs.IsZero() {
+		return out, nil
+	}
+	var other *os.File
+	if id := h.config.Join.User; id != "" {
+		c, err := h.records.Find(id)
+		if err == nil && !c.State.Alive() {
+			err = &NotRunningError{c.Name}
+		}
+		if err == nil {
+			other, err = container.OpenNamespace(c.State.Pid, c.State.PidStart, "user")
+		}
+		if err != nil {
+			return out, fmt.Errorf("--userns container:%s: %w", id, err)
+		}
+		defer other.Close()
+	}
+	spec.UserNS, out.net, err = container.NewUserNamespace(spec.IDs, other)
+	if err != nil {
+		return out, err
+	}
+	out.user = spec.UserNS.File
+	return out, nil
+}

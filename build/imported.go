@@ -199,7 +199,7 @@ func (r *runner) snapshotOf(ctx context.Context, res *stepResult) (snapshot.ID, 
 		return res.snap, nil
 	}
 	img := res.imported.layers.Image()
-	if err := r.fetch(ctx, res.imported, r.env.RootFS.Packed(ctx, img)); err != nil {
+	if err := r.fetch(ctx, res.imported, r.env.RootFS.Packed(ctx, img, nil)); err != nil {
 		return "", err
 	}
 	id, err := r.env.RootFS.Unpack(ctx, img, r.env.Sink, "unpack cached layers")

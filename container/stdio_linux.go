@@ -116,13 +116,14 @@ func (s *stdio) own(f *os.File, err error) (*os.File, error) {
 }
 
 // direct says whether a file of the caller is handed through: not so a terminal,
-// nor what the user could not open anew for all that others may do.
+// nor what the user could not open anew. A pipe is given away for that.
 func (s *stdio) direct(f *os.File, others uint32) bool {
 	var st unix.Stat_t
 	if isTerminal(f) || unix.Fstat(int(f.Fd()), &st) != nil {
 		return false
 	}
-	return s.user == 0 || st.Uid == s.user || st.Mode&others != 0 || isPipe(f)
+	return s.user == 0 || st.Uid == s.user || st.Mode&others != 0 ||
+		isPipe(f) && unix.Fchown(int(f.Fd()), int(s.user), -1) == nil
 }
 
 // isPipe says whether a file is a pipe without a name.

@@ -3,12 +3,15 @@
 package container
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -83,6 +86,31 @@ func (m IDMap) Inside() IDMap {
 		return out
 	}
 	return IDMap{UIDs: turn(m.UIDs), GIDs: turn(m.GIDs)}
+}
+
+// Key tells the map from others, in letters, digits and dashes.
+func (m IDMap) Key() string {
+	sum := sha256.Sum256(fmt.Append(nil, m.UIDs, m.GIDs))
+	return "ids-" + hex.EncodeToString(sum[:8])
+}
+
+// ReadIDRanges reads a file like /proc/PID/uid_map.
+func ReadIDRanges(file string) (out []IDRange, err error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(string(data)) {
+		var r IDRange
+		if _, err := fmt.Sscan(line, &r.Inside, &r.Outside, &r.Size); err != nil {
+			return nil, fmt.Errorf("read %s: %w", file, err)
+		}
+		out = append(out, r)
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("%s has no ids", file)
+	}
+	return out, nil
 }
 
 // AsRoot runs f with the container's root as owner of what it makes. f makes

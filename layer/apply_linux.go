@@ -29,6 +29,8 @@ type ApplyOptions struct {
 	// unpacked image, or a mounted overlay): whiteouts and opaque marks
 	// delete what was there before.
 	Plain bool
+	// Owners says which owners the files are given, nil those of the layer.
+	Owners Owners
 }
 
 // Applied describes a layer that was unpacked.
@@ -243,7 +245,7 @@ func (a *applier) entry(hdr *tar.Header) error {
 // file hands an entry that is neither a directory nor a hard link to the
 // placers.
 func (a *applier) file(hdr *tar.Header, parent *node, base string) error {
-	attr, err := attributesOf(hdr)
+	attr, err := a.attributes(hdr)
 	if err != nil {
 		return err
 	}
@@ -349,7 +351,7 @@ func (a *applier) data(hdr *tar.Header, j *job) (err error) {
 // dir makes a directory, or gives one that exists its attributes: directories
 // of different layers are merged.
 func (a *applier) dir(hdr *tar.Header, parent *node, base, name string) error {
-	attr, err := attributesOf(hdr)
+	attr, err := a.attributes(hdr)
 	if err != nil {
 		return err
 	}
@@ -386,10 +388,19 @@ func (a *applier) dir(hdr *tar.Header, parent *node, base, name string) error {
 	return nil
 }
 
+// attributes are those that the entry of a header gets.
+func (a *applier) attributes(hdr *tar.Header) (attributes, error) {
+	attr, err := attributesOf(hdr)
+	if err == nil {
+		attr.uid, attr.gid, err = ownerIn(a.opts.Owners, attr.uid, attr.gid)
+	}
+	return attr, err
+}
+
 // link makes a hard link and, as other tools do, gives the file the attributes
 // that the link's entry has.
 func (a *applier) link(hdr *tar.Header, parent *node, base string) error {
-	attr, err := attributesOf(hdr)
+	attr, err := a.attributes(hdr)
 	if err != nil {
 		return err
 	}
@@ -484,7 +495,10 @@ func (a *applier) makeImplied(parent *node, name string) (*node, error) {
 		return nil, os.NewSyscallError("open", err)
 	}
 	n := newNode(fd, parent.join(name))
-	err = setByFD(fd, &attributes{mode: 0o755})
+	attr := attributes{mode: 0o755}
+	if attr.uid, attr.gid, err = ownerIn(a.opts.Owners, 0, 0); err == nil {
+		err = setByFD(fd, &attr)
+	}
 	if err == nil && was == whiteoutKind {
 		err = a.setOpaque(n)
 	}

@@ -199,8 +199,12 @@ func (p *planner) put(e *entry) error {
 		return pathError("write", e.path, errReserved)
 	}
 	h := header{
-		name: p.below + e.path, link: e.link, mode: e.stat.Mode & 0o7777, uid: e.stat.Uid, gid: e.stat.Gid,
+		name: p.below + e.path, link: e.link, mode: e.stat.Mode & 0o7777,
 		mtime: e.stat.Mtim.Sec, xattrs: e.xattrs,
+	}
+	var err error
+	if h.uid, h.gid, err = ownerIn(p.opts.Owners, e.stat.Uid, e.stat.Gid); err != nil {
+		return pathError("write", e.path, err)
 	}
 	h.mtime = p.opts.clamp(h.mtime)
 	switch e.stat.Mode & unix.S_IFMT {
@@ -233,7 +237,7 @@ func (p *planner) put(e *entry) error {
 		return err
 	}
 	var zero [blockSize]byte
-	_, err := p.sink.Write(zero[:padding(h.size)])
+	_, err = p.sink.Write(zero[:padding(h.size)])
 	return err
 }
 

@@ -58,6 +58,29 @@ type Options struct {
 	// Whole has [Diff] write everything in the upper directory, directories
 	// that are as below it too.
 	Whole bool
+	// Owners says which owners the files have in the layer, nil those that
+	// they have. It is no part of the key.
+	Owners Owners
+}
+
+// Owners turns the ids of users and groups into others. ok is false for an id
+// that is not among them.
+type Owners interface {
+	UID(id uint32) (other uint32, ok bool)
+	GID(id uint32) (other uint32, ok bool)
+}
+
+// ownerIn turns the ids of an owner, or none without Owners.
+func ownerIn(o Owners, uid, gid uint32) (uint32, uint32, error) {
+	if o == nil {
+		return uid, gid, nil
+	}
+	u, okUID := o.UID(uid)
+	g, okGID := o.GID(gid)
+	if !okUID || !okGID {
+		return 0, 0, fmt.Errorf("the owner %d:%d is none of the user namespace", uid, gid)
+	}
+	return u, g, nil
 }
 
 // StoreOnly is the level of Gzip and EStargz that other programs call 0.

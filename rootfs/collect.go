@@ -117,12 +117,16 @@ func (r *RootFS) live(ctx context.Context, keep []snapshot.ID) (map[snapshot.ID]
 	if err != nil {
 		return nil, err
 	}
+	names, err := r.Chains()
+	if err != nil {
+		return nil, err
+	}
 	for _, e := range entries {
 		img, err := r.store.Image(e.Desc, image.HostPlatform())
 		if err != nil {
 			continue // another platform's, or not an image: not unpacked here
 		}
-		for _, id := range r.unpacked(ctx, img) {
+		for _, id := range r.unpacked(ctx, names, img) {
 			if err := mark(id); err != nil {
 				return nil, err
 			}
@@ -132,21 +136,38 @@ func (r *RootFS) live(ctx context.Context, keep []snapshot.ID) (map[snapshot.ID]
 }
 
 // unpacked returns the snapshots that the layers of an image make, as far as
-// they are there.
-func (r *RootFS) unpacked(ctx context.Context, img image.Image) []snapshot.ID {
+// they are there. names are those of chains.
+func (r *RootFS) unpacked(ctx context.Context, names Chains, img image.Image) []snapshot.ID {
 	var out []snapshot.ID
 	for _, chain := range img.ChainIDs() {
-		if id, ok := r.linked(ctx, chain); ok {
-			out = append(out, id)
+		for _, name := range names[chain.Encoded()] {
+			if id, ok := r.named(ctx, name); ok {
+				out = append(out, id)
+			}
 		}
 	}
 	return out
 }
 
-// ImageSnapshots returns the snapshots of an image: those that its layers make and all below them.
-func (r *RootFS) ImageSnapshots(ctx context.Context, img image.Image) (map[snapshot.ID]bool, error) {
+// Chains are the names in chains by chain ID: see chainName.
+type Chains map[string][]string
+
+// Chains lists what has been unpacked.
+func (r *RootFS) Chains() (Chains, error) {
+	names, err := readDir(r.store.Path("chains"))
+	out := Chains{}
+	for _, name := range names {
+		chain, _, _ := strings.Cut(name, "-")
+		out[chain] = append(out[chain], name)
+	}
+	return out, err
+}
+
+// ImageSnapshots returns the snapshots of an image: those that its layers make
+// and all below them, of those that [RootFS.Chains] lists.
+func (r *RootFS) ImageSnapshots(ctx context.Context, names Chains, img image.Image) (map[snapshot.ID]bool, error) {
 	out := map[snapshot.ID]bool{}
-	for _, id := range r.unpacked(ctx, img) {
+	for _, id := range r.unpacked(ctx, names, img) {
 		info, err := r.snapshots.Stat(ctx, id)
 		if err != nil {
 			return nil, err

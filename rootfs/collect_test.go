@@ -72,7 +72,7 @@ func checkRefers(t *testing.T, r *RootFS, ids []snapshot.ID) {
 	for _, id := range ids {
 		info, err := r.Snapshots().Stat(t.Context(), id)
 		if err != nil {
-			if _, chainErr := os.Lstat(r.chainFile(digest.FromString(string(id)))); chainErr == nil {
+			if _, chainErr := os.Lstat(r.store.Path("chains", chainName(digest.FromString(string(id)), nil))); chainErr == nil {
 				t.Errorf("a chain is of snapshot %s, which is gone", id)
 			}
 			if _, ok := r.known(id, layer.Options{}); ok {

@@ -140,30 +140,45 @@ func (r *RootFS) known(id snapshot.ID, opts layer.Options) (layer.Layer, bool) {
 
 // Link remembers that a snapshot is what the layers of a chain ID make, so
 // that an image that was built here needs no unpacking.
-func (r *RootFS) Link(chain digest.Digest, id snapshot.ID) error {
-	name := r.chainFile(chain)
+func (r *RootFS) Link(chain digest.Digest, id snapshot.ID) error { return r.link(chain, nil, id) }
+
+func (r *RootFS) link(chain digest.Digest, owners Owners, id snapshot.ID) error {
+	name := r.store.Path("chains", chainName(chain, owners))
 	if old, err := os.ReadFile(name); err == nil && string(old) == string(id) {
 		return nil
 	}
 	return atomicfile.WriteMkdir(name, []byte(id), 0o600)
 }
 
-func (r *RootFS) chainFile(chain digest.Digest) string {
-	return r.store.Path("chains", chainName(chain))
+// Owners are the owners that files have on disk, where they are not those of
+// their layers.
+type Owners interface {
+	layer.Owners
+	// Key tells them from others, in letters, digits and dashes.
+	Key() string
 }
 
 // chainName names what the layers of a chain ID make. Where owners are kept
-// beside the files it is something else, which only those use who know of it.
-func chainName(chain digest.Digest) string {
-	if owner.Kept() {
+// beside the files, or are others, it is something else, which only those use
+// who know of it.
+func chainName(chain digest.Digest, owners Owners) string {
+	switch {
+	case owners != nil:
+		return chain.Encoded() + "-" + owners.Key()
+	case owner.Kept():
 		return chain.Encoded() + "-owners"
 	}
 	return chain.Encoded()
 }
 
 // linked returns the snapshot of a chain ID, if it is still there.
-func (r *RootFS) linked(ctx context.Context, chain digest.Digest) (snapshot.ID, bool) {
-	data, err := os.ReadFile(r.chainFile(chain))
+func (r *RootFS) linked(ctx context.Context, chain digest.Digest, owners Owners) (snapshot.ID, bool) {
+	return r.named(ctx, chainName(chain, owners))
+}
+
+// named returns the snapshot of a name in chains, if it is still there.
+func (r *RootFS) named(ctx context.Context, name string) (snapshot.ID, bool) {
+	data, err := os.ReadFile(r.store.Path("chains", name))
 	if err != nil || len(data) == 0 {
 		return "", false
 	}

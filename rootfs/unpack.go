@@ -34,17 +34,22 @@ const unpackers = 3
 //
 // If there is something to unpack, the vertex is begun and ended in sink.
 func (r *RootFS) Unpack(ctx context.Context, img image.Image, sink progress.Sink, vertex string) (id snapshot.ID, err error) {
+	return r.UnpackAs(ctx, img, nil, sink, vertex)
+}
+
+// UnpackAs is Unpack with other owners than the layers', unless they are nil.
+func (r *RootFS) UnpackAs(ctx context.Context, img image.Image, owners Owners, sink progress.Sink, vertex string) (id snapshot.ID, err error) {
 	chains := img.ChainIDs()
 	if len(chains) == 0 {
 		return "", nil
 	}
-	if id, ok := r.linked(ctx, chains[len(chains)-1]); ok {
+	if id, ok := r.linked(ctx, chains[len(chains)-1], owners); ok {
 		return id, nil
 	}
 	if err := r.store.Room(0); err != nil {
 		return "", fmt.Errorf("unpack: %w", err)
 	}
-	lock, err := r.store.Lock(ctx, "unpack-"+chains[len(chains)-1].Encoded(), filelock.Exclusive, nil)
+	lock, err := r.store.Lock(ctx, "unpack-"+chainName(chains[len(chains)-1], owners), filelock.Exclusive, nil)
 	if err != nil {
 		return "", err
 	}
@@ -53,7 +58,7 @@ func (r *RootFS) Unpack(ctx context.Context, img image.Image, sink progress.Sink
 	var base snapshot.ID
 	first := 0 // the lowest layer that has to be unpacked
 	for i := len(chains) - 1; i >= 0; i-- {
-		if id, ok := r.linked(ctx, chains[i]); ok {
+		if id, ok := r.linked(ctx, chains[i], owners); ok {
 			base, first = id, i+1
 			break
 		}
@@ -65,18 +70,18 @@ func (r *RootFS) Unpack(ctx context.Context, img image.Image, sink progress.Sink
 		sink.Event(progress.Event{Vertex: vertex, Start: &progress.Start{Name: vertex}})
 		defer func() { sink.Event(progress.Event{Vertex: vertex, Done: &progress.Done{Err: err}}) }()
 	}
-	u := &unpack{r: r, sink: sink, vertex: vertex, pending: make([]pending, len(chains))}
+	u := &unpack{r: r, owners: owners, sink: sink, vertex: vertex, pending: make([]pending, len(chains))}
 	for i := first; i < len(chains); i++ {
 		u.pending[i] = pending{desc: img.Manifest.Layers[i], diffID: img.Config.RootFS.DiffIDs[i], chain: chains[i], done: make(chan struct{})}
 	}
 	return u.run(ctx, base, first)
 }
 
-// Packed returns those layers of an image that [RootFS.Unpack] would unpack.
-func (r *RootFS) Packed(ctx context.Context, img image.Image) []ocispec.Descriptor {
+// Packed returns those layers of an image that [RootFS.UnpackAs] would unpack.
+func (r *RootFS) Packed(ctx context.Context, img image.Image, owners Owners) []ocispec.Descriptor {
 	chains := img.ChainIDs()
 	for i := len(chains) - 1; i >= 0; i-- {
-		if _, ok := r.linked(ctx, chains[i]); ok {
+		if _, ok := r.linked(ctx, chains[i], owners); ok {
 			return img.Manifest.Layers[i+1:]
 		}
 	}
@@ -87,6 +92,7 @@ func (r *RootFS) Packed(ctx context.Context, img image.Image) []ocispec.Descript
 // a directory of its own, and put on top of each other in order.
 type unpack struct {
 	r       *RootFS
+	owners  Owners
 	sink    progress.Sink
 	vertex  string
 	pending []pending
@@ -151,7 +157,14 @@ func (u *unpack) apply(ctx context.Context, p *pending) error {
 		return err
 	}
 	defer root.Close()
-	p.applied, err = u.applyTo(ctx, p, root, layer.ApplyOptions{UserXattr: u.r.snapshots.UserXattr(), SkipDevices: sys.InUserNamespace()})
+	if u.owners != nil {
+		uid, _ := u.owners.UID(0)
+		gid, _ := u.owners.GID(0)
+		if err := root.Chown(int(uid), int(gid)); err != nil {
+			return err
+		}
+	}
+	p.applied, err = u.applyTo(ctx, p, root, layer.ApplyOptions{Owners: u.owners, UserXattr: u.r.snapshots.UserXattr(), SkipDevices: sys.InUserNamespace()})
 	return err
 }
 
@@ -221,14 +234,14 @@ func (u *unpack) stack(ctx context.Context, p *pending, parent snapshot.ID) (sna
 	if err != nil {
 		return "", err
 	}
-	id, err := active.Commit(ctx, snapshot.ID(chainName(p.chain)))
+	id, err := active.Commit(ctx, snapshot.ID(chainName(p.chain, u.owners)))
 	if err != nil && !errors.Is(err, snapshot.ErrExists) {
 		return "", err
 	}
 	if errors.Is(err, snapshot.ErrExists) {
-		id = snapshot.ID(chainName(p.chain))
+		id = snapshot.ID(chainName(p.chain, u.owners))
 	}
-	return id, u.r.Link(p.chain, id)
+	return id, u.r.link(p.chain, u.owners, id)
 }
 
 // inherit gives directories that the layer has no entries for the attributes
@@ -282,6 +295,6 @@ func (u *unpack) applyOnParent(ctx context.Context, p *pending, parent snapshot.
 		return err
 	}
 	defer root.Close()
-	_, err = u.applyTo(ctx, p, root, layer.ApplyOptions{Plain: true, SkipDevices: sys.InUserNamespace()})
+	_, err = u.applyTo(ctx, p, root, layer.ApplyOptions{Owners: u.owners, Plain: true, SkipDevices: sys.InUserNamespace()})
 	return err
 }

@@ -253,7 +253,7 @@ func (h *holder) start() (err error) {
 		return err
 	}
 	defer func() { ns.close() }()
-	root, err := active.MountWith(snapshot.Properties{Durable: !h.config.AutoRemove, UserNS: spec.UserNS})
+	root, err := active.MountWith(snapshot.Properties{Durable: !h.config.AutoRemove, UserNS: shownBy(spec.UserNS)})
 	if err != nil {
 		return err
 	}

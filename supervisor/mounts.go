@@ -73,7 +73,7 @@ func (h *holder) mounts(spec *container.Spec) (opened []*os.File, err error) {
 			if err != nil {
 				return opened, fmt.Errorf("mount on %s: %w", m.Target, err)
 			}
-			mm.MapOwners = true
+			mm.MapOwners = ShowsOwners()
 			if mm.Source = vol.Dir; m.Subpath != "" {
 				root, err := os.OpenFile(vol.Dir, sys.PathOnly, 0)
 				if err != nil {
@@ -86,7 +86,7 @@ func (h *holder) mounts(spec *container.Spec) (opened []*os.File, err error) {
 				opened = append(opened, mm.Tree)
 			}
 		case MountImage:
-			view, err := h.snaps.ViewIn(context.Background(), snapshot.ID(m.Snapshot), spec.UserNS)
+			view, err := h.snaps.ViewIn(context.Background(), snapshot.ID(m.Snapshot), shownBy(spec.UserNS))
 			if err != nil {
 				return opened, fmt.Errorf("mount image %s on %s: %w", m.Source, m.Target, err)
 			}

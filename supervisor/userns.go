@@ -7,6 +7,8 @@ import (
 	"os"
 
 	"builder/container"
+	"builder/internal/sys"
+	"builder/mount"
 )
 
 // namespaces are what a container in a user namespace starts with. They are to
@@ -19,6 +21,20 @@ func (n namespaces) close() {
 			f.Close()
 		}
 	}
+}
+
+// ShowsOwners says whether the files of a container in a user namespace are on
+// disk with the owners that it sees, and shown by the namespace: only the
+// machine's root can do that. Else they are there with what these ids are outside
+// of it.
+func ShowsOwners() bool { return !sys.InUserNamespace() }
+
+// shownBy is the namespace that shows owners, nil for as they are.
+func shownBy(ns *mount.UserNS) *mount.UserNS {
+	if ShowsOwners() {
+		return ns
+	}
+	return nil
 }
 
 // userNamespace gives the Spec the user namespace that it asks for, its own or

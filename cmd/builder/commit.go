@@ -112,7 +112,7 @@ func (e *env) commitLayer(ctx context.Context, o commitOptions, client *supervis
 		}
 		defer lock.Release()
 	}
-	return rfs.CommitUpper(ctx, upperDir(client.Records, c.ID), snapshot.ID(c.Snapshot), layer.Options{})
+	return rfs.CommitUpper(ctx, upperDir(client.Records, c.ID), snapshot.ID(c.Snapshot), layer.Options{Owners: shownOwners(c.Spec.IDs)})
 }
 
 // commitImage puts a layer on the container's image, with the container's

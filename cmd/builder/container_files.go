@@ -32,6 +32,9 @@ type containerTree struct {
 // meanwhile.
 func openContainer(ctx context.Context, records supervisor.Records, rfs *rootfs.RootFS, c supervisor.Container, write bool) (*containerTree, error) {
 	t := &containerTree{c: c, records: records, release: func() {}}
+	if !supervisor.ShowsOwners() {
+		t.ids = c.Spec.IDs
+	}
 	if c.State.Alive() {
 		root, err := os.OpenFile("/proc/"+strconv.Itoa(c.State.Pid)+"/root", sys.PathOnly, 0)
 		if err == nil && container.StartTime(c.State.Pid) != c.State.PidStart {

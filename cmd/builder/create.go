@@ -113,7 +113,13 @@ func (e *env) createContainer(ctx context.Context, o *createOptions, name string
 	if err := o.check(); err != nil {
 		return c, nil, err
 	}
-	img, below, err := e.unpackForRun(ctx, s, rfs, o, name)
+	records := e.records(s)
+	ns, flag, err := o.usernsFlags.choice(records)
+	if err != nil {
+		return c, nil, &usageError{msg: fmt.Sprintf("run: --%s: %v", flag, err), hint: "builder run --help"}
+	}
+	owners := diskOwners(ns.ids)
+	img, below, err := e.unpackForRun(ctx, s, rfs, o, name, owners)
 	if err != nil {
 		return c, nil, err
 	}
@@ -121,10 +127,10 @@ func (e *env) createContainer(ctx context.Context, o *createOptions, name string
 		ID: supervisor.NewID(), Name: o.name, Image: name, ImageID: img.ID().String(), Snapshot: string(below), Created: time.Now(),
 		OpenStdin: o.interactive, StdinOnce: o.attachStdin, AutoRemove: o.rm, ToRun: o.atOnce,
 	}
-	records := e.records(s)
 	if err := o.fill(e, img, args, &c); err != nil {
 		return c, nil, err
 	}
+	ns.apply(&c)
 	if flag, err := o.securityFlags.fill(records, &c); err != nil {
 		return c, nil, &usageError{msg: fmt.Sprintf("run: --%s: %v", flag, err), hint: "builder run --help"}
 	}
@@ -134,7 +140,7 @@ func (e *env) createContainer(ctx context.Context, o *createOptions, name string
 	if c.Options, err = json.Marshal(o.set); err != nil {
 		return c, nil, err
 	}
-	if c.Mounts, err = o.resolve(ctx, s, rfs, img, below); err != nil {
+	if c.Mounts, err = o.resolve(ctx, s, rfs, img, below, owners); err != nil {
 		return c, nil, errors.Join(err, records.RemoveVolumes(c))
 	}
 	if o.replace {

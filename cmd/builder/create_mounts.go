@@ -56,7 +56,7 @@ type mountRequest struct {
 
 // resolve makes the list of a container's mounts, and the volumes that are not
 // there yet. After an error it returns those for which something was made.
-func (f *mountFlags) resolve(ctx context.Context, s *store.Store, rfs *rootfs.RootFS, img image.Image, below snapshot.ID) ([]supervisor.Mount, error) {
+func (f *mountFlags) resolve(ctx context.Context, s *store.Store, rfs *rootfs.RootFS, img image.Image, below snapshot.ID, owners rootfs.Owners) ([]supervisor.Mount, error) {
 	if f.driver != "local" {
 		return nil, &usageError{msg: fmt.Sprintf("--volume-driver %q is not supported: there is local", f.driver)}
 	}
@@ -87,7 +87,7 @@ func (f *mountFlags) resolve(ctx context.Context, s *store.Store, rfs *rootfs.Ro
 	sort.SliceStable(requests, func(i, j int) bool {
 		return strings.Count(requests[i].Target, "/") < strings.Count(requests[j].Target, "/")
 	})
-	b := mountBuilder{s: s, rfs: rfs, records: records, below: below}
+	b := mountBuilder{s: s, rfs: rfs, records: records, below: below, owners: owners}
 	defer b.close()
 	var out []supervisor.Mount
 	for _, r := range requests {
@@ -392,6 +392,7 @@ type mountBuilder struct {
 	rfs     *rootfs.RootFS
 	records supervisor.Records
 	below   snapshot.ID
+	owners  rootfs.Owners
 	view    *os.File // of the image, once it is needed
 }
 
@@ -471,5 +472,5 @@ func (b *mountBuilder) image(ctx context.Context, name string) (snapshot.ID, err
 	if err != nil {
 		return "", err
 	}
-	return b.rfs.Unpack(ctx, img, progress.Discard{}, "unpack "+name)
+	return b.rfs.UnpackAs(ctx, img, b.owners, progress.Discard{}, "unpack "+name)
 }

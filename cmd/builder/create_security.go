@@ -55,9 +55,6 @@ func (f *securityFlags) fill(records supervisor.Records, c *supervisor.Config) (
 			return "security-opt", err
 		}
 	}
-	if flag, err := f.usernsFlags.fill(records, c); err != nil {
-		return flag, err
-	}
 	return f.share(records, c)
 }
 

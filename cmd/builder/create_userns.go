@@ -12,6 +12,8 @@ import (
 
 	"builder/container"
 	"builder/internal/sys"
+	"builder/layer"
+	"builder/rootfs"
 	"builder/supervisor"
 	"builder/userns"
 
@@ -26,71 +28,165 @@ type usernsFlags struct {
 }
 
 func (f *usernsFlags) addFlags(fs *pflag.FlagSet) {
-	fs.StringVar(&f.userns, "userns", "host", "user namespace: the machine's, one with ids that nobody else has, with all of the machine's ids, that of --uidmap, or another container's: `host|auto[:size=N,uidmapping=…,gidmapping=…]|keep-id|private|container:NAME`")
+	fs.StringVar(&f.userns, "userns", "host", "user namespace: none of its own, one with ids that nobody else has, with this user's ids as they are, without them, with those of --uidmap, or another container's: `host|auto[:size=N,uidmapping=…,gidmapping=…]|keep-id[:uid=…,gid=…]|nomap|private|container:NAME`")
 	fs.StringArrayVar(&f.uidMap, "uidmap", nil, "users of a user namespace of its own, `INSIDE:OUTSIDE:SIZE`; also the groups, unless --gidmap is given")
 	fs.StringArrayVar(&f.gidMap, "gidmap", nil, "groups of a user namespace of its own, `INSIDE:OUTSIDE:SIZE`")
 	fs.StringVar(&f.subUIDName, "subuidname", "", "take the users of a user namespace of its own from `NAME`'s in /etc/subuid")
 	fs.StringVar(&f.subGIDName, "subgidname", "", "take the groups from `NAME`'s in /etc/subgid (default that of --subuidname)")
 }
 
-// fill sets what the flags say; flag names the one that is wrong.
-func (f *usernsFlags) fill(records supervisor.Records, c *supervisor.Config) (flag string, err error) {
+// usernsChoice is what the flags ask for.
+type usernsChoice struct {
+	mode   string // "" for the machine's
+	ids    container.IDMap
+	choose func(taken []container.IDMap) (container.IDMap, error) // in the place of ids
+	join   string                                                 // a container's ID
+	user   string                                                 // whose process it is, if nobody else says so
+}
+
+// apply has a container be so.
+func (u usernsChoice) apply(c *supervisor.Config) {
+	c.Spec.IDs, c.ChooseIDs, c.Join.User, c.UserNSMode = u.ids, u.choose, u.join, u.mode
+	if c.Spec.User == "" {
+		c.Spec.User = u.user
+	}
+}
+
+// choice reads the flags; flag names the one that is wrong.
+func (f *usernsFlags) choice(records supervisor.Records) (u usernsChoice, flag string, err error) {
 	mapped, err := f.maps()
 	if err != nil {
-		return "uidmap", err
+		return u, "uidmap", err
 	}
 	mode, options, _ := strings.Cut(f.userns, ":")
 	if !mapped.IsZero() && mode == "host" {
 		mode = "private"
 	}
 	if mode == "" || mode == "host" {
-		return "", nil
+		return u, "", nil
 	}
-	if options != "" && mode != "auto" && mode != "container" {
-		return "userns", fmt.Errorf("%q: %s has no options", f.userns, mode)
+	if u.mode = f.userns; mode == "private" {
+		u.mode = mode
+	}
+	if options != "" && (mode == "private" || mode == "nomap") {
+		return u, "userns", fmt.Errorf("%q: %s has no options", f.userns, mode)
 	}
 	if !mapped.IsZero() && mode != "private" {
-		return "userns", fmt.Errorf("%q goes with none of --uidmap, --gidmap, --subuidname and --subgidname", f.userns)
-	}
-	if sys.InUserNamespace() {
-		return "userns", fmt.Errorf("%q: only the machine's root can give containers user namespaces; an ordinary user's are in one already", f.userns)
+		return u, "userns", fmt.Errorf("%q goes with none of --uidmap, --gidmap, --subuidname and --subgidname", f.userns)
 	}
 	switch mode {
 	case "auto":
+		if sys.InUserNamespace() {
+			return u, "userns", errors.New("auto needs the machine's root: without, there are keep-id, nomap and --uidmap")
+		}
 		auto, err := parseAuto(options)
 		if err != nil {
-			return "userns", fmt.Errorf("%q: %w", f.userns, err)
+			return u, "userns", fmt.Errorf("%q: %w", f.userns, err)
 		}
-		c.ChooseIDs = auto.choose
-	case "keep-id":
-		const all = 1<<32 - 1
-		ids := []container.IDRange{{Size: all}}
-		c.Spec.IDs = container.IDMap{UIDs: ids, GIDs: ids}
+		u.choose = auto.choose
+	case "keep-id", "nomap":
+		if u.ids, u.user, err = keepIDs(mode, options); err != nil {
+			return u, "userns", fmt.Errorf("%q: %w", f.userns, err)
+		}
 	case "private":
 		if mapped.IsZero() {
-			return "userns", errors.New("private needs --uidmap or --subuidname; auto finds ids by itself")
+			return u, "userns", errors.New("private needs --uidmap or --subuidname; auto finds ids by itself")
 		}
 		if err := mapped.Check(); err != nil {
-			return "uidmap", err
+			return u, "uidmap", err
 		}
-		c.Spec.IDs = mapped
+		u.ids = mapped
 	case "container":
 		other, err := records.Find(options)
 		if err != nil {
-			return "userns", err
+			return u, "userns", err
 		}
 		if other.Spec.IDs.IsZero() {
-			return "", nil // it has the machine's too
+			return usernsChoice{}, "", nil // it has the machine's too
 		}
-		c.Spec.IDs, c.Join.User = other.Spec.IDs, cmp.Or(other.Join.User, other.ID)
+		u.ids, u.join = other.Spec.IDs, cmp.Or(other.Join.User, other.ID)
 	default:
-		return "userns", fmt.Errorf("%q is not supported: there are host, auto, keep-id, private and container:NAME", f.userns)
+		return u, "userns", fmt.Errorf("%q is not supported: there are host, auto, keep-id, nomap, private and container:NAME", f.userns)
 	}
-	c.UserNSMode = f.userns
-	if mode == "private" {
-		c.UserNSMode = mode
+	return u, "", nil
+}
+
+// keepIDs are the ids of keep-id and nomap. Of an ordinary user they are those of
+// its namespace, of which 0 is the user itself: the container has it under its
+// own number, or not at all. Of the machine's root they are all ids there are.
+func keepIDs(mode, options string) (m container.IDMap, user string, err error) {
+	uids, gids, err := ownIDs()
+	if err != nil {
+		return m, "", err
 	}
-	return "", nil
+	uid, gid := uids[0].Outside, gids[0].Outside // the user's outside
+	for o := range strings.SplitSeq(options, ",") {
+		key, value, _ := strings.Cut(o, "=")
+		to := map[string]*uint32{"uid": &uid, "gid": &gid}[key]
+		if key == "" {
+			continue
+		}
+		if to == nil {
+			return m, "", fmt.Errorf("unknown option %q: there are uid and gid", key)
+		}
+		n, err := strconv.ParseUint(value, 10, 31)
+		if err != nil {
+			return m, "", fmt.Errorf("%s=%s is no id", key, value)
+		}
+		*to = uint32(n)
+	}
+	switch {
+	case !sys.InUserNamespace() && (options != "" || mode == "nomap"):
+		return m, "", errors.New("this is for ordinary users, whose ids containers have otherwise under other numbers; root has --uidmap")
+	case !sys.InUserNamespace():
+		return container.IDMap{UIDs: uids, GIDs: gids}, "", nil
+	}
+	count := func(ranges []container.IDRange) (n uint32) {
+		for _, r := range ranges {
+			n += r.Size
+		}
+		return n
+	}
+	if count(uids) == 1 || count(gids) == 1 {
+		return m, "", errors.New("this needs subordinate ids: builder doctor tells how to have them")
+	}
+	if mode == "nomap" {
+		return container.IDMap{
+			UIDs: []container.IDRange{{Outside: 1, Size: count(uids) - 1}}, GIDs: []container.IDRange{{Outside: 1, Size: count(gids) - 1}},
+		}, "", nil
+	}
+	return container.IDMap{UIDs: keepID(uid, count(uids)), GIDs: keepID(gid, count(gids))}, fmt.Sprintf("%d:%d", uid, gid), nil
+}
+
+// keepID has 0 of count ids be id inside, and the others those around it, as
+// podman does it.
+func keepID(id, count uint32) (out []container.IDRange) {
+	below := min(id, count-1)
+	if below > 0 {
+		out = append(out, container.IDRange{Inside: 0, Outside: 1, Size: below})
+	}
+	out = append(out, container.IDRange{Inside: id, Outside: 0, Size: 1})
+	if above := count - 1 - below; above > 0 {
+		out = append(out, container.IDRange{Inside: id + 1, Outside: below + 1, Size: above})
+	}
+	return out
+}
+
+// ownIDs are the ids of this process's user namespace.
+func ownIDs() (uids, gids []container.IDRange, err error) {
+	if uids, err = container.ReadIDRanges("/proc/self/uid_map"); err == nil {
+		gids, err = container.ReadIDRanges("/proc/self/gid_map")
+	}
+	return uids, gids, err
+}
+
+// diskOwners are the owners that a container's files have on disk, nil if they
+// are those that it sees: where owners can't be shown by its user namespace.
+func diskOwners(ids container.IDMap) rootfs.Owners {
+	if ids.IsZero() || supervisor.ShowsOwners() {
+		return nil
+	}
+	return ids
 }
 
 // maps are the ids that are given one by one or by name.
@@ -299,4 +395,13 @@ func (a autoIDs) fill(fixed, pool, taken []container.IDRange) (out []container.I
 		return nil, fmt.Errorf("there are not %d ids left that no container has: remove containers, or have fewer ids each (auto:size=N)", a.size)
 	}
 	return out, nil
+}
+
+// shownOwners are the owners that a container sees of its files on disk, nil if
+// they are those that they have there.
+func shownOwners(ids container.IDMap) layer.Owners {
+	if diskOwners(ids) == nil {
+		return nil
+	}
+	return ids.Inside()
 }

@@ -181,9 +181,11 @@ func TestUserNSFlags(t *testing.T) {
 	}
 	for flags, word := range map[string]string{
 		"--userns mine":                            "there are host, auto, keep-id",
-		"--userns nomap":                           "there are host, auto, keep-id",
+		"--userns nomap":                           "this is for ordinary users",
+		"--userns keep-id:size=3":                  "unknown option",
+		"--userns private:x":                       "private has no options",
 		"--userns private":                         "needs --uidmap",
-		"--userns keep-id:uid=3":                   "keep-id has no options",
+		"--userns keep-id:uid=3":                   "this is for ordinary users",
 		"--userns auto:pages=3":                    "unknown option",
 		"--userns auto:size=x":                     "no number",
 		"--userns auto:size=2000000000":            "there are not 2000000000 ids left",

@@ -83,6 +83,8 @@ type survey struct {
 	rfs *rootfs.RootFS
 	c   *cache.Cache
 
+	chains rootfs.Chains
+
 	// doomed says which images and failed steps to take as gone already;
 	// nil for none. They are pieces still.
 	doomed func(p piece) bool
@@ -100,7 +102,11 @@ func newSurvey(s *store.Store) (*survey, error) {
 		return nil, err
 	}
 	c, err := cache.Open(s)
-	return &survey{s: s, rfs: rfs, c: c, needs: map[snapshot.ID]need{}, imaged: map[snapshot.ID]bool{}}, err
+	if err != nil {
+		return nil, err
+	}
+	chains, err := rfs.Chains()
+	return &survey{s: s, rfs: rfs, c: c, chains: chains, needs: map[snapshot.ID]need{}, imaged: map[snapshot.ID]bool{}}, err
 }
 
 // run returns the pieces. Together they are all that du finds.
@@ -233,7 +239,7 @@ func (v *survey) image(ctx context.Context, p piece, stays bool) {
 	}
 	// Of an index, what this machine runs is unpacked, as a collection sees it.
 	if img, err := v.s.Image(p.image.entry.Desc, image.HostPlatform()); err == nil && stays {
-		ids, err := v.rfs.ImageSnapshots(ctx, img)
+		ids, err := v.rfs.ImageSnapshots(ctx, v.chains, img)
 		v.fail(err)
 		for id := range ids {
 			v.needs[id] = max(v.needs[id], needImage, p.need)

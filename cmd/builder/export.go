@@ -51,7 +51,7 @@ func runExport(ctx context.Context, e *env, args []string) error {
 	}
 	defer root.Close()
 	return e.writeFile(*output, func(w io.Writer) error {
-		_, err := layer.WriteTrees(ctx, w, []layer.Tree{{Root: root}}, layer.Options{Compression: layer.Uncompressed})
+		_, err := layer.WriteTrees(ctx, w, []layer.Tree{{Root: root}}, layer.Options{Compression: layer.Uncompressed, Owners: shownOwners(r.Spec.IDs)})
 		return err
 	})
 }

@@ -5,7 +5,9 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -406,3 +408,99 @@ USER joe:joe
 RUN stat -c '%u:%g %n' /f /say/sub/x /home/joe mine 2>&1 | tee -a /home/joe/mine; ls -ln /say | awk '{print $3,$4,$9}' >>/home/joe/mine
 RUN cd /home/joe && mkdir new && echo 1 >new/file && echo 2 >>mine && chown 1 new/file || echo refused >>mine
 `
+
+// TestRootlessUserNS runs containers of an ordinary user in user namespaces of
+// their own: with the user under its own number, and without it. There is no
+// showing of owners then: the image is unpacked once more, as the ids are.
+func TestRootlessUserNS(t *testing.T) {
+	u := newUser(t, true)
+	u.importBase()
+	u.write("Dockerfile", ownersDockerfile)
+	u.write("file", "data\n")
+	if err := os.Chown(filepath.Join(u.dir, "Dockerfile"), testUser, testUser); err != nil {
+		t.Fatal(err)
+	}
+	u.ok("build", "-q", "-t", "owners", ".")
+	t.Cleanup(func() { u.run("rm", "-f", "-a") })
+	// All owners in the image, as a tar of each container has them.
+	owners := func(flags ...string) (out string) {
+		u.ok(append(append([]string{"create", "--name", "xx"}, flags...), "owners", "true")...)
+		tr := tar.NewReader(strings.NewReader(u.ok("export", "xx")))
+		for {
+			h, err := tr.Next()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			out += fmt.Sprintf("%s %o %d:%d\n", h.Name, h.Mode, h.Uid, h.Gid)
+		}
+		u.ok("rm", "xx")
+		return out
+	}
+	want := owners()
+	if !strings.Contains(want, "home/joe/ 700 1234:1234\n") || !strings.Contains(want, "d/file 6711 33:44\n") {
+		t.Fatalf("without a namespace of its own it has\n%s", want)
+	}
+	for _, flags := range [][]string{{"--userns", "keep-id"}, {"--userns", "nomap"}, {"--userns", "keep-id:uid=33,gid=44"}, {"--uidmap", "0:100:65000", "--uidmap", "65535:99:1", "-u", "0"}} {
+		if got := owners(flags...); got != want {
+			t.Errorf("with %q it has\n%s\nwant\n%s", flags, got, want)
+		}
+	}
+
+	if out := u.ok("run", "--rm", "--userns", "keep-id", "-v", "vol:/w", "--pull", "never", "owners", "sh", "-c", "id -u; stat -c %u:%g /d/file /w /w/a; echo x > /dev/stdout"); out != "1234\n33:44\n0:0\n0:0\nx\n" {
+		t.Errorf("the image's user says %q", out)
+	}
+	u.ok("volume", "rm", "vol")
+
+	// The image says nothing about the user: it is this one.
+	u.ok("run", "-d", "--name", "kept", "--userns", "keep-id", "-v", "vol:/root", "-v", u.dir+":/here", "--pull", "never", "test/base", "sh", "-c",
+		"id -u; stat -c %u:%g /bin /here/Dockerfile; echo mine > /here/mine; echo x > /dev/stdout; exec sleep 1000")
+	waitFor(t, "the output", func() bool { return strings.HasSuffix(u.ok("logs", "kept"), "x\n") })
+	if out := u.ok("logs", "kept"); out != "4242\n0:0\n4242:4242\nx\n" {
+		t.Errorf("the user says %q", out)
+	}
+	if st, err := os.Stat(filepath.Join(u.dir, "mine")); err != nil || st.Sys().(*syscall.Stat_t).Uid != testUser {
+		t.Errorf("on the machine the user's file is not its own: %v %v", st, err)
+	}
+	if out := u.ok("exec", "-u", "0", "kept", "sh", "-c", "id -u; echo r > /root/r; chown 5:6 /root/r; echo n > /new; chown 7:8 /new; stat -c %u:%g /root/r"); out != "0\n5:6\n" {
+		t.Errorf("root says %q", out)
+	}
+	u.ok("cp", "kept:/new", "new")
+	u.ok("cp", "Dockerfile", "kept:/in")
+	if out := u.ok("exec", "kept", "stat", "-c", "%u:%g", "/in", "/new"); out != "0:0\n7:8\n" {
+		t.Errorf("what was copied in is %q", out)
+	}
+	u.ok("commit", "--pause=false", "kept", "committed")
+	if out := u.ok("run", "--rm", "--pull", "never", "-u", "0", "committed", "stat", "-c", "%u:%g", "/new", "/in", "/bin"); out != "7:8\n0:0\n0:0\n" {
+		t.Errorf("in the image they are %q", out)
+	}
+	u.ok("stop", "-t", "0", "kept")
+	u.ok("cp", "Dockerfile", "kept:/stopped")
+	if o := ownerInTar(t, u.ok("export", "kept"), "stopped"); o != "0:0" {
+		t.Errorf("what was copied in while it was stopped is %s's", o)
+	}
+	if out := u.ok("run", "--rm", "--pull", "never", "--userns", "nomap", "-v", u.dir+":/here", "test/base", "stat", "-c", "%u:%g", "/here/Dockerfile", "/bin"); out != "65534:65534\n0:0\n" {
+		t.Errorf("without the user its files are %q", out)
+	}
+	u.fails(125, []string{"auto needs the machine's root"}, "run", "--rm", "--userns", "auto", "test/base", "true")
+	u.fails(125, []string{"only the machine's root may do that"}, "run", "--rm", "--pull", "never", "--userns", "keep-id", "-v", u.dir+":/here:idmap", "test/base", "true")
+
+	// Nothing stays of the images.
+	u.ok("rm", "-f", "-v", "-a")
+	u.ok("rmi", "-f", "committed", "owners", "test/base")
+	u.ok("prune", "-a", "-f")
+	if entries, err := os.ReadDir(filepath.Join(u.root, "chains")); err != nil || len(entries) != 0 {
+		t.Errorf("chains are left: %v (%v)", entries, err)
+	}
+}
+
+// TestOneIDUserNS has no ids for another namespace.
+func TestOneIDUserNS(t *testing.T) {
+	u := newUser(t, false)
+	u.importBase()
+	for _, mode := range []string{"keep-id", "nomap"} {
+		u.fails(125, []string{"this needs subordinate ids", "builder doctor"}, "run", "--rm", "--pull", "never", "--userns", mode, "test/base", "true")
+	}
+}

@@ -280,7 +280,7 @@ func (e *env) rootFS() (*store.Store, *rootfs.RootFS, error) {
 
 // unpackForRun finds the image, fetching it if need be, and makes its file
 // system.
-func (e *env) unpackForRun(ctx context.Context, s *store.Store, rfs *rootfs.RootFS, o *createOptions, name string) (image.Image, snapshot.ID, error) {
+func (e *env) unpackForRun(ctx context.Context, s *store.Store, rfs *rootfs.RootFS, o *createOptions, name string, owners rootfs.Owners) (image.Image, snapshot.ID, error) {
 	mode := "auto"
 	if o.quiet {
 		mode = "quiet"
@@ -294,11 +294,11 @@ func (e *env) unpackForRun(ctx context.Context, s *store.Store, rfs *rootfs.Root
 			// Nothing was fetched: in a script, standard error is the command's.
 			sink = progress.Discard{}
 		}
-		if q, bad := e.quota(); (bad != nil || q.limited()) && len(rfs.Packed(ctx, img)) > 0 {
+		if q, bad := e.quota(); (bad != nil || q.limited()) && len(rfs.Packed(ctx, img, owners)) > 0 {
 			err = e.makeRoom(ctx, s)
 		}
 		if err == nil {
-			below, err = rfs.Unpack(ctx, img, sink, "unpack "+name)
+			below, err = rfs.UnpackAs(ctx, img, owners, sink, "unpack "+name)
 		}
 	}
 	return img, below, errors.Join(err, lazy.close())

@@ -39,7 +39,7 @@ var refusedFlags = []refusedFlag{
 	{name: "os", why: "use --platform OS/ARCH"},
 	{name: "arch", why: "use --platform OS/ARCH"},
 	{name: "variant", why: "use --platform OS/ARCH/VARIANT"},
-	{name: "userns", why: "RUN steps have no user namespace of their own yet"},
+	{name: "userns", why: "RUN steps have no user namespace of their own; containers of builder run can have one"},
 	{name: "cache-ttl", why: "results are kept until they are removed; --no-cache and --no-cache-filter run steps again"},
 	{name: "compress", why: "the context is read in place, nothing is sent", harmless: []string{"false"}},
 	{name: "memory-reservation", why: "only hard limits are supported"},

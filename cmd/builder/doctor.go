@@ -19,6 +19,7 @@ import (
 	"builder/container"
 	"builder/internal/sys"
 	"builder/mount"
+	"builder/supervisor"
 	"builder/userns"
 )
 
@@ -137,10 +138,14 @@ func (e *env) probeInside() []finding {
 	add := func(probe string, needed bool, result, fix string, err error) {
 		all = append(all, found(probe, needed, result, fix, err))
 	}
-	kind, err := e.probeOverlay()
+	kind, err := e.probeOverlay(nil)
 	add("overlay", true, kind, "Linux 5.11 or later, and --root or BUILDER_ROOT on a local file system (ext4, xfs, btrfs, tmpfs): in a container, on a volume", err)
 	add("new /proc", true, "yes", outside, probeProc())
 	add("containers", true, "yes", outside, container.Available())
+	if supervisor.ShowsOwners() {
+		kind, err := e.probeUserNS()
+		add("--userns", false, kind, "Linux 5.19 or later, and --root or BUILDER_ROOT on ext4, xfs, btrfs or the like", err)
+	}
 	path, fix, err := container.Delegated()
 	add("control groups", false, path, fix, err)
 	tun, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
@@ -151,8 +156,20 @@ func (e *env) probeInside() []finding {
 	return all
 }
 
+// probeUserNS makes a user namespace and shows owners by it.
+func (e *env) probeUserNS() (string, error) {
+	ids := []container.IDRange{{Outside: firstFreeID, Size: 1}}
+	ns, net, err := container.NewUserNamespace(container.IDMap{UIDs: ids, GIDs: ids}, nil)
+	if err != nil {
+		return "", err
+	}
+	defer ns.File.Close()
+	defer net.Close()
+	return e.probeOverlay(ns)
+}
+
 // probeOverlay mounts an overlay in the state directory, or where that will be.
-func (e *env) probeOverlay() (string, error) {
+func (e *env) probeOverlay(ns *mount.UserNS) (string, error) {
 	at := e.stateDir()
 	for {
 		if _, err := os.Stat(at); err == nil || at == "/" || at == "." {
@@ -171,7 +188,7 @@ func (e *env) probeOverlay() (string, error) {
 		}
 	}
 	m, err := mount.Overlay{
-		Lower: []string{dir + "/lower"}, Upper: dir + "/upper", Work: dir + "/work", UserXattr: sys.InUserNamespace(),
+		Lower: []string{dir + "/lower"}, Upper: dir + "/upper", Work: dir + "/work", UserXattr: sys.InUserNamespace(), UserNS: ns,
 	}.Open()
 	if err != nil {
 		return "", err

@@ -145,6 +145,9 @@ func (m *mounter) openSecret(spec mountSpec, made *mount.Mount) error {
 // hide makes a file system in memory, in it one file by make, and of that the
 // mount.
 func (m *mounter) hide(spec mountSpec, made *mount.Mount, create func(name string) error) error {
+	if !sys.MayMount() {
+		return errors.New("it needs a file system in memory, and nothing can be mounted here; a secret can be a variable: env=NAME")
+	}
 	fs := mount.FS{Type: "tmpfs", Options: []mount.Option{{Key: "mode", Value: "0711"}, {Key: "noswap"}}}
 	dir, err := fs.Open()
 	if err != nil {

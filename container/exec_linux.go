@@ -382,21 +382,21 @@ func (x *execution) spawn() (pid int, err error) {
 	return x.prog.spawn(x.errfd, x.io.child[:], nil)
 }
 
-func reapFirst(pid int) {
+func reapFirst(pid int) (status syscall.WaitStatus) {
 	for {
-		if _, err := syscall.Wait4(pid, nil, 0, nil); !errors.Is(err, unix.EINTR) {
-			return
+		if _, err := syscall.Wait4(pid, &status, 0, nil); !errors.Is(err, unix.EINTR) {
+			return status
 		}
 	}
 }
 
 // give undoes what was prepared for a process that won't run.
-func (x *execution) give() {
-	x.release()
-	if x.io != nil {
-		x.io.closeAll()
+func (p *plan) give() {
+	p.release()
+	if p.io != nil {
+		p.io.closeAll()
 	}
-	if x.report != nil {
-		x.report.Close()
+	if p.report != nil {
+		p.report.Close()
 	}
 }

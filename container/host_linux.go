@@ -30,6 +30,7 @@ type host struct {
 	abis        abiSupport
 	oomScoreAdj int          // of this process
 	rootless    bool         // it is root of a user namespace only
+	bare        bool         // it makes no namespaces: see runBare
 	throttles   []maskedPath // see thermalPaths
 
 	mu      sync.Mutex // guards what follows

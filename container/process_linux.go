@@ -256,11 +256,15 @@ func (p *Process) reap() syscall.WaitStatus {
 }
 
 func (p *Process) exitError(status syscall.WaitStatus) error {
+	return exitError(status, func() bool { return p.cgroup.oomKilled() })
+}
+
+func exitError(status syscall.WaitStatus, oom func() bool) error {
 	switch {
 	case status.Signaled():
-		return &ExitError{Code: codeSignal + int(status.Signal()), Signal: status.Signal(), OOM: p.cgroup.oomKilled()}
+		return &ExitError{Code: codeSignal + int(status.Signal()), Signal: status.Signal(), OOM: oom()}
 	case status.ExitStatus() != 0:
-		return &ExitError{Code: status.ExitStatus(), OOM: p.cgroup.oomKilled()}
+		return &ExitError{Code: status.ExitStatus(), OOM: oom()}
 	}
 	return nil
 }
@@ -326,7 +330,13 @@ func (p *Process) Pid() int { return p.pid }
 // Run is [Start] followed by [Process.Wait]: when it returns, the container is
 // gone. When ctx ends the whole container is killed, and the error wraps the
 // context's cause.
+//
+// Where this process may not mount it runs steps alone, without a container: in
+// their root.
 func Run(ctx context.Context, spec Spec) error {
+	if !sys.MayMount() && os.Geteuid() == 0 {
+		return runBare(ctx, spec)
+	}
 	p, err := Start(ctx, spec)
 	if err != nil {
 		return err

@@ -311,13 +311,6 @@ func Available() error {
 	return err
 }
 
-// MayMount says whether this process may make mounts, as root of the machine, of
-// a user namespace or of a container that allows it.
-func MayMount() bool {
-	caps, _, err := ownCaps()
-	return err == nil && os.Geteuid() == 0 && caps.has(unix.CAP_SYS_ADMIN)
-}
-
 // Delegated returns where the control groups of containers are. Where there
 // are none it returns an error and what to do about it.
 func Delegated() (path, fix string, err error) {

@@ -41,6 +41,7 @@ func Open(s *store.Store) (*RootFS, error) {
 	if err != nil {
 		return nil, err
 	}
+	snaps.SetTemp(s.TempDir)
 	return &RootFS{s, snaps}, nil
 }
 
@@ -59,6 +60,9 @@ func (r *RootFS) Prepare(ctx context.Context, parent snapshot.ID) (snapshot.Acti
 
 // Restack puts an active snapshot on another parent. It must not be mounted.
 func (r *RootFS) Restack(a snapshot.Active, parent snapshot.ID) (snapshot.Active, error) {
+	if err := a.Settle(); err != nil {
+		return nil, err
+	}
 	return r.snapshots.Reopen(filepath.Dir(a.Upper()), parent)
 }
 
@@ -69,6 +73,9 @@ func Discard(a snapshot.Active) error { return os.RemoveAll(filepath.Dir(a.Upper
 // Tar writes to w what is in the directory of an active snapshot, which must
 // not be mounted, as the tar of a layer.
 func (r *RootFS) Tar(ctx context.Context, w io.Writer, a snapshot.Active) error {
+	if err := a.Settle(); err != nil {
+		return err
+	}
 	upper := layer.Upper{Dir: a.Upper(), UserXattr: r.snapshots.UserXattr()}
 	_, err := layer.Diff(ctx, w, upper, layer.Options{Compression: layer.Uncompressed})
 	return err

@@ -295,6 +295,8 @@ func (u *unpack) applyOnParent(ctx context.Context, p *pending, parent snapshot.
 		return err
 	}
 	defer root.Close()
-	_, err = u.applyTo(ctx, p, root, layer.ApplyOptions{Owners: u.owners, Plain: true, SkipDevices: sys.InUserNamespace()})
-	return err
+	if _, err = u.applyTo(ctx, p, root, layer.ApplyOptions{Owners: u.owners, Plain: true, SkipDevices: sys.InUserNamespace()}); err != nil {
+		return err
+	}
+	return active.Settle()
 }

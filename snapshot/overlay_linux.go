@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"builder/internal/atomicfile"
@@ -33,9 +34,16 @@ import (
 // system and notes until when everything is safe. After an unclean restart
 // what was not safe is not found any more: a power cut costs cache, nothing
 // else.
+//
+// Where this process may not mount, trees are put together of copies.
 type Overlay struct {
 	root      string
 	userXattr bool
+
+	copies bool                   // nothing is mounted
+	temp   func() (string, error) // makes a directory for a view of copies
+	mu     sync.Mutex
+	kept   []keptTree
 }
 
 var _ Snapshotter = (*Overlay)(nil)
@@ -58,7 +66,11 @@ const (
 
 // NewOverlay opens the snapshots below root, making it if need be.
 func NewOverlay(root string) (*Overlay, error) {
-	o := &Overlay{root: root, userXattr: os.Geteuid() != 0 || sys.InUserNamespace()}
+	return newOverlay(root, !sys.MayMount())
+}
+
+func newOverlay(root string, copies bool) (*Overlay, error) {
+	o := &Overlay{root: root, userXattr: copies || os.Geteuid() != 0 || sys.InUserNamespace(), copies: copies}
 	if _, err := os.Lstat(filepath.Join(root, emptyDir)); err == nil {
 		return o, nil
 	}
@@ -67,6 +79,13 @@ func NewOverlay(root string) (*Overlay, error) {
 	}
 	return o, nil
 }
+
+// SetTemp says how to make a directory that is gone when the process is, on the
+// snapshots' file system.
+func (o *Overlay) SetTemp(temp func() (string, error)) { o.temp = temp }
+
+// Copies reports whether mounts are plain directories, of copies.
+func (o *Overlay) Copies() bool { return o.copies }
 
 // UserXattr reports whether overlay's marks are user.* attributes.
 func (o *Overlay) UserXattr() bool { return o.userXattr }
@@ -145,11 +164,17 @@ func (o *Overlay) Prepare(_ context.Context, parent ID, dir string) (Active, err
 	return a, nil
 }
 
-// Reopen finds an active snapshot that Prepare made in dir earlier.
+// Reopen finds an active snapshot that Prepare made in dir earlier, as it was
+// when it was settled last.
 func (o *Overlay) Reopen(dir string, parent ID) (Active, error) {
 	chain, err := o.chain(parent)
 	if err != nil {
 		return nil, fmt.Errorf("open snapshot: %w", err)
+	}
+	if o.copies {
+		if err := os.RemoveAll(filepath.Join(dir, mergedDir)); err != nil {
+			return nil, fmt.Errorf("open snapshot: %w", err)
+		}
 	}
 	return &activeOverlay{o: o, dir: dir, parents: chain}, nil
 }
@@ -162,6 +187,9 @@ func (o *Overlay) ViewIn(_ context.Context, id ID, ns *mount.UserNS) (*os.File, 
 	dirs, err := o.lowers(id)
 	if err != nil {
 		return nil, fmt.Errorf("view snapshot: %w", err)
+	}
+	if o.copies {
+		return o.viewCopied(dirs)
 	}
 	// Without an upper directory overlayfs wants two lower ones.
 	empty := filepath.Join(o.root, emptyDir)
@@ -354,6 +382,7 @@ type activeOverlay struct {
 	o       *Overlay
 	dir     string
 	parents []ID
+	merged  *mergedTree // of copies
 }
 
 func (a *activeOverlay) Upper() string { return filepath.Join(a.dir, fsDir) }
@@ -361,6 +390,9 @@ func (a *activeOverlay) Upper() string { return filepath.Join(a.dir, fsDir) }
 func (a *activeOverlay) Mount() (*os.File, error) { return a.MountWith(Properties{}) }
 
 func (a *activeOverlay) MountWith(p Properties) (*os.File, error) {
+	if a.o.copies {
+		return a.openCopied()
+	}
 	// The mark that a volatile mount leaves says that a power cut may have
 	// done harm; it keeps others from mounting.
 	if err := os.RemoveAll(filepath.Join(a.dir, "work", "work", "incompat")); err != nil {
@@ -389,6 +421,9 @@ func (a *activeOverlay) Commit(_ context.Context, id ID) (ID, error) {
 	}
 	if err := validID(id); err != nil {
 		return "", err
+	}
+	if err := errors.Join(a.Settle(), a.keepTree(id)); err != nil {
+		return "", fmt.Errorf("commit snapshot: %w", err)
 	}
 	m := meta{Parents: a.parents, Created: time.Now().UTC(), Boot: sys.BootID(), Uptime: int64(sys.Uptime())}
 	data, err := json.Marshal(m)

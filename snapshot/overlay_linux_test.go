@@ -25,6 +25,18 @@ func TestOverlay(t *testing.T) {
 	})
 }
 
+// TestCopies runs the suite where nothing is mounted.
+func TestCopies(t *testing.T) {
+	testutil.Require(t, "root")
+	snapshottest.Run(t, func(t *testing.T) snapshot.Snapshotter {
+		o, err := snapshot.NewCopies(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return o
+	})
+}
+
 // TestUncleanRestart holds the rule that a power cut can only cost cache: what
 // was committed in another boot counts only if it was flushed in that boot.
 func TestUncleanRestart(t *testing.T) {

@@ -83,8 +83,12 @@ type Active interface {
 	// MountWith is Mount with other properties.
 	MountWith(p Properties) (*os.File, error)
 	// Upper is the directory of what differs from the parent, in overlayfs's
-	// form, to be written only while the snapshot is not mounted.
+	// form, to be written only while the snapshot is not mounted. What was
+	// written to a mount is there after [Active.Settle].
 	Upper() string
+	// Settle brings Upper up to date when the mounts are closed. Commit does so
+	// as well.
+	Settle() error
 	// Commit seals the snapshot under a new ID, or a random one if id is "".
 	// It must not be mounted for writing any more. The error wraps
 	// [ErrExists] if the ID is taken; the snapshot then stays active.

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"builder/build"
+	"builder/internal/sys"
 	"builder/network"
 	"builder/store"
 	"builder/supervisor"
@@ -28,7 +29,12 @@ type buildNetworks struct {
 func (e *env) buildNetworks(s *store.Store) *buildNetworks {
 	return &buildNetworks{
 		networks: e.records(s).Networks(),
-		fallback: sync.OnceValue(func() string { return e.defaultNetwork(s, "host") }),
+		fallback: sync.OnceValue(func() string {
+			if !sys.MayMount() {
+				return "host" // no namespace can be made either
+			}
+			return e.defaultNetwork(s, "host")
+		}),
 	}
 }
 

@@ -64,7 +64,7 @@ func runDoctor(_ context.Context, e *env, args []string) error {
 		return json.NewEncoder(e.stdout).Encode(e.probeInside())
 	}
 	all := []finding{{Probe: "user", OK: true, Result: fmt.Sprintf("id %d", os.Geteuid())}}
-	if container.MayMount() {
+	if sys.MayMount() {
 		if sys.InUserNamespace() {
 			all[0].Result += ", root of a user namespace"
 		}

@@ -179,7 +179,13 @@ func dispatch(ctx context.Context, e *env, args []string) error {
 		return &usageError{msg: fmt.Sprintf("unknown command %q%s", rest[0], didYouMean(rest[0], all)), hint: "builder --help lists the commands"}
 	}
 	if entersNamespace(rest[0], rest[1:]) {
-		return e.enterNamespace(ctx)
+		err := e.enterNamespace(ctx)
+		if !goesWithout(rest[0], err) {
+			return err
+		}
+		if rest[0] == "build" || rest[0] == "bake" {
+			e.warn(fmt.Sprintf("%v: RUN steps get no namespaces, no /proc and no network of their own, and files are copied where they would be mounted (docs/rootless.md, In a container)", err))
+		}
 	}
 	defer e.close()
 	return all[i].run(ctx, e, rest[1:])

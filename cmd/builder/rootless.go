@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -32,6 +33,17 @@ const membersDir = "run/userns"
 // runsCommand are commands whose arguments end with a command of somebody else.
 var runsCommand = []string{"run", "create", "exec"}
 
+// withoutMounts are the commands that a container's root can do where it may
+// neither mount nor make a namespace: what would be mounted is copied.
+var withoutMounts = []string{"build", "bake", "import", "load", "rmi", "prune", "df", "diff"}
+
+// goesWithout says whether a command goes on though no namespace could be
+// entered, which needs the rights that docker gives to a container's root.
+func goesWithout(name string, err error) bool {
+	var why *userns.Error
+	return errors.As(err, &why) && slices.Contains(withoutMounts, name) && container.MayRunBare()
+}
+
 // entersNamespace says whether a command goes on in a user namespace: of an
 // ordinary user, or of a container's root that may not mount.
 func entersNamespace(name string, args []string) bool {
@@ -39,7 +51,7 @@ func entersNamespace(name string, args []string) bool {
 	if slices.Contains(runsCommand, name) && len(args) > 1 {
 		args = args[:1] // what follows may be the command's
 	}
-	return !slices.Contains(plain, name) && !slices.ContainsFunc(args, help) && !container.MayMount()
+	return !slices.Contains(plain, name) && !slices.ContainsFunc(args, help) && !sys.MayMount()
 }
 
 // enterNamespace executes this program anew in a user namespace and ends as

@@ -227,7 +227,11 @@ func CopyDirAttributes(from, to string) error {
 	if err := unix.Stat(from, &st); err != nil {
 		return &fs.PathError{Op: "stat", Path: from, Err: err}
 	}
-	if st.Uid != 0 || st.Gid != 0 {
+	var now unix.Stat_t
+	if err := unix.Stat(to, &now); err != nil {
+		return &fs.PathError{Op: "stat", Path: to, Err: err}
+	}
+	if st.Uid != now.Uid || st.Gid != now.Gid {
 		if err := unix.Chown(to, int(st.Uid), int(st.Gid)); err != nil {
 			return &fs.PathError{Op: "chown", Path: to, Err: err}
 		}

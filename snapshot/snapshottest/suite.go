@@ -52,6 +52,12 @@ type suite struct {
 	s snapshot.Snapshotter
 }
 
+// copies says whether the snapshotter mounts nothing.
+func (s *suite) copies() bool {
+	o, ok := s.s.(interface{ Copies() bool })
+	return ok && o.Copies()
+}
+
 func (s *suite) must(err error) {
 	s.t.Helper()
 	if err != nil {
@@ -142,6 +148,9 @@ func testCommit(t *testing.T, s *suite) {
 	m, err := s.s.View(t.Context(), b)
 	s.must(err)
 	defer m.Close()
+	if s.copies() {
+		return // who reads a view doesn't write
+	}
 	if err := os.WriteFile(sys.FDPath(m)+"/x", nil, 0o600); !errors.Is(err, unix.EROFS) {
 		t.Errorf("writing to a view gives %v, want EROFS", err)
 	}
@@ -178,7 +187,11 @@ func testRename(t *testing.T, s *suite) {
 		// Without redirects a directory of the layer below can't be
 		// renamed; programs copy it then.
 		err := os.Rename(root+"/from", root+"/to")
-		if !errors.Is(err, unix.EXDEV) {
+		switch {
+		case s.copies():
+			s.must(err)
+			s.must(os.Rename(root+"/to", root+"/from"))
+		case !errors.Is(err, unix.EXDEV):
 			t.Errorf("renaming a lower directory gives %v, want EXDEV", err)
 		}
 		s.must(os.Rename(root+"/from/f", root+"/g"))

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"runtime"
 	"strings"
@@ -133,7 +134,7 @@ func newApplier(ctx context.Context, dir *os.File, in *stream, opts ApplyOptions
 	}
 	root := newNode(int(dir.Fd()), "")
 	root.hold() // so that it is never closed: it is the caller's
-	a.resolver = &resolver{root: root, known: map[string]*node{}, before: a.placers.before, missing: a.makeImplied}
+	a.resolver = &resolver{root: root, known: map[string]*node{}, before: a.placers.before, missing: a.makeImplied, whiteouts: map[string]bool{}}
 	return a
 }
 
@@ -455,7 +456,7 @@ func (a *applier) exists(dir *node, name string) (uint32, error) {
 		return 0, nil
 	case err != nil:
 		return 0, os.NewSyscallError("stat", err)
-	case isWhiteoutDevice(&st):
+	case isWhiteoutDevice(&st), a.resolver.whiteouts[dir.join(name)]:
 		return whiteoutKind, nil
 	}
 	return st.Mode & unix.S_IFMT, nil
@@ -477,6 +478,8 @@ func (a *applier) remove(dir *node, name string, kind uint32) error {
 	if kind == unix.S_IFDIR || kind == unix.S_IFLNK {
 		a.resolver.forget()
 	}
+	path := dir.join(name)
+	maps.DeleteFunc(a.resolver.whiteouts, func(w string, _ bool) bool { return w == path || strings.HasPrefix(w, path+"/") })
 	return removeAll(dir.fd, name)
 }
 

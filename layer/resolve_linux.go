@@ -105,6 +105,8 @@ type resolver struct {
 	// missing makes a directory where there is nothing, or an overlay
 	// whiteout, and returns it.
 	missing func(parent *node, name string) (*node, error)
+	// whiteouts are the paths of overlay whiteouts that are no devices.
+	whiteouts map[string]bool
 }
 
 // forget closes what is known, after a directory or a link was removed or
@@ -218,7 +220,7 @@ func (r *resolver) notLink(parent *node, name string, create bool) (*node, error
 	if err := unix.Fstatat(parent.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return nil, os.NewSyscallError("stat", err)
 	}
-	if !isWhiteoutDevice(&st) {
+	if !isWhiteoutDevice(&st) && !r.whiteouts[parent.join(name)] {
 		return nil, errNotDir
 	}
 	if !create {

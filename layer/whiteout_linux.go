@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"builder/internal/sys"
 )
 
 // What a name in a layer stands for.
@@ -58,8 +60,11 @@ func (a *applier) whiteout(dir *node, name string) error {
 	}
 	switch kind {
 	case 0:
-		err := unix.Mknodat(dir.fd, name, unix.S_IFCHR, 0)
-		return os.NewSyscallError("mknod whiteout", err)
+		attr, err := sys.MakeWhiteout(dir.fd, name, overlayPrefix(a.opts.UserXattr))
+		if attr {
+			a.resolver.whiteouts[dir.join(name)] = true
+		}
+		return err
 	case unix.S_IFDIR:
 		// The directory is new as a whole.
 		fd, err := openDir(dir.fd, name)

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"builder/internal/duplicate"
+	"builder/internal/sys"
 )
 
 const mergedDir = "merged"
@@ -303,13 +304,17 @@ func (s *settler) hide(path string, there map[string]bool, lower []string) error
 			return err
 		}
 	}
+	dir, err := os.Open(filepath.Join(s.upper, path))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
 	for name := range names {
 		if there[name] {
 			continue
 		}
-		to := filepath.Join(s.upper, path, name)
-		if err := unix.Mknod(to, unix.S_IFCHR, 0); err != nil {
-			return &fs.PathError{Op: "make whiteout", Path: to, Err: err}
+		if _, err := sys.MakeWhiteout(int(dir.Fd()), name, marks); err != nil && !errors.Is(err, unix.EEXIST) {
+			return &fs.PathError{Op: "make whiteout", Path: filepath.Join(dir.Name(), name), Err: err}
 		}
 	}
 	return nil

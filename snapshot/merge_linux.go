@@ -18,9 +18,13 @@ import (
 // Where nothing can be mounted, what overlayfs would show is put together as a
 // plain tree, of copies or, to be read only, of hard links.
 
-// opaqueAttr marks a directory that hides what is below it. Trusted attributes
-// are for who may mount.
-const opaqueAttr = "user.overlay.opaque"
+// Overlayfs's marks: a directory that hides what is below it, and a file that is a
+// whiteout. Trusted attributes are for who may mount.
+const (
+	marks        = "user.overlay."
+	opaqueAttr   = marks + "opaque"
+	whiteoutAttr = marks + "whiteout"
+)
 
 // mergedTree is such a tree, and what is known of it.
 type mergedTree struct {
@@ -88,7 +92,19 @@ func (t *mergedTree) changed(st *unix.Stat_t) bool { return !after(t.since, st.C
 
 func isDir(st *unix.Stat_t) bool { return st.Mode&unix.S_IFMT == unix.S_IFDIR }
 
-func isWhiteout(st *unix.Stat_t) bool { return st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0 }
+// isWhiteout says whether a file of a layer is a whiteout, in either form.
+func isWhiteout(path string, st *unix.Stat_t) bool {
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFCHR:
+		return st.Rdev == 0
+	case unix.S_IFREG:
+		if st.Size == 0 {
+			_, err := unix.Lgetxattr(path, whiteoutAttr, nil)
+			return err == nil
+		}
+	}
+	return false
+}
 
 func isOpaque(dir string) bool {
 	var value [1]byte
@@ -133,12 +149,12 @@ func visible(layers []string) (map[string]string, error) {
 			}
 			seen[e.Name()] = true
 			path := filepath.Join(l, e.Name())
-			if e.Type()&fs.ModeCharDevice != 0 {
+			if e.Type()&fs.ModeCharDevice != 0 || e.Type().IsRegular() {
 				var st unix.Stat_t
 				if err := unix.Lstat(path, &st); err != nil {
 					return nil, &fs.PathError{Op: "stat", Path: path, Err: err}
 				}
-				if isWhiteout(&st) {
+				if isWhiteout(path, &st) {
 					continue
 				}
 			}

@@ -28,6 +28,7 @@ import (
 //	ROOT/.empty        what the empty file system is mounted from
 //	ROOT/.durable      boots, and until when all they wrote is on disk
 //	ROOT/.dirty        there if something was committed since
+//	ROOT/.copies       there if they were made where nothing can be mounted
 //
 // Nothing is flushed to disk when a snapshot is committed. meta.json holds the
 // boot and the time since boot at which it was; [Overlay.Sync] flushes the file
@@ -44,6 +45,7 @@ type Overlay struct {
 	temp   func() (string, error) // makes a directory for a view of copies
 	mu     sync.Mutex
 	kept   []keptTree
+	usable func() error // see checkForm, once
 }
 
 var _ Snapshotter = (*Overlay)(nil)
@@ -60,6 +62,7 @@ const (
 	emptyDir    = ".empty"
 	durableFile = ".durable"
 	dirtyFile   = ".dirty"
+	copiesFile  = ".copies"
 	metaFile    = "meta.json"
 	fsDir       = "fs"
 )
@@ -71,6 +74,7 @@ func NewOverlay(root string) (*Overlay, error) {
 
 func newOverlay(root string, copies bool) (*Overlay, error) {
 	o := &Overlay{root: root, userXattr: copies || os.Geteuid() != 0 || sys.InUserNamespace(), copies: copies}
+	o.usable = sync.OnceValue(o.checkForm)
 	if _, err := os.Lstat(filepath.Join(root, emptyDir)); err == nil {
 		return o, nil
 	}
@@ -78,6 +82,33 @@ func newOverlay(root string, copies bool) (*Overlay, error) {
 		return nil, fmt.Errorf("open snapshots: %w", err)
 	}
 	return o, nil
+}
+
+// checkForm says whether the snapshots are of the form that this process makes:
+// marks of overlayfs have other names where it may not be mounted.
+func (o *Overlay) checkForm() error {
+	mark := filepath.Join(o.root, copiesFile)
+	_, err := os.Lstat(mark)
+	if is := err == nil; is == o.copies {
+		return nil
+	}
+	entries, err := os.ReadDir(o.root)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") {
+			continue
+		}
+		if o.copies {
+			return errors.New("the state directory has snapshots to be mounted, and nothing can be mounted here: use another one (--root, BUILDER_ROOT)")
+		}
+		return errors.New("the state directory was made where nothing can be mounted: use another one (--root, BUILDER_ROOT), or empty it there (builder rmi, builder prune)")
+	}
+	if o.copies {
+		return os.WriteFile(mark, nil, 0o600)
+	}
+	return os.Remove(mark)
 }
 
 // SetTemp says how to make a directory that is gone when the process is, on the
@@ -148,6 +179,9 @@ func (o *Overlay) lowers(id ID) ([]string, error) {
 
 // Prepare implements [Snapshotter]. dir gets the subdirectories fs and work.
 func (o *Overlay) Prepare(_ context.Context, parent ID, dir string) (Active, error) {
+	if err := o.usable(); err != nil {
+		return nil, fmt.Errorf("prepare snapshot: %w", err)
+	}
 	chain, err := o.chain(parent)
 	if err != nil {
 		return nil, fmt.Errorf("prepare snapshot: %w", err)
@@ -167,6 +201,9 @@ func (o *Overlay) Prepare(_ context.Context, parent ID, dir string) (Active, err
 // Reopen finds an active snapshot that Prepare made in dir earlier, as it was
 // when it was settled last.
 func (o *Overlay) Reopen(dir string, parent ID) (Active, error) {
+	if err := o.usable(); err != nil {
+		return nil, fmt.Errorf("open snapshot: %w", err)
+	}
 	chain, err := o.chain(parent)
 	if err != nil {
 		return nil, fmt.Errorf("open snapshot: %w", err)
@@ -184,6 +221,9 @@ func (o *Overlay) View(ctx context.Context, id ID) (*os.File, error) { return o.
 
 // ViewIn implements [Snapshotter].
 func (o *Overlay) ViewIn(_ context.Context, id ID, ns *mount.UserNS) (*os.File, error) {
+	if err := o.usable(); err != nil {
+		return nil, fmt.Errorf("view snapshot: %w", err)
+	}
 	dirs, err := o.lowers(id)
 	if err != nil {
 		return nil, fmt.Errorf("view snapshot: %w", err)

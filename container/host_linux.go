@@ -30,6 +30,8 @@ type host struct {
 	abis        abiSupport
 	oomScoreAdj int          // of this process
 	rootless    bool         // it is root of a user namespace only
+	maskedProc  bool         // a new /proc is refused: see ProcIsMasked
+	maskedSys   bool         // a new /sys is refused likewise
 	bare        bool         // it makes no namespaces: see runBare
 	throttles   []maskedPath // see thermalPaths
 
@@ -77,6 +79,9 @@ func newHost() (*host, error) {
 		return nil, err
 	}
 	h.oomScoreAdj = oomScoreAdj()
+	if h.maskedProc = h.rootless && ProcIsMasked(); h.maskedProc {
+		h.maskedSys = probeSys() != nil
+	}
 	h.throttles = thermalPaths()
 	go h.spawner()
 	return h, nil

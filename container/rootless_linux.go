@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"builder/internal/sys"
 	"builder/mount"
 )
 
@@ -159,21 +160,55 @@ func (p *plan) writeDevices(dev arg) {
 	}
 }
 
-// machineSys mounts the machine's /sys, which can't be changed by who is not its
-// root.
-func (p *plan) machineSys(attr uintptr) arg {
+// ProcIsMasked says whether something is hidden in this process's /proc, as in a
+// container: the kernel then refuses root of a user namespace a new one, in which
+// it would be seen. So its containers have this one, of which they see what is
+// hidden no more than this process, and other processes under numbers that are not
+// theirs.
+func ProcIsMasked() bool {
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(data)) {
+		f := strings.Fields(line)
+		// What is on an empty directory of the kernel's hides nothing.
+		if len(f) > 4 && strings.HasPrefix(f[4], "/proc/") && f[4] != "/proc/sys/fs/binfmt_misc" {
+			return true
+		}
+	}
+	return false
+}
+
+// machineFS mounts the machine's /proc or /sys, which can't be changed by who is
+// not its root.
+func (p *plan) machineFS(name string, attr uintptr) arg {
 	pr := &p.prog
-	m := pr.get("copy /sys", unix.SYS_OPEN_TREE, cwd, pr.str(templateSystem+"/sys"),
+	m := pr.get("copy "+name, unix.SYS_OPEN_TREE, cwd, pr.str(templateSystem+name),
 		num(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE))
-	pr.do("set flags of /sys", unix.SYS_MOUNT_SETATTR, m, pr.str(""), num(unix.AT_EMPTY_PATH|unix.AT_RECURSIVE),
+	pr.do("set flags of "+name, unix.SYS_MOUNT_SETATTR, m, pr.str(""), num(unix.AT_EMPTY_PATH|unix.AT_RECURSIVE),
 		pr.bytes(mountAttr(uint64(attr))), num(unix.MOUNT_ATTR_SIZE_VER0))
 	return m
 }
 
-// ownsNetwork says whether the container's network namespace is one of this
-// user namespace.
-func (p *plan) ownsNetwork() bool {
-	return !p.host.rootless || p.spec.Network == NetworkNone || p.spec.Network == NetworkPrivate
+// probeSys mounts a new /sys in a new network namespace.
+func probeSys() error {
+	return sys.OnNewThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return os.NewSyscallError("unshare", err)
+		}
+		f, err := mount.FS{Type: "sysfs", Attr: noneOfThree | unix.MOUNT_ATTR_RDONLY}.Open()
+		if err != nil {
+			return err
+		}
+		return f.Close()
+	})
+}
+
+// newSys says whether the container gets a /sys of its own: its network namespace
+// is one of this user namespace then, and nothing of /sys is hidden from it.
+func (p *plan) newSys() bool {
+	return !p.host.rootless || !p.host.maskedSys && (p.spec.Network == NetworkNone || p.spec.Network == NetworkPrivate)
 }
 
 // delegated returns the path of this process's group of version 2, if groups

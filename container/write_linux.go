@@ -97,6 +97,9 @@ func (p *plan) writeNamespaces() {
 		pr.do("join UTS namespace", unix.SYS_SETNS, pr.file(uts.NS), num(unix.CLONE_NEWUTS))
 	case ShareNot:
 		pr.do("set host name", unix.SYS_SETHOSTNAME, pr.str(p.hostname), num(len(p.hostname)))
+		if p.host.maskedProc {
+			pr.ignore(0, unix.EPERM) // the container that this is in may forbid it
+		}
 	}
 }
 
@@ -148,7 +151,11 @@ func (p *plan) writeFileSystems() {
 		sysAttr = noneOfThree
 	}
 	if point := p.point("/proc"); point != nil {
-		p.proc = p.newFS("/proc", "proc", noneOfThree)
+		if p.host.maskedProc {
+			p.proc = p.machineFS("/proc", noneOfThree)
+		} else {
+			p.proc = p.newFS("/proc", "proc", noneOfThree)
+		}
 		p.moveTo("/proc", p.proc, pr.file(point))
 	}
 	p.writeOOM(p.proc, "self/oom_score_adj")
@@ -162,10 +169,10 @@ func (p *plan) writeFileSystems() {
 		p.writeDev(pr.file(point))
 	}
 	if point := p.point("/sys"); point != nil {
-		if p.ownsNetwork() {
+		if p.newSys() {
 			p.sys = p.newFS("/sys", "sysfs", sysAttr)
 		} else {
-			p.sys = p.machineSys(sysAttr)
+			p.sys = p.machineFS("/sys", sysAttr)
 		}
 		p.moveTo("/sys", p.sys, pr.file(point))
 		if !p.mounted("/sys/fs/cgroup") {

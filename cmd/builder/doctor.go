@@ -140,7 +140,9 @@ func (e *env) probeInside() []finding {
 	}
 	kind, err := e.probeOverlay(nil)
 	add("overlay", true, kind, "Linux 5.11 or later, and --root or BUILDER_ROOT on a local file system (ext4, xfs, btrfs, tmpfs): in a container, on a volume", err)
-	add("new /proc", true, "yes", outside, probeProc())
+	masked := container.ProcIsMasked()
+	err = probeProc()
+	add("new /proc", !masked, "yes", outside, err)
 	add("containers", true, "yes", outside, container.Available())
 	if supervisor.ShowsOwners() {
 		kind, err := e.probeUserNS()

@@ -37,7 +37,7 @@ type inspectedConfinement struct {
 }
 
 // inspectedIDs are podman's.
-type inspectedIDs struct{ UidMap, GidMap []string }
+type inspectedIDs struct{ UidMap, GidMap []string } //nolint:revive // as podman spells them
 
 type inspectedWeight struct {
 	Path   string

@@ -285,7 +285,8 @@ func (e *KeptError) Hint() string {
 func (r *runner) keep(ctx context.Context, s *step, active snapshot.Active, err error) error {
 	var out *outputError
 	var hinted interface{ Hint() string } // it is known what is missing
-	if !errors.As(err, &out) || errors.As(err, &hinted) || ctx.Err() != nil {
+	noWay := r.env.RootFS.Snapshots().Copies() // to open it: that takes a container
+	if !errors.As(err, &out) || errors.As(err, &hinted) || ctx.Err() != nil || noWay {
 		return errors.Join(err, discard(active))
 	}
 	id, keepErr := r.keepFailed(ctx, s, active, out)

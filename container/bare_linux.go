@@ -273,10 +273,7 @@ func (s *bareStep) writeBare() {
 	pr.do("enter /", unix.SYS_FCHDIR, pr.file(s.root))
 	pr.do("chroot", unix.SYS_CHROOT, pr.str("."))
 	s.writeStreams()
-	s.writeDir()
-	s.writeLimits()
-	s.writeConfinement()
-	s.writeExec()
+	s.writeProcess(func() {})
 }
 
 // carryOut runs the process on a thread that is there as long as it is.

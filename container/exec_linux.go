@@ -115,11 +115,7 @@ func newExec(h *host, t Target, spec ExecSpec) (*execution, error) {
 	}
 	x.writeJoin()
 	x.writeStreams()
-	x.writeDir()
-	x.writeLimits()
-	x.writeUserNS()
-	x.writeConfinement()
-	x.writeExec()
+	x.writeProcess(func() {})
 	return x, nil
 }
 
@@ -152,7 +148,10 @@ func (x *execution) enter(t Target) error {
 		if err != nil {
 			return err
 		}
-		x.spec.UserNS, x.userns = t.Spec.IDs.namespace(x.keep(ns)), false
+		if err := isChild(x.keep(ns)); err != nil {
+			return err
+		}
+		x.spec.UserNS, x.userns = t.Spec.IDs.namespace(ns), false
 	}
 	if x.host.rootless {
 		if x.shared, err = sharedNamespaces(t.Pid); err != nil {

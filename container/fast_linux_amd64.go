@@ -8,6 +8,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"builder/internal/sys"
 )
 
 // The fast carrier makes the child with clone3(CLONE_VM): it shares this
@@ -67,15 +69,18 @@ func fastCarrier(p *plan) (child, error) {
 		args.flags |= unix.CLONE_INTO_CGROUP
 		args.cgroup = uint64(p.cgroup.dir.Fd())
 	}
-	p.host.guard.enter()
+	// The child shares this process's memory and may already run as the
+	// container's user: a process of the same user on the machine could
+	// otherwise trace it.
+	sys.HideMemory()
 	pid, errno := cloneBlocked(args, base)
 	if errno != 0 {
-		p.host.guard.leave()
+		sys.ShowMemory()
 		_ = unix.Munmap(arena)
 		return child{}, os.NewSyscallError("clone3", errno)
 	}
 	return child{pid: pid, pidfd: int(*pidfd), executed: func() {
-		p.host.guard.leave()
+		sys.ShowMemory()
 		_ = unix.Munmap(arena)
 	}}, nil
 }

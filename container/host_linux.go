@@ -40,7 +40,6 @@ type host struct {
 	filters map[capSet]*seccompFilter // docker's default profile, compiled
 
 	spawn chan func() // runs on the spawner thread
-	guard memoryGuard
 }
 
 // theHost makes the host once. It can't be made without root.
@@ -134,33 +133,6 @@ func (h *host) filter(spec *Spec, caps capSet) (*seccompFilter, error) {
 		h.filters[caps] = f
 	}
 	return f, err
-}
-
-// memoryGuard keeps others out of this process's memory while a child shares
-// it that may already run as the container's user: a process of the same user
-// on the machine could otherwise trace the child.
-type memoryGuard struct {
-	mu       sync.Mutex
-	children int
-	before   int // PR_GET_DUMPABLE
-}
-
-func (g *memoryGuard) enter() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.children++; g.children == 1 {
-		// These calls fail only for bad arguments.
-		g.before, _ = unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0)
-		_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
-	}
-}
-
-func (g *memoryGuard) leave() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.children--; g.children == 0 && g.before == 1 {
-		_ = unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0)
-	}
 }
 
 // machineCaps is what of them holds for the machine as a whole.
@@ -291,11 +263,8 @@ func makeDevice(dir int, d Device, ids IDMap) error {
 	if err := makeNode(dir, name, kind|mode, unix.Mkdev(d.Major, d.Minor)); err != nil {
 		return err
 	}
-	uid, okUID := ids.UID(d.UID)
-	gid, okGID := ids.GID(d.GID)
-	if !okUID || !okGID {
-		return fmt.Errorf("owner %d:%d is none of the container's user namespace", d.UID, d.GID)
-	}
+	uid, _ := ids.UID(d.UID) // itself if it is none of the container's
+	gid, _ := ids.GID(d.GID)
 	return unix.Fchownat(dir, name, int(uid), int(gid), unix.AT_SYMLINK_NOFOLLOW)
 }
 

@@ -67,6 +67,8 @@ type plannedMount struct {
 	inside *os.File // of Mount.Inside; tree is then no mount yet
 	attr   uint64   // MOUNT_ATTR_* flags for what is made of tree then
 	dir    bool
+	// foreign says that what is in it isn't the container's root's.
+	foreign bool
 }
 
 // validID reports whether an ID is of the form [a-z0-9][a-z0-9_.-]{0,127}.
@@ -436,7 +438,7 @@ func (p *plan) openMounts() error {
 		if err != nil {
 			return err
 		}
-		pm.dir = st.IsDir()
+		pm.dir, pm.foreign = st.IsDir(), m.Type == mount.Bind && m.UserNS == nil
 		if err := p.makePoint(pm); err != nil {
 			return fmt.Errorf("mount on %q: %w", m.Target, err)
 		}
@@ -465,21 +467,26 @@ func (p *plan) coveredMode(target string) uint32 {
 // will be mounted there. Only what is made in the root itself is removed
 // again, as with other container engines.
 func (p *plan) makePoint(m plannedMount) error {
-	base, rest := p.root, m.target
-	below := func(tree *os.File, target string) {
+	base, rest, foreign := p.root, m.target, false
+	below := func(tree *os.File, target string, its bool) {
 		if tree != nil && within(m.target, target) && m.target != target {
-			base, rest = tree, strings.TrimPrefix(m.target, target)
+			base, rest, foreign = tree, strings.TrimPrefix(m.target, target), its
 		}
 	}
 	if p.point("/dev") != nil {
-		below(p.dev, "/dev")
-		below(p.shm, "/dev/shm")
+		below(p.dev, "/dev", false)
+		below(p.shm, "/dev/shm", false)
 	}
 	if p.point("/sys") != nil && within(m.target, "/sys") {
 		return nil // nothing can be made there
 	}
 	for _, earlier := range p.mounts {
-		below(earlier.tree, earlier.target)
+		below(earlier.tree, earlier.target, earlier.foreign)
+	}
+	if foreign && p.spec.UserNS != nil {
+		// In a directory of the machine it is made as without a namespace: the
+		// container gets no right to what is there.
+		return sys.AsFileUser(0, 0, func() error { return ensureIn(base, rest, m.dir) })
 	}
 	if base != p.root {
 		return ensureIn(base, rest, m.dir)

@@ -7,12 +7,13 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"runtime"
 	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"builder/internal/sys"
 )
 
 // inPIDNamespace calls f with the calling thread's children being born in a PID
@@ -62,20 +63,9 @@ func SharedMemory(pid int, start uint64) (*os.File, error) {
 		return nil, err
 	}
 	defer ns.Close()
-	type result struct {
-		tree *os.File
-		err  error
-	}
-	done := make(chan result)
-	go func() {
-		// Never unlocked: the thread is in another mount namespace and ends
-		// with this goroutine.
-		runtime.LockOSThread()
-		tree, err := copyShm(ns)
-		done <- result{tree, err}
-	}()
-	r := <-done
-	return r.tree, r.err
+	var tree *os.File
+	err = sys.OnNewThread(func() (err error) { tree, err = copyShm(ns); return err })
+	return tree, err
 }
 
 // copyShm is run on a thread of its own. What the container has made of its

@@ -64,12 +64,31 @@ func (s *stdio) openStreams(spec *Spec, null func() (*os.File, error)) error {
 	if s.child[1], err = s.writer(spec.Stdout, null); err != nil {
 		return err
 	}
-	if spec.Stderr != nil && sameWriter(spec.Stdout, spec.Stderr) {
+	if spec.Stderr != nil && (sameWriter(spec.Stdout, spec.Stderr) || s.copied(spec.Stdout) && sameFile(spec.Stdout, spec.Stderr)) {
 		s.child[2] = s.child[1]
 		return nil
 	}
 	s.child[2], err = s.writer(spec.Stderr, null)
 	return err
+}
+
+// copied says whether what the child writes to w is copied there.
+func (s *stdio) copied(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return !ok || f != s.child[1]
+}
+
+// sameFile says whether two writers are one open file under two numbers, or two
+// ways to one: in one pipe what is written stays in order.
+func sameFile(a, b io.Writer) bool {
+	f, okF := a.(*os.File)
+	g, okG := b.(*os.File)
+	if !okF || !okG {
+		return false
+	}
+	one, err1 := f.Stat()
+	two, err2 := g.Stat()
+	return err1 == nil && err2 == nil && os.SameFile(one, two)
 }
 
 // sameWriter says whether two writers are one; comparing some types panics.
@@ -197,7 +216,7 @@ func (s *stdio) give() error {
 	if s.user == 0 {
 		return nil
 	}
-	for _, f := range s.child {
+	for _, f := range s.ours {
 		if !isPipe(f) && s.terminal == nil {
 			continue
 		}

@@ -131,6 +131,9 @@ func NewUserNamespace(m IDMap, other *os.File) (ns *mount.UserNS, net *os.File, 
 	if err := m.Check(); err != nil {
 		return nil, nil, err
 	}
+	if err := isChild(other); err != nil {
+		return nil, nil, err
+	}
 	// A process is the only way to them. It waits until it is let go.
 	hold, release, err := os.Pipe()
 	if err != nil {
@@ -143,6 +146,7 @@ func NewUserNamespace(m IDMap, other *os.File) (ns *mount.UserNS, net *os.File, 
 	}
 	defer report.Close()
 	pr := newProgram()
+	pr.do("be nobody's to trace", unix.SYS_PRCTL, num(unix.PR_SET_DUMPABLE), num(0), num(0), num(0), num(0))
 	attr := &syscall.SysProcAttr{
 		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNET,
 		UidMappings: procIDs(m.UIDs), GidMappings: procIDs(m.GIDs), GidMappingsEnableSetgroups: true,
@@ -177,6 +181,28 @@ func NewUserNamespace(m IDMap, other *os.File) (ns *mount.UserNS, net *os.File, 
 		return nil, nil, err
 	}
 	return m.namespace(user), net, nil
+}
+
+// isChild says that a user namespace, if there is one, was made by this process's
+// own. One that a container has made itself has ids that are not what they seem.
+func isChild(ns *os.File) error {
+	if ns == nil {
+		return nil
+	}
+	fd, err := unix.IoctlRetInt(int(ns.Fd()), unix.NS_GET_PARENT)
+	if err != nil {
+		return os.NewSyscallError("ioctl NS_GET_PARENT", err)
+	}
+	parent := os.NewFile(uintptr(fd), "user namespace")
+	defer parent.Close()
+	own, err := os.Stat("/proc/self/ns/user")
+	if err != nil {
+		return err
+	}
+	if its, err := parent.Stat(); err != nil || !os.SameFile(its, own) {
+		return errors.Join(err, errors.New("the container is in a user namespace that it has made itself"))
+	}
+	return nil
 }
 
 // namespace is the user namespace of the map.

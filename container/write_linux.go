@@ -44,10 +44,21 @@ func (p *plan) write() {
 	p.writeMasks()
 	p.writeEnter()
 	p.writeStreams()
-	p.writeDir()
+	p.writeProcess(p.writeOwnMounts)
+}
+
+// writeProcess makes the rest, which is that of a process which enters a
+// container, too. joined is called when the user namespace has been joined.
+func (p *plan) writeProcess(joined func()) {
+	if p.spec.UserNS == nil {
+		p.writeDir()
+	}
 	p.writeLimits()
 	p.writeUserNS()
-	p.writeOwnMounts()
+	joined()
+	if p.spec.UserNS != nil {
+		p.writeDir() // which the container's root makes
+	}
 	p.writeConfinement()
 	p.writeExec()
 }
@@ -457,8 +468,14 @@ func (p *plan) writeDir() {
 		// here on no path leads out of the container.
 		for i := 1; i <= len(p.dir); i++ {
 			if i == len(p.dir) || p.dir[i] == '/' {
-				pr.do("make working directory", unix.SYS_MKDIRAT, cwd, pr.str(p.dir[:i]), num(0o755))
+				// Not by way of a link to the machine's files, as /proc can have it.
+				parent, base := path.Split(p.dir[:i])
+				at := pr.get("make working directory", unix.SYS_OPENAT2, cwd, pr.str(parent),
+					p.how(unix.O_PATH|unix.O_DIRECTORY, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS), sizeofHow)
+				pr.ignore(2, anyErrno)
+				pr.do("make working directory", unix.SYS_MKDIRAT, at, pr.str(base), num(0o755))
 				pr.ignore(0, anyErrno)
+				pr.do("make working directory", unix.SYS_CLOSE, at)
 			}
 		}
 	}

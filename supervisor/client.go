@@ -158,11 +158,17 @@ func (cl *Client) simple(ctx context.Context, c Config, req request) (State, err
 // Start has the monitor start a container. With s it attaches first, so that
 // no output is missed.
 func (cl *Client) Start(ctx context.Context, c Config, s *Session) (warnings []string, err error) {
-	req := request{Op: "start"}
+	req := request{Op: opStart}
+	if !c.Spec.IDs.IsZero() {
+		req.Op = opStartMapped
+	}
 	if s != nil {
 		req.Attach, req.Width, req.Height = s.attachment(), s.Width, s.Height
 	}
 	nc, resp, err := cl.request(ctx, c, req, true)
+	if not := new(NotRunningError); req.Op == opStartMapped && errors.As(err, &not) && not.Name == c.Name {
+		err = errors.New("the monitor that runs is of a version without user namespaces: it goes when no container runs in the background any more")
+	}
 	if err != nil {
 		return resp.Warnings, err
 	}

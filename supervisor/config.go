@@ -56,6 +56,9 @@ type Config struct {
 	// Join are containers whose namespaces it shares, besides the network.
 	Join Join `json:"join,omitzero"`
 
+	// UserImplied says that Spec.User comes with the user namespace, and not from
+	// the image or who has made the container.
+	UserImplied bool `json:"userImplied,omitempty"`
 	// UserNSMode is what --userns said, "" for host. ChooseIDs, if it is not nil,
 	// chooses Spec.IDs when the container is made, of those that others have not.
 	UserNSMode string                                                 `json:"usernsMode,omitempty"`

@@ -36,7 +36,7 @@ type Mount struct {
 	Anonymous bool   `json:"anonymous,omitempty"` // a volume that goes with the container
 
 	ReadOnly     bool   `json:"readOnly,omitempty"`
-	MapOwners    bool   `json:"mapOwners,omitempty"` // see mount.Mount; volumes always do
+	MapOwners    bool   `json:"mapOwners,omitempty"` // see mount.Mount; volumes that are no directory of the machine always do
 	NonRecursive bool   `json:"nonRecursive,omitempty"`
 	Propagation  string `json:"propagation,omitempty"`
 
@@ -73,7 +73,7 @@ func (h *holder) mounts(spec *container.Spec) (opened []*os.File, err error) {
 			if err != nil {
 				return opened, fmt.Errorf("mount on %s: %w", m.Target, err)
 			}
-			mm.MapOwners = ShowsOwners()
+			mm.MapOwners = ShowsOwners() && (vol.Device == "" || m.MapOwners) // else it is a directory of the machine
 			if mm.Source = vol.Dir; m.Subpath != "" {
 				root, err := os.OpenFile(vol.Dir, sys.PathOnly, 0)
 				if err != nil {

@@ -25,7 +25,7 @@ import (
 
 // request is what is asked of a holder.
 type request struct {
-	Op     string        `json:"op"` // start attach stop kill restart pause unpause resize wait connect disconnect update ping
+	Op     string        `json:"op"` // start start-in-user-namespace attach stop kill restart pause unpause resize wait connect disconnect update ping
 	ID     string        `json:"id"` // whole
 	Signal int           `json:"signal,omitempty"`
 	Grace  time.Duration `json:"grace,omitempty"` // negative: for ever
@@ -38,6 +38,13 @@ type request struct {
 	Connection *network.Connection `json:"connection,omitempty"` // of connect and disconnect
 	Changes    *Changes            `json:"changes,omitempty"`    // of update
 }
+
+// Requests to start a container. One in a user namespace is asked for by another
+// word: a monitor that doesn't know of these would start it without.
+const (
+	opStart       = "start"
+	opStartMapped = "start-in-user-namespace"
+)
 
 // attachment says what of a container's streams is wanted.
 type attachment struct {

@@ -167,7 +167,10 @@ func (r Records) chooseIDs(c *Config) error {
 	}
 	var taken []container.IDMap
 	for _, other := range all {
-		taken = append(taken, other.Spec.IDs)
+		// Who has the machine's root has nothing of its own.
+		if _, root := other.Spec.IDs.Inside().UID(0); !root {
+			taken = append(taken, other.Spec.IDs)
+		}
 	}
 	if c.Spec.IDs, err = c.ChooseIDs(taken); err != nil {
 		return fmt.Errorf("--userns %s: %w", c.UserNSMode, err)

@@ -29,7 +29,7 @@ func handle(ctx context.Context, nc net.Conn, s holders) {
 		_ = c.writeJSON(response{})
 		return
 	}
-	if req.Op == "start" {
+	if req.Op == opStart || req.Op == opStartMapped {
 		serveStart(c, s, req)
 		return
 	}

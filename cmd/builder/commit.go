@@ -138,6 +138,9 @@ func (e *env) commitImage(o commitOptions, s *store.Store, c supervisor.Containe
 	}
 	cc := &config.Config
 	cc.Env, cc.Entrypoint, cc.Cmd, cc.WorkingDir, cc.User = c.Spec.Env, c.Entrypoint, c.Cmd, c.Spec.Dir, c.Spec.User
+	if c.UserImplied {
+		cc.User = ""
+	}
 	cc.StopSignal, cc.Labels = c.StopSignal, maps.Clone(c.Labels)
 	cc.ExposedPorts = nil
 	for _, p := range c.Exposed {

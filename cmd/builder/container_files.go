@@ -21,7 +21,8 @@ import (
 // containerTree is the file system of a container as it is seen from outside.
 type containerTree struct {
 	root    *os.File        // what its "/" is
-	ids     container.IDMap // by which root shows owners
+	shown   container.IDMap // by which root shows owners
+	ids     container.IDMap // by which the tree that was located last does
 	c       supervisor.Container
 	records supervisor.Records
 	release func()
@@ -33,7 +34,7 @@ type containerTree struct {
 func openContainer(ctx context.Context, records supervisor.Records, rfs *rootfs.RootFS, c supervisor.Container, write bool) (*containerTree, error) {
 	t := &containerTree{c: c, records: records, release: func() {}}
 	if !supervisor.ShowsOwners() {
-		t.ids = c.Spec.IDs
+		t.shown = c.Spec.IDs
 	}
 	if c.State.Alive() {
 		root, err := os.OpenFile("/proc/"+strconv.Itoa(c.State.Pid)+"/root", sys.PathOnly, 0)
@@ -41,7 +42,7 @@ func openContainer(ctx context.Context, records supervisor.Records, rfs *rootfs.
 			root.Close()
 			err = fmt.Errorf("container %s has just ended", c.Name)
 		}
-		t.root, t.ids = root, c.Spec.IDs
+		t.root, t.shown = root, c.Spec.IDs
 		return t, err
 	}
 	lock, err := records.Hold(c.Config)
@@ -75,6 +76,7 @@ func (t *containerTree) close() {
 // is in the tree that is returned, which the caller closes.
 func (t *containerTree) locate(name string) (root *os.File, inside string, readOnly bool, err error) {
 	name = path.Clean("/" + name)
+	t.ids = t.shown
 	if t.c.State.Alive() {
 		root, err = sys.OpenInRoot(t.root, "/", sys.PathOnly, 0)
 		return root, name, false, err
@@ -99,7 +101,9 @@ func (t *containerTree) locate(name string) (root *os.File, inside string, readO
 			return nil, "", false, err
 		}
 		source = vol.Dir
+		t.showPlain(m, vol.Device != "")
 	case supervisor.MountBind:
+		t.showPlain(m, true)
 	default:
 		return nil, "", false, fmt.Errorf("%s is in a mount of type %s, which is there only while the container runs", name, m.Type)
 	}
@@ -116,6 +120,14 @@ func (t *containerTree) locate(name string) (root *os.File, inside string, readO
 		base = sub
 	}
 	return base, "/" + strings.TrimPrefix(strings.TrimPrefix(name, m.Target), "/"), m.ReadOnly, nil
+}
+
+// showPlain says how a mount of a container that doesn't run will show owners: of
+// a directory of the machine as they are, so that the container's are others there.
+func (t *containerTree) showPlain(m supervisor.Mount, machine bool) {
+	if machine && !m.MapOwners {
+		t.ids = t.c.Spec.IDs
+	}
 }
 
 // upperDir is what a container has written.

@@ -149,8 +149,14 @@ func (e *env) createContainer(ctx context.Context, o *createOptions, name string
 		}
 	}
 	lock, err = records.Create(&c, func(dir string) error {
-		_, err := rfs.Snapshots().Prepare(ctx, below, dir)
-		return err
+		active, err := rfs.Snapshots().Prepare(ctx, below, dir)
+		if err != nil || below != "" || owners == nil {
+			return err
+		}
+		// There is nothing that says whose "/" is.
+		uid, _ := owners.UID(0)
+		gid, _ := owners.GID(0)
+		return os.Chown(active.Upper(), int(uid), int(gid))
 	})
 	if err != nil {
 		return c, nil, errors.Join(err, records.RemoveVolumes(c))

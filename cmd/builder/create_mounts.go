@@ -203,9 +203,7 @@ func parseVolume(text string) (mountRequest, error) {
 				return m, fmt.Errorf("%s is for paths of this machine", opt)
 			}
 		case "idmap":
-			if m.MapOwners = true; m.Type != supervisor.MountBind {
-				return m, errors.New("idmap is for paths of this machine: volumes are always mounted so")
-			}
+			m.MapOwners = true // volumes that are no directory of the machine are always mounted so
 		case "rbind":
 		case "bind":
 			m.NonRecursive = true
@@ -254,7 +252,6 @@ func parseMount(text string) (mountRequest, error) {
 			only[key] = supervisor.MountBind
 		case "idmap":
 			m.MapOwners, err = flag()
-			only[key] = supervisor.MountBind
 		case "bind-recursive":
 			switch value {
 			case "enabled", "writable", "readonly":

@@ -47,29 +47,29 @@ type usernsChoice struct {
 // apply has a container be so.
 func (u usernsChoice) apply(c *supervisor.Config) {
 	c.Spec.IDs, c.ChooseIDs, c.Join.User, c.UserNSMode = u.ids, u.choose, u.join, u.mode
-	if c.Spec.User == "" {
-		c.Spec.User = u.user
+	if c.Spec.User == "" && u.user != "" {
+		c.Spec.User, c.UserImplied = u.user, true
 	}
 }
 
 // choice reads the flags; flag names the one that is wrong.
 func (f *usernsFlags) choice(records supervisor.Records) (u usernsChoice, flag string, err error) {
-	mapped, err := f.maps()
+	mapped, flag, err := f.maps()
 	if err != nil {
-		return u, "uidmap", err
+		return u, flag, err
 	}
-	mode, options, _ := strings.Cut(f.userns, ":")
+	mode, options, _ := strings.Cut(cmp.Or(f.userns, "host"), ":")
+	if options != "" && (mode == "host" || mode == "private" || mode == "nomap") {
+		return u, "userns", fmt.Errorf("%q: %s has no options", f.userns, mode)
+	}
 	if !mapped.IsZero() && mode == "host" {
 		mode = "private"
 	}
-	if mode == "" || mode == "host" {
+	if mode == "host" {
 		return u, "", nil
 	}
 	if u.mode = f.userns; mode == "private" {
 		u.mode = mode
-	}
-	if options != "" && (mode == "private" || mode == "nomap") {
-		return u, "userns", fmt.Errorf("%q: %s has no options", f.userns, mode)
 	}
 	if !mapped.IsZero() && mode != "private" {
 		return u, "userns", fmt.Errorf("%q goes with none of --uidmap, --gidmap, --subuidname and --subgidname", f.userns)
@@ -104,7 +104,7 @@ func (f *usernsFlags) choice(records supervisor.Records) (u usernsChoice, flag s
 		if other.Spec.IDs.IsZero() {
 			return usernsChoice{}, "", nil // it has the machine's too
 		}
-		u.ids, u.join = other.Spec.IDs, cmp.Or(other.Join.User, other.ID)
+		u.ids, u.join = other.Spec.IDs, other.ID
 	default:
 		return u, "userns", fmt.Errorf("%q is not supported: there are host, auto, keep-id, nomap, private and container:NAME", f.userns)
 	}
@@ -190,16 +190,19 @@ func diskOwners(ids container.IDMap) rootfs.Owners {
 }
 
 // maps are the ids that are given one by one or by name.
-func (f *usernsFlags) maps() (m container.IDMap, err error) {
+func (f *usernsFlags) maps() (m container.IDMap, flag string, err error) {
+	if f.subUIDName+f.subGIDName != "" && sys.InUserNamespace() {
+		return m, "subuidname", errors.New("this needs the machine's root: an ordinary user's namespace has ids of its own, which --uidmap takes")
+	}
 	if m.UIDs, err = idRanges(f.uidMap, f.subUIDName, "/etc/subuid"); err != nil {
-		return m, err
+		return m, "uidmap", err
 	}
 	groupName := f.subGIDName
 	if groupName == "" && len(f.gidMap) == 0 {
 		groupName = f.subUIDName
 	}
 	if m.GIDs, err = idRanges(f.gidMap, groupName, "/etc/subgid"); err != nil {
-		return m, err
+		return m, "gidmap", err
 	}
 	switch {
 	case len(m.UIDs) == 0:
@@ -207,7 +210,7 @@ func (f *usernsFlags) maps() (m container.IDMap, err error) {
 	case len(m.GIDs) == 0:
 		m.GIDs = m.UIDs
 	}
-	return m, nil
+	return m, "", nil
 }
 
 // idRanges reads ranges, or finds those of a name in a file of subuid(5).
@@ -318,9 +321,9 @@ func (a autoIDs) choose(taken []container.IDMap) (m container.IDMap, err error) 
 	return m, m.Check()
 }
 
-// The ids that containers are given where nobody has said which: nobody's, by
-// the habits of distributions and of systemd ("Users, Groups, UIDs and GIDs on
-// systemd Systems").
+// The ids that containers are given where nobody has said which. They are in the
+// range that systemd leaves to containers, far from where its own begin ("Users,
+// Groups, UIDs and GIDs on systemd Systems").
 const (
 	firstFreeID = 1 << 30
 	freeIDs     = 1879048192 - firstFreeID

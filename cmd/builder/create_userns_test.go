@@ -200,7 +200,8 @@ func TestUserNSFlags(t *testing.T) {
 		"--userns container:ghost":                 "no such container",
 		"--uidmap 0:700000:10 --user 20":           "user 20 is none of the container's user namespace",
 		"--uidmap 0:700000:10 --tmpfs /x:uid=20":   "owner 20:0 is none",
-		"--uidmap 0:700000:10 -v here:/x:idmap":    "idmap is for paths of this machine",
+		"--userns host:x":                          "host has no options",
+		"--gidmap 0:1:x":                           "--gidmap",
 		"--uidmap 0:700000:10 --group-add 4000000": "group 4000000 is none",
 	} {
 		w.fails(125, []string{word}, append(append([]string{"run", "--rm", "--network", "none"}, strings.Fields(flags)...), show...)...)
@@ -246,5 +247,82 @@ func TestAutoIDs(t *testing.T) {
 	}
 	if pool[0].Outside != 100 || pool[0].Size != 10 {
 		t.Error("the pool was changed")
+	}
+}
+
+// TestUserNSMounts has mounts that belong to the machine, to the container and to
+// both, and paths inside of them that are made.
+func TestUserNSMounts(t *testing.T) {
+	w := newBench(t)
+	t.Cleanup(func() { w.run("rm", "-f", "-a") })
+	owner := func(name string) string {
+		t.Helper()
+		var st syscall.Stat_t
+		if err := syscall.Lstat(filepath.Join(w.dir, name), &st); err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprintf("%d:%d", st.Uid, st.Gid)
+	}
+	for _, d := range []string{"machine", "volume"} {
+		if err := os.Mkdir(filepath.Join(w.dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// A volume that is a directory of the machine is shown as that.
+	w.ok("volume", "create", "-o", "type=none", "-o", "o=bind", "-o", "device="+filepath.Join(w.dir, "volume"), "outer")
+	run := func(args ...string) string {
+		t.Helper()
+		return w.ok(append([]string{"run", "--rm", "--userns", "auto", "--network", "none"}, args...)...)
+	}
+	if out := run("-v", "outer:/v", "test/base", "sh", "-c", "stat -c %u /v; touch /v/x || echo no"); out != "65534\nno\n" {
+		t.Errorf("a volume that is a directory of the machine: %q", out)
+	}
+	if out := run("-v", "outer:/v:idmap", "test/base", "sh", "-c", "stat -c %u /v; touch /v/x || echo no"); out != "0\n" || owner("volume/x") != "0:0" {
+		t.Errorf("with idmap: %q", out)
+	}
+	// A working directory is made by the container's root.
+	for _, m := range []string{"-v vol:/data", "--tmpfs /data", "-v " + filepath.Join(w.dir, "machine") + ":/data:idmap"} {
+		if out := run(append(strings.Fields(m), "-w", "/data/sub/dir", "test/base", "sh", "-c", "pwd; stat -c %u . ; touch x")...); out != "/data/sub/dir\n0\n" {
+			t.Errorf("in %s it is %q", m, out)
+		}
+	}
+	if r := w.run("run", "--rm", "--userns", "auto", "--network", "none", "-v", filepath.Join(w.dir, "machine")+":/data", "-w", "/data/other", "test/base", "true"); r.code == 0 {
+		t.Error("a working directory is made in a directory of the machine")
+	}
+	// A mount point in a directory of the machine is the machine's.
+	run("-v", filepath.Join(w.dir, "machine")+":/m", "--tmpfs", "/m/a/b", "test/base", "true")
+	if o := owner("machine/a"); o != "0:0" {
+		t.Errorf("a mount point in a directory of the machine is %s's", o)
+	}
+	// A container that has the machine's root takes no ids from others.
+	w.ok("create", "--userns", "keep-id", "test/base", "true")
+	run("test/base", "true")
+	// A directory of the machine looks the same to cp, whether it runs or not.
+	w.write("file", "x\n")
+	w.ok("run", "-d", "--name", "cc", "--userns", "auto", "--network", "none", "-v", filepath.Join(w.dir, "machine")+":/m", "test/base", "sleep", "1000")
+	w.ok("cp", "file", "cc:/m/running")
+	w.ok("stop", "-t", "0", "cc")
+	w.ok("cp", "file", "cc:/m/stopped")
+	if a, b := owner("machine/running"), owner("machine/stopped"); a != b || strings.HasPrefix(a, "0:") {
+		t.Errorf("copied while it runs it is %s's, else %s's", a, b)
+	}
+	// What belongs to nobody there is shown so.
+	if out := run("--device", "/dev/null:/dev/own", "test/base", "stat", "-c", "%u", "/dev/own"); out != "0\n" {
+		t.Errorf("a device is %q", out)
+	}
+	// Both streams go to one file in order.
+	w.write("Dockerfile", "FROM test/base\n")
+	log, err := os.OpenFile(filepath.Join(w.dir, "log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	cmd := w.command("run", "--rm", "-u", "1000", "--network", "none", "test/base", "sh", "-c", "for i in 1 2 3 4 5 6 7 8 9; do echo o$i; echo e$i >&2; done; echo end > /dev/stdout")
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Run(); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := os.ReadFile(log.Name()); err != nil || string(text) != "o1\ne1\no2\ne2\no3\ne3\no4\ne4\no5\ne5\no6\ne6\no7\ne7\no8\ne8\no9\ne9\nend\n" {
+		t.Errorf("the file has %q (%v)", text, err)
 	}
 }

@@ -284,7 +284,7 @@ func (e *KeptError) Hint() string {
 // returns the failure with a hint of it; keeping is no reason to fail otherwise.
 func (r *runner) keep(ctx context.Context, s *step, active snapshot.Active, err error) error {
 	var out *outputError
-	var hinted interface{ Hint() string } // it is known what is missing
+	var hinted interface{ Hint() string }      // it is known what is missing
 	noWay := r.env.RootFS.Snapshots().Copies() // to open it: that takes a container
 	if !errors.As(err, &out) || errors.As(err, &hinted) || ctx.Err() != nil || noWay {
 		return errors.Join(err, discard(active))

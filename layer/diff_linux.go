@@ -206,6 +206,9 @@ func (p *planner) put(e *entry) error {
 	if h.uid, h.gid, err = ownerIn(p.opts.Owners, e.stat.Uid, e.stat.Gid); err != nil {
 		return pathError("write", e.path, err)
 	}
+	if p.opts.Owners != nil {
+		h.xattrs = capabilitiesIn(p.opts.Owners, h.xattrs)
+	}
 	h.mtime = p.opts.clamp(h.mtime)
 	switch e.stat.Mode & unix.S_IFMT {
 	case unix.S_IFREG:

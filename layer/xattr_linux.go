@@ -3,6 +3,7 @@
 package layer
 
 import (
+	"encoding/binary"
 	"errors"
 	"os"
 	"slices"
@@ -204,4 +205,30 @@ func (r *attrReader) mark(dirFD int, name, mark, prefix string, a *attrs) error 
 		return errRedirect
 	}
 	return nil // origin, impure, nlink and the like say nothing about the contents
+}
+
+// capabilitiesIn turns a capability of a user namespace's root, as a container in one
+// has set it (capabilities(7), "Namespaced file capabilities"), into one of root.
+func capabilitiesIn(o Owners, list []xattr) []xattr {
+	const (
+		sizeV3    = 24 // the last four bytes are whose root is meant
+		revisions = 0xff000000
+		revision2 = 0x02000000
+		revision3 = 0x03000000
+	)
+	out := slices.Clone(list)
+	for i, x := range out {
+		value := []byte(x.value)
+		if x.name != attrCapability || len(value) != sizeV3 {
+			continue
+		}
+		magic := binary.LittleEndian.Uint32(value)
+		root, ok := o.UID(binary.LittleEndian.Uint32(value[sizeV3-4:]))
+		if magic&revisions != revision3 || !ok || root != 0 {
+			continue
+		}
+		binary.LittleEndian.PutUint32(value, magic&^revisions|revision2)
+		out[i].value = string(value[:sizeV3-4])
+	}
+	return out
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -80,6 +81,9 @@ func (m *mounter) close(f *os.File) *os.File {
 // all makes mounts, those above others first.
 func (m *mounter) all(ctx context.Context, specs []mountSpec) ([]mount.Mount, error) {
 	slices.SortStableFunc(specs, func(a, b mountSpec) int { return strings.Compare(a.Target, b.Target) })
+	if err := m.lockCaches(ctx, specs); err != nil {
+		return nil, err
+	}
 	var out []mount.Mount
 	for _, spec := range specs {
 		made, err := m.mount(ctx, spec)
@@ -114,33 +118,74 @@ func (m *mounter) mount(ctx context.Context, spec mountSpec) (made mount.Mount, 
 	return made, err
 }
 
+// lockCaches opens the caches of a step that can be in one place only, where nothing
+// is mounted: in an order that is the same for all, as others wait for them.
+func (m *mounter) lockCaches(ctx context.Context, specs []mountSpec) error {
+	if !m.env.RootFS.Snapshots().Copies() {
+		return nil
+	}
+	caches := map[string]mountSpec{}
+	for _, spec := range specs {
+		if spec.Type != "cache" {
+			continue
+		}
+		if _, twice := caches[spec.Cache]; twice {
+			return fmt.Errorf("%s: a cache can't be in two places where nothing can be mounted", spec)
+		}
+		if spec.Sharing == cache.SharingShared {
+			spec.Sharing = cache.SharingLocked
+		}
+		caches[spec.Cache] = spec
+	}
+	for _, name := range slices.Sorted(maps.Keys(caches)) {
+		if _, err := m.useCache(ctx, caches[name]); err != nil {
+			return fmt.Errorf("%s: %w", caches[name], err)
+		}
+	}
+	return nil
+}
+
+// useCache opens a cache unless the step has it already, and returns its
+// directory.
+func (m *mounter) useCache(ctx context.Context, spec mountSpec) (string, error) {
+	if name, used := m.caches[spec.Cache]; used {
+		return name, nil
+	}
+	c, err := m.env.Cache.OpenMount(ctx, spec.Cache, spec.Sharing, func() { m.wait(spec.Cache) })
+	if err != nil {
+		return "", err
+	}
+	m.undo = append(m.undo, c.Release)
+	if m.caches == nil {
+		m.caches = map[string]string{}
+	}
+	m.caches[spec.Cache] = c.Dir
+	if !c.Fresh || spec.fill == nil {
+		return c.Dir, nil
+	}
+	dir, err := os.Open(c.Dir)
+	if err != nil {
+		return "", err
+	}
+	defer dir.Close()
+	if err := spec.fill(dir); err != nil {
+		return "", errors.Join(err, os.RemoveAll(c.Dir))
+	}
+	return c.Dir, nil
+}
+
 // openCache opens what is shown of a cache mount. A step that mounts a cache
 // twice has it once.
 func (m *mounter) openCache(ctx context.Context, spec mountSpec) (*os.File, error) {
-	name, used := m.caches[spec.Cache]
-	fresh := false
-	if !used {
-		c, err := m.env.Cache.OpenMount(ctx, spec.Cache, spec.Sharing, func() { m.wait(spec.Cache) })
-		if err != nil {
-			return nil, err
-		}
-		m.undo = append(m.undo, c.Release)
-		name, fresh = c.Dir, c.Fresh
-		if m.caches == nil {
-			m.caches = map[string]string{}
-		}
-		m.caches[spec.Cache] = name
+	name, err := m.useCache(ctx, spec)
+	if err != nil {
+		return nil, err
 	}
 	dir, err := os.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer dir.Close()
-	if fresh && spec.fill != nil {
-		if err := spec.fill(dir); err != nil {
-			return nil, errors.Join(err, os.RemoveAll(name))
-		}
-	}
 	sub, err := openPath(dir, spec.Source)
 	if err != nil {
 		return nil, err

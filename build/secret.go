@@ -146,7 +146,11 @@ func (m *mounter) openSecret(spec mountSpec, made *mount.Mount) error {
 // mount.
 func (m *mounter) hide(spec mountSpec, made *mount.Mount, create func(name string) error) error {
 	if !sys.MayMount() {
-		return errors.New("it needs a file system in memory, and nothing can be mounted here; a secret can be a variable: env=NAME")
+		why := "it needs a file system in memory, and nothing can be mounted here"
+		if spec.Type == "secret" {
+			why += "; a secret can be a variable: env=NAME"
+		}
+		return errors.New(why)
 	}
 	fs := mount.FS{Type: "tmpfs", Options: []mount.Option{{Key: "mode", Value: "0711"}, {Key: "noswap"}}}
 	dir, err := fs.Open()

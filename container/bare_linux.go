@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -221,8 +223,18 @@ func (s *bareStep) fillTree() error {
 		}
 		f.Close()
 	}
+	if s.mounted("/dev") || s.mounted("/proc") || s.mounted("/sys") {
+		return errors.New("nothing can be mounted on /dev, /proc and /sys here")
+	}
 	if err := s.tree.put("/dev", s.makeBareDev); err != nil {
 		return fmt.Errorf("/dev: %w", err)
+	}
+	for _, name := range []string{"/proc", "/sys"} {
+		// What the image has there is not to be seen, nor what a step makes there
+		// to be kept.
+		if err := s.tree.put(name, func(at string) error { return makeDirAt(at, 0o555) }); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
 	}
 	files, err := etcFiles(s.spec, s.hostname)
 	if err != nil {
@@ -233,7 +245,9 @@ func (s *bareStep) fillTree() error {
 		if s.mounted(name) {
 			continue
 		}
-		if err := s.tree.put(name, func(at string) error { return os.WriteFile(at, f.content, 0o644) }); err != nil {
+		if err := s.tree.put(name, func(at string) error {
+			return errors.Join(os.WriteFile(at, f.content, 0o644), os.Chmod(at, 0o644))
+		}); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
@@ -247,7 +261,7 @@ func (s *bareStep) fillTree() error {
 
 // makeBareDev makes a /dev with the usual nodes.
 func (s *bareStep) makeBareDev(at string) error {
-	if err := os.Mkdir(at, 0o755); err != nil {
+	if err := makeDirAt(at, 0o755); err != nil {
 		return err
 	}
 	dir, err := os.Open(at)
@@ -266,6 +280,11 @@ func (s *bareStep) makeBareDev(at string) error {
 	return os.Chmod(at+"/shm", 0o777|os.ModeSticky)
 }
 
+// makeDirAt makes a directory, whatever the umask.
+func makeDirAt(at string, mode os.FileMode) error {
+	return errors.Join(os.Mkdir(at, mode), os.Chmod(at, mode))
+}
+
 // writeBare makes the child's program.
 func (s *bareStep) writeBare() {
 	pr := &s.prog
@@ -280,16 +299,17 @@ func (s *bareStep) writeBare() {
 func (s *bareStep) carryOut(ctx context.Context) error {
 	runtime.LockOSThread() // its death is what PR_SET_PDEATHSIG means
 	defer runtime.UnlockOSThread()
-	if err := sys.AdoptOrphans(); err != nil {
+	others := foreign()
+	if err := sys.AdoptOrphans(true); err != nil {
 		s.give()
 		return setupError("adopt orphans", err)
 	}
+	defer func() { _ = sys.AdoptOrphans(false) }()
 	pid, err := s.prog.spawn(s.errfd, s.io.child[:], nil)
 	if err != nil {
 		s.give()
 		return &StartError{Err: err, Code: codeSetup}
 	}
-	defer killOrphans()
 	kill := func() { _ = unix.Kill(pid, unix.SIGKILL) }
 	stop := context.AfterFunc(ctx, kill)
 	s.release()
@@ -298,13 +318,19 @@ func (s *bareStep) carryOut(ctx context.Context) error {
 		kill()
 		reapFirst(pid)
 		s.io.closeAll()
-		return err
+		if cause := context.Cause(ctx); cause != nil {
+			return setupError("start container", cause)
+		}
+		return joinNonNil(err, killOrphans(others))
 	}
 	s.io.started()
 	endOutputs := s.copyOutputs()
 	status := reapFirst(pid)
 	killed := !stop()
-	killOrphans() // else they hold the streams
+	// Else they hold the streams.
+	if err := killOrphans(others); err != nil {
+		return joinNonNil(exitError(status, func() bool { return false }), err)
+	}
 	err = joinNonNil(s.io.wait(), endOutputs())
 	s.io.endInput()
 	if cause := context.Cause(ctx); killed && cause != nil {
@@ -313,22 +339,54 @@ func (s *bareStep) carryOut(ctx context.Context) error {
 	return joinNonNil(exitError(status, func() bool { return false }), err)
 }
 
-// killOrphans ends what a step has left: the children of this process that are
-// in sessions of their own, which what it starts itself is not.
-func killOrphans() {
+// orphan is a process, by its number and start.
+type orphan struct {
+	pid   int
+	start uint64
+}
+
+// foreign are the children of this process that are in sessions of their own, which
+// what it starts itself is not: a step and what has lost its parent.
+func foreign() map[orphan]bool {
+	out := map[orphan]bool{}
 	own, err := unix.Getsid(0)
 	if err != nil {
-		return
+		return out
 	}
-	for again := true; again; {
-		again = false
-		for _, pid := range children() {
-			if sid, err := unix.Getsid(pid); err != nil || sid == own {
+	for _, pid := range children() {
+		if sid, err := unix.Getsid(pid); err == nil && sid != own {
+			out[orphan{pid, StartTime(pid)}] = true
+		}
+	}
+	return out
+}
+
+// mostKills is how long the end of what a step has left is waited for.
+const mostKills = 10 * time.Second
+
+// killOrphans ends what a step has left: the foreign children but for the others
+// that were there before it.
+func killOrphans(others map[orphan]bool) error {
+	for begun := time.Now(); ; time.Sleep(time.Millisecond) {
+		left := 0
+		all := foreign()
+		for o := range all {
+			if !others[o] {
+				_ = unix.Kill(o.pid, unix.SIGKILL)
+			}
+		}
+		for o := range all {
+			if others[o] {
 				continue
 			}
-			_ = unix.Kill(pid, unix.SIGKILL)
-			reapFirst(pid)
-			again = true // its children are this process's now
+			left++ // its children are this process's then
+			_, _ = syscall.Wait4(o.pid, nil, syscall.WNOHANG, nil)
+		}
+		switch {
+		case left == 0:
+			return nil
+		case time.Since(begun) > mostKills:
+			return fmt.Errorf("%d processes that the step has left do not end", left)
 		}
 	}
 }
@@ -363,10 +421,13 @@ func children() (out []int) {
 // gives to a container's root.
 func MayRunBare() bool {
 	caps, _, err := ownCaps()
-	for _, c := range []int{unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_FSETID, unix.CAP_MKNOD, unix.CAP_SETFCAP, unix.CAP_SYS_CHROOT} {
+	for _, c := range []int{
+		unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_FSETID, unix.CAP_MKNOD, unix.CAP_SETFCAP, unix.CAP_SYS_CHROOT,
+		unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_SETPCAP, unix.CAP_KILL,
+	} {
 		if err != nil || !caps.has(c) {
 			return false
 		}
 	}
-	return os.Geteuid() == 0
+	return os.Geteuid() == 0 && !sys.InUserNamespace() // where there are no devices to be made
 }

@@ -85,7 +85,7 @@ func (t *bareTree) undo() error {
 	}
 	errs = append(errs, t.stubs.clean())
 	if t.aside != "" {
-		errs = append(errs, os.Remove(t.aside)) // which is empty
+		errs = append(errs, os.RemoveAll(t.aside)) // what is left in it nobody wants
 	}
 	return errors.Join(errs...)
 }
@@ -97,13 +97,16 @@ func (p *barePut) undo() error {
 		return err
 	}
 	at := sys.FDPath(p.parent) + "/" + p.name
-	var err error
 	if p.back != nil {
-		err = p.back()
+		if err := p.back(); err != nil {
+			return err // so it stays
+		}
 	}
-	err = errors.Join(err, os.RemoveAll(at))
+	err := os.RemoveAll(at)
 	if p.had != "" && err == nil {
-		err = os.Rename(p.had, at)
+		if err = unix.Rename(p.had, at); errors.Is(err, unix.ENOENT) {
+			err = os.RemoveAll(p.had) // the step has removed where it was
+		}
 	}
 	times := []unix.Timespec{now.Atim, now.Mtim}
 	if now.Mtim == p.after.Mtim {
@@ -145,10 +148,7 @@ func (t *bareTree) move(target string, dir *os.File) error {
 	if err != nil {
 		return err
 	}
-	err = t.put(target, func(at string) error { return os.Rename(from, at) })
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EXDEV) {
-		return fmt.Errorf("a cache has one place at a time here, and this one is in use: %w", err)
-	}
+	err = t.put(target, func(at string) error { return os.NewSyscallError("rename "+from, unix.Rename(from, at)) })
 	if err != nil {
 		return err
 	}
@@ -156,14 +156,15 @@ func (t *bareTree) move(target string, dir *os.File) error {
 	p.back = func() error {
 		at := sys.FDPath(p.parent) + "/" + p.name
 		now, err := os.OpenFile(at, unix.O_PATH|unix.O_NOFOLLOW, 0)
-		if err != nil {
-			return err
+		if err == nil {
+			same := sameInode(now, dir)
+			now.Close()
+			if same {
+				return os.NewSyscallError("rename "+from, unix.Rename(at, from))
+			}
 		}
-		defer now.Close()
-		if !sameInode(now, dir) {
-			return errors.New("the step has replaced a cache mount")
-		}
-		return os.Rename(at, from)
+		// The step has removed it, which it can't where it is mounted.
+		return os.Mkdir(from, 0o755)
 	}
 	return nil
 }

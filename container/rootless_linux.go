@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -172,13 +173,16 @@ func ProcIsMasked() bool {
 	}
 	for line := range strings.Lines(string(data)) {
 		f := strings.Fields(line)
-		// What is on an empty directory of the kernel's hides nothing.
-		if len(f) > 4 && strings.HasPrefix(f[4], "/proc/") && f[4] != "/proc/sys/fs/binfmt_misc" {
+		if len(f) > 4 && strings.HasPrefix(f[4], "/proc/") && !slices.Contains(emptyInProc, f[4]) {
 			return true
 		}
 	}
 	return false
 }
+
+// emptyInProc are the directories that the kernel has for mounts: what is there
+// hides nothing.
+var emptyInProc = []string{"/proc/sys/fs/binfmt_misc", "/proc/fs/nfsd", "/proc/openprom"}
 
 // machineFS mounts the machine's /proc or /sys, which can't be changed by who is
 // not its root.

@@ -45,7 +45,7 @@ func Diff(ctx context.Context, w io.Writer, upper Upper, opts Options) (Layer, e
 		return Layer{}, err
 	}
 	defer root.Close()
-	tree := &walker{root: int(root.Fd()), prefix: overlayPrefix(upper.UserXattr)}
+	tree := &walker{root: int(root.Fd()), prefix: overlayPrefix(upper.UserXattr), elsewhere: upper.Elsewhere}
 	if opts.Whole {
 		upper.Lower = nil
 	}

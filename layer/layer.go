@@ -139,6 +139,9 @@ type Upper struct {
 	// the mount option userxattr writes them, rather than from
 	// trusted.overlay.*.
 	UserXattr bool
+	// Elsewhere says that files may have names outside of Dir, so that how many
+	// they have says nothing.
+	Elsewhere bool
 }
 
 // mediaType is the OCI media type of a layer blob.

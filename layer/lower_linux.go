@@ -70,7 +70,7 @@ func (l *lister) compare(e *entry, opaque bool) (bool, error) {
 	if e.dir == nil {
 		// Below an opaque directory nothing was copied up: a file with
 		// several names was made with them, and keeps them.
-		return !same || e.from.whole && e.stat.Nlink > 1, nil
+		return !same || e.from.whole && e.stat.Nlink > 1 && !l.w.elsewhere, nil
 	}
 	e.same = same
 	e.dir.whole = opaque || e.from.whole

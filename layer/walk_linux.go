@@ -24,13 +24,14 @@ import (
 // waited for is always the one worked on first; how far they run ahead is
 // bounded by the number of entries.
 type walker struct {
-	root   int    // descriptor of the tree
-	lower  []int  // of the directories below it, topmost first
-	prefix string // of the overlay marks that count in tree and lower, or ""
-	users  bool   // keep user.* attributes
-	below  string // the directory of the layer that the tree is put into, or ""
-	noAt   atomic.Bool
-	atime  atomic.Bool // O_NOATIME is not allowed
+	root      int    // descriptor of the tree
+	lower     []int  // of the directories below it, topmost first
+	prefix    string // of the overlay marks that count in tree and lower, or ""
+	elsewhere bool   // files may have names outside of the tree
+	users     bool   // keep user.* attributes
+	below     string // the directory of the layer that the tree is put into, or ""
+	noAt      atomic.Bool
+	atime     atomic.Bool // O_NOATIME is not allowed
 
 	mu      sync.Mutex
 	changed sync.Cond

@@ -20,7 +20,7 @@ import (
 // upper is what a container has written to dir, its upper directory, on top of
 // a snapshot.
 func (r *RootFS) upper(ctx context.Context, dir string, parent snapshot.ID) (layer.Upper, error) {
-	u := layer.Upper{Dir: dir, UserXattr: r.snapshots.UserXattr()}
+	u := layer.Upper{Dir: dir, UserXattr: r.snapshots.UserXattr(), Elsewhere: r.snapshots.Copies()}
 	if parent == "" {
 		return u, nil
 	}

@@ -76,7 +76,7 @@ func (r *RootFS) Tar(ctx context.Context, w io.Writer, a snapshot.Active) error 
 	if err := a.Settle(); err != nil {
 		return err
 	}
-	upper := layer.Upper{Dir: a.Upper(), UserXattr: r.snapshots.UserXattr()}
+	upper := layer.Upper{Dir: a.Upper(), UserXattr: r.snapshots.UserXattr(), Elsewhere: r.snapshots.Copies()}
 	_, err := layer.Diff(ctx, w, upper, layer.Options{Compression: layer.Uncompressed})
 	return err
 }
@@ -87,7 +87,7 @@ func (r *RootFS) TarDiff(ctx context.Context, w io.Writer, id snapshot.ID) error
 	if err != nil {
 		return err
 	}
-	_, err = layer.Diff(ctx, w, layer.Upper{Dir: upper, Lower: lower, UserXattr: r.snapshots.UserXattr()}, layer.Options{Compression: layer.Uncompressed})
+	_, err = layer.Diff(ctx, w, layer.Upper{Dir: upper, Lower: lower, UserXattr: r.snapshots.UserXattr(), Elsewhere: r.snapshots.Copies()}, layer.Options{Compression: layer.Uncompressed})
 	return err
 }
 
@@ -123,7 +123,7 @@ func (r *RootFS) diff(ctx context.Context, id snapshot.ID, opts layer.Options) (
 		return layer.Layer{}, err
 	}
 	defer w.Abort()
-	l, err := layer.Diff(ctx, w.File(), layer.Upper{Dir: upper, Lower: lower, UserXattr: r.snapshots.UserXattr()}, opts)
+	l, err := layer.Diff(ctx, w.File(), layer.Upper{Dir: upper, Lower: lower, UserXattr: r.snapshots.UserXattr(), Elsewhere: r.snapshots.Copies()}, opts)
 	if err != nil {
 		return l, err
 	}

@@ -112,17 +112,25 @@ func (o *Overlay) temporary(beside string) (string, error) {
 }
 
 // viewCopied makes a tree of links to committed snapshots, in a directory of
-// this process.
-func (o *Overlay) viewCopied(layers []string) (*os.File, error) {
-	dir, err := o.temporary(o.root)
-	if err != nil {
-		return nil, err
+// this process, once.
+func (o *Overlay) viewCopied(id ID, layers []string) (*os.File, error) {
+	o.viewMu.Lock()
+	defer o.viewMu.Unlock()
+	if o.views[id] == "" {
+		dir, err := o.temporary(o.root)
+		if err != nil {
+			return nil, err
+		}
+		t, err := merge(layers, filepath.Join(dir, mergedDir), true)
+		if err != nil {
+			return nil, err
+		}
+		if o.views == nil {
+			o.views = map[ID]string{}
+		}
+		o.views[id] = t.dir
 	}
-	t, err := merge(layers, filepath.Join(dir, mergedDir), true)
-	if err != nil {
-		return nil, err
-	}
-	return os.OpenFile(t.dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+	return os.OpenFile(o.views[id], unix.O_PATH|unix.O_DIRECTORY, 0)
 }
 
 // Settle implements [Active].
@@ -134,7 +142,7 @@ func (a *activeOverlay) Settle() error {
 	for _, id := range a.parents {
 		lower = append(lower, a.o.fs(id))
 	}
-	s := &settler{tree: a.merged, upper: a.Upper(), files: map[uint64]string{}, made: map[string]bool{}}
+	s := &settler{tree: a.merged, upper: a.Upper(), dirs: map[string]uint64{}, files: map[uint64]string{}, made: map[string]bool{}, all: a.merged.clockWentBack()}
 	err := s.dir("", lower)
 	if err == nil {
 		err = s.finish()
@@ -142,6 +150,7 @@ func (a *activeOverlay) Settle() error {
 	if err != nil {
 		return fmt.Errorf("find what has changed: %w", err)
 	}
+	a.merged.dirs = s.dirs
 	return a.merged.settle()
 }
 
@@ -149,6 +158,8 @@ func (a *activeOverlay) Settle() error {
 type settler struct {
 	tree  *mergedTree
 	upper string
+	dirs  map[string]uint64 // what tree.dirs will be
+	all   bool              // change times say nothing
 	files map[uint64]string // files of several names that were copied
 	made  map[string]bool   // directories of upper that have got something
 }
@@ -161,6 +172,7 @@ func (s *settler) dir(path string, lower []string) error {
 	if err := unix.Lstat(at, &st); err != nil {
 		return &fs.PathError{Op: "stat", Path: at, Err: err}
 	}
+	s.dirs[path] = st.Ino
 	entries, err := os.ReadDir(at)
 	if err != nil {
 		return err
@@ -175,7 +187,7 @@ func (s *settler) dir(path string, lower []string) error {
 			return err
 		}
 	}
-	if !s.tree.changed(&st) {
+	if !s.changed(&st) {
 		return nil
 	}
 	// Only here can something be gone.
@@ -184,6 +196,9 @@ func (s *settler) dir(path string, lower []string) error {
 	}
 	return s.hide(path, there, lower)
 }
+
+// changed says whether a file may have changed since the tree settled.
+func (s *settler) changed(st *unix.Stat_t) bool { return s.all || s.tree.changed(st) }
 
 // entry looks at one entry of a directory that was there before.
 func (s *settler) entry(path string, lower []string) error {
@@ -201,7 +216,7 @@ func (s *settler) entry(path string, lower []string) error {
 		return s.dir(path, dirs)
 	case isDir(&st):
 		return s.fresh(path, lower)
-	case !s.tree.changed(&st):
+	case !s.changed(&st):
 		return nil
 	}
 	if err := s.parents(filepath.Dir(path)); err != nil {
@@ -222,11 +237,6 @@ func (s *settler) fresh(path string, lower []string) error {
 	to := filepath.Join(s.upper, path)
 	if err := os.RemoveAll(to); err != nil {
 		return err
-	}
-	for known := range s.tree.dirs {
-		if known == path || len(known) > len(path) && known[:len(path)+1] == path+"/" {
-			delete(s.tree.dirs, known)
-		}
 	}
 	if err := s.copyDir(path); err != nil {
 		return err
@@ -269,12 +279,11 @@ func (s *settler) copyDir(path string) error {
 	if err := unix.Lstat(from, &st); err != nil {
 		return &fs.PathError{Op: "stat", Path: from, Err: err}
 	}
-	s.tree.dirs[path] = st.Ino
+	s.dirs[path] = st.Ino
 	return duplicate.Attributes(from, to)
 }
 
-// file copies a file to the upper directory. What a tar can't hold, as overlayfs
-// holds it, is left out.
+// file copies a file to the upper directory.
 func (s *settler) file(from, to string, st *unix.Stat_t) error {
 	if st.Nlink > 1 {
 		if first, ok := s.files[st.Ino]; ok {
@@ -313,7 +322,7 @@ func (s *settler) hide(path string, there map[string]bool, lower []string) error
 		if there[name] {
 			continue
 		}
-		if _, err := sys.MakeWhiteout(int(dir.Fd()), name, marks); err != nil && !errors.Is(err, unix.EEXIST) {
+		if _, err := sys.MakeWhiteout(int(dir.Fd()), name, marks); err != nil {
 			return &fs.PathError{Op: "make whiteout", Path: filepath.Join(dir.Name(), name), Err: err}
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -193,4 +194,43 @@ func viewOf(t *testing.T, o *snapshot.Overlay, id snapshot.ID) string {
 		t.Fatal(err)
 	}
 	return tarLines(t, b.Bytes())
+}
+
+// TestCopiesForgetDirectories holds that a directory which is gone isn't taken for
+// there when another one comes to its path, whose inode may have its number.
+func TestCopiesForgetDirectories(t *testing.T) {
+	testutil.Require(t, "root")
+	o, err := snapshot.NewCopies(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	top := snapshot.ID("")
+	for i, step := range []struct {
+		change func(root string) error
+		want   []string
+	}{
+		{func(root string) error { return os.MkdirAll(root+"/dir/sub", 0o755) }, []string{"", "dir", "dir/sub"}},
+		{func(root string) error { return os.RemoveAll(root + "/dir") }, []string{""}},
+		{func(root string) error { return os.MkdirAll(root+"/new/sub", 0o755) }, []string{"", "new", "new/sub"}},
+		{func(root string) error { return os.Rename(root+"/new", root+"/dir") }, []string{"", "dir", "dir/sub"}},
+	} {
+		active, err := o.Prepare(t.Context(), top, t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := active.Mount()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := step.change(sys.FDPath(m)); err != nil {
+			t.Fatal(err)
+		}
+		m.Close()
+		if top, err = active.Commit(t.Context(), ""); err != nil {
+			t.Fatal(err)
+		}
+		if got := o.KnownDirs(top); !slices.Equal(got, step.want) {
+			t.Errorf("after change %d it knows %q, want %q", i, got, step.want)
+		}
+	}
 }

@@ -6,13 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"builder/internal/duplicate"
+	"builder/internal/sys"
 )
 
 // Where nothing can be mounted, what overlayfs would show is put together as a
@@ -35,6 +38,8 @@ type mergedTree struct {
 	// since is when it was as the snapshot is: what has changed has a later
 	// change time, or that one.
 	since unix.Timespec
+	// booted is when the machine was started, by the clock of that time.
+	booted time.Time
 }
 
 // merger makes a tree.
@@ -72,7 +77,11 @@ func (t *mergedTree) settle() error {
 	if err := unix.Fstat(int(mark.Fd()), &first); err != nil {
 		return err
 	}
+	begun := time.Now()
 	for now = first; !after(now.Ctim, first.Ctim); time.Sleep(time.Millisecond) {
+		if time.Since(begun) > mostTick {
+			return errors.New("the file system of the state directory doesn't note when files change")
+		}
 		if err := mark.Chmod(0o600); err != nil {
 			return err
 		}
@@ -80,8 +89,20 @@ func (t *mergedTree) settle() error {
 			return err
 		}
 	}
-	t.since = now.Ctim
+	t.since, t.booted = now.Ctim, booted()
 	return nil
+}
+
+// mostTick is longer than any file system's clock takes for a step.
+const mostTick = 5 * time.Second
+
+// booted is when the machine was started, by its clock now.
+func booted() time.Time { return time.Now().Add(-sys.Uptime()).Round(0) }
+
+// clockWentBack says whether the machine's clock was set back since the tree settled,
+// so that what has changed may bear an earlier time.
+func (t *mergedTree) clockWentBack() bool {
+	return booted().Before(t.booted.Add(-5 * time.Millisecond))
 }
 
 // after says whether a is later than b.
@@ -170,7 +191,8 @@ func (m *merger) merge(path string, layers []string) error {
 	if err != nil {
 		return err
 	}
-	for name, from := range entries {
+	for _, name := range slices.Sorted(maps.Keys(entries)) {
+		from := entries[name]
 		var st unix.Stat_t
 		if err := unix.Lstat(from, &st); err != nil {
 			return &fs.PathError{Op: "stat", Path: from, Err: err}

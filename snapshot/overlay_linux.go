@@ -46,6 +46,8 @@ type Overlay struct {
 	mu     sync.Mutex
 	kept   []keptTree
 	usable func() error // see checkForm, once
+	viewMu sync.Mutex
+	views  map[ID]string
 }
 
 var _ Snapshotter = (*Overlay)(nil)
@@ -110,6 +112,11 @@ func (o *Overlay) checkForm() error {
 	}
 	return os.Remove(mark)
 }
+
+// Usable says why this process can't use the snapshots that there are: where
+// nothing can be mounted they have another form. It makes the directory one of its
+// own form if there are none.
+func (o *Overlay) Usable() error { return o.usable() }
 
 // SetTemp says how to make a directory that is gone when the process is, on the
 // snapshots' file system.
@@ -229,7 +236,7 @@ func (o *Overlay) ViewIn(_ context.Context, id ID, ns *mount.UserNS) (*os.File, 
 		return nil, fmt.Errorf("view snapshot: %w", err)
 	}
 	if o.copies {
-		return o.viewCopied(dirs)
+		return o.viewCopied(id, dirs)
 	}
 	// Without an upper directory overlayfs wants two lower ones.
 	empty := filepath.Join(o.root, emptyDir)
@@ -353,6 +360,9 @@ func (o *Overlay) Sweep() error {
 
 // Diff implements [Snapshotter].
 func (o *Overlay) Diff(_ context.Context, id ID) (string, []string, error) {
+	if err := o.usable(); err != nil {
+		return "", nil, err
+	}
 	dirs, err := o.lowers(id)
 	if err != nil {
 		return "", nil, err
@@ -462,7 +472,11 @@ func (a *activeOverlay) Commit(_ context.Context, id ID) (ID, error) {
 	if err := validID(id); err != nil {
 		return "", err
 	}
-	if err := errors.Join(a.Settle(), a.keepTree(id)); err != nil {
+	err := a.Settle()
+	if err == nil {
+		err = a.keepTree(id)
+	}
+	if err != nil {
 		return "", fmt.Errorf("commit snapshot: %w", err)
 	}
 	m := meta{Parents: a.parents, Created: time.Now().UTC(), Boot: sys.BootID(), Uptime: int64(sys.Uptime())}

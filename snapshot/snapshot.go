@@ -7,8 +7,9 @@
 //
 // A [Snapshotter] knows nothing of images or layers. What a committed snapshot
 // offers is one directory in overlayfs's own form (whiteouts are character
-// devices 0/0, opaque directories carry an attribute), which is the lower
-// directory of whatever is put on top of it.
+// devices 0/0, or files with an attribute where there can be none; opaque
+// directories carry an attribute), which is the lower directory of whatever is
+// put on top of it.
 package snapshot
 
 import (

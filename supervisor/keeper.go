@@ -80,7 +80,7 @@ type keeper struct {
 // the first is ready, or has ended. Where there is a keeper already it does
 // nothing.
 func Keep(r Records, command []string, ready *os.File, log func(string)) error {
-	if err := sys.AdoptOrphans(); err != nil {
+	if err := sys.AdoptOrphans(true); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(r.exitFile(0)), 0o700); err != nil {

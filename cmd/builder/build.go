@@ -163,6 +163,9 @@ func (e *env) openBuild(o *buildOptions) (*buildSession, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := rfs.Snapshots().Usable(); err != nil {
+		return nil, err
+	}
 	go rfs.Snapshots().SyncIfDirty()
 	mode := o.progress
 	if o.quiet {

@@ -29,6 +29,20 @@ FROM test/base
 COPY --from=second / /all
 `
 
+// copyOfSelf is builder, for a container to have.
+func copyOfSelf(t *testing.T) string {
+	t.Helper()
+	exe := filepath.Join(t.TempDir(), "builder")
+	self, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(exe, self, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return exe
+}
+
 // inside runs a command of builder in a container.
 func (w *workbench) inside(exe string, flags []string, script string) result {
 	args := append([]string{"run", "--rm", "--network", "none", "-v", exe + ":/builder:ro", "-v", w.dir + ":/here", "-w", "/here",
@@ -42,14 +56,7 @@ func (w *workbench) inside(exe string, flags []string, script string) result {
 func TestInsideContainer(t *testing.T) {
 	t.Setenv("SOURCE_DATE_EPOCH", "1000000000")
 	w := newBench(t)
-	exe := filepath.Join(t.TempDir(), "builder")
-	self, err := os.ReadFile("/proc/self/exe")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(exe, self, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	exe := copyOfSelf(t)
 	w.write("Dockerfile", insideDockerfile)
 	w.write("file", "data\n")
 	w.ok("save", "-o", filepath.Join(w.dir, "base.tar"), "test/base")
@@ -84,14 +91,7 @@ find $BUILDER_ROOT/snapshots $BUILDER_ROOT/blobs -type f ! -name ".*" >&2`
 // confinement, and tries to get out of the root of a step.
 func TestInsideRefused(t *testing.T) {
 	w := newBench(t)
-	exe := filepath.Join(t.TempDir(), "builder")
-	self, err := os.ReadFile("/proc/self/exe")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(exe, self, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	exe := copyOfSelf(t)
 	w.write("secret", "a secret of mine\n")
 	w.ok("save", "-o", filepath.Join(w.dir, "base.tar"), "test/base")
 	for dockerfile, word := range map[string]string{
@@ -128,5 +128,68 @@ RUN test -z "$(ls /proc)" && test -z "$(ls /sys)" && echo nothing
 	}
 	if !strings.Contains(r.stdout, " nothing\n") || !strings.Contains(r.stderr, "seccomp=unconfined") || r.code == 0 {
 		t.Errorf("code %d\n%s%s", r.code, r.stdout, r.stderr)
+	}
+}
+
+// TestInsideCaches has stages side by side use one cache, which can be in one place
+// at a time, and steps that do to it what can't be done to a mount.
+func TestInsideCaches(t *testing.T) {
+	w := newBench(t)
+	exe := copyOfSelf(t)
+	w.ok("save", "-o", filepath.Join(w.dir, "base.tar"), "test/base")
+	w.write("Dockerfile", `FROM test/base AS one
+RUN --mount=type=cache,id=x,target=/c --mount=type=cache,id=y,target=/d echo 1 >>/c/n; echo 1 >>/d/n; sleep 0.2
+FROM test/base AS two
+RUN --mount=type=cache,id=y,target=/c --mount=type=cache,id=x,target=/d echo 2 >>/c/n; echo 2 >>/d/n; sleep 0.2
+FROM test/base AS three
+RUN --mount=type=cache,id=x,target=/etc echo 3 >>/etc/n; sleep 0.2
+FROM test/base
+COPY --from=one /bin/sh /one
+COPY --from=two /bin/sh /two
+COPY --from=three /bin/sh /three
+RUN --mount=type=cache,id=x,target=/c --mount=type=cache,id=y,target=/d wc -l </c/n; wc -l </d/n; test -f /etc/passwd && echo all
+RUN --mount=type=cache,id=x,target=/c/deep rm -rf /c || true
+RUN --mount=type=cache,id=x,target=/c ls /c | wc -l
+RUN --mount=type=cache,id=x,target=/c cd /c && ( while :; do touch here; done & ) ; sleep 0.1
+RUN --mount=type=cache,id=x,target=/c ls /c
+`)
+	r := w.inside(exe, []string{"-e", "BUILDER_ROOT=/state"}, "/builder load -q -i base.tar >/dev/null && /builder build . 2>&1; find /state/cache/mounts -type f; ls /state/tmp")
+	for _, line := range []string{" 3\n", " 2\n", " all\n", " 0\n", " here\n"} {
+		if !strings.Contains(r.stdout, line) {
+			t.Errorf("no line ends with %q", line)
+		}
+	}
+	if r.code != 0 || !strings.HasSuffix(r.stdout, "/here\n") || t.Failed() {
+		t.Errorf("code %d\n%s%s", r.code, r.stdout, r.stderr)
+	}
+	w.write("Dockerfile", "FROM test/base\nRUN --mount=type=cache,target=/a,id=x --mount=type=cache,target=/b,id=x true\n")
+	r = w.inside(exe, []string{"-e", "BUILDER_ROOT=/state"}, "/builder load -q -i base.tar >/dev/null && /builder build .")
+	if r.code != 1 || !strings.Contains(r.stderr, "a cache can't be in two places") {
+		t.Errorf("one cache in two places: %d\n%s", r.code, r.stderr)
+	}
+}
+
+// TestInsideOneForm uses a state directory where mounts can be made, and where not.
+func TestInsideOneForm(t *testing.T) {
+	w := newBench(t)
+	exe := copyOfSelf(t)
+	w.ok("save", "-o", filepath.Join(w.dir, "base.tar"), "test/base")
+	w.write("Dockerfile", "FROM test/base\nRUN rm -rf /home && mkdir /home\n")
+	flags := []string{"-e", "BUILDER_ROOT=/state", "-v", "state:/state"}
+	if r := w.inside(exe, flags, "/builder load -q -i base.tar && /builder build -t x ."); r.code != 0 {
+		t.Fatalf("code %d\n%s", r.code, r.stderr)
+	}
+	mounts := append(flags, "--security-opt", "seccomp=unconfined")
+	if r := w.inside(exe, mounts, "/builder build -t x ."); r.code == 0 || !strings.Contains(r.stderr, "was made where nothing can be mounted") {
+		t.Errorf("where mounts can be made: code %d\n%s", r.code, r.stderr)
+	}
+	if r := w.inside(exe, flags, "/builder rmi x test/base && /builder prune -af"); r.code != 0 {
+		t.Errorf("emptied: code %d\n%s", r.code, r.stderr)
+	}
+	if r := w.inside(exe, mounts, "/builder load -q -i base.tar && /builder build -t x ."); r.code != 0 {
+		t.Errorf("empty, where mounts can be made: code %d\n%s", r.code, r.stderr)
+	}
+	if r := w.inside(exe, flags, "/builder build -t x ."); r.code == 0 || !strings.Contains(r.stderr, "has snapshots to be mounted") {
+		t.Errorf("where nothing can be mounted: code %d\n%s", r.code, r.stderr)
 	}
 }

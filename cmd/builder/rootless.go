@@ -35,7 +35,7 @@ var runsCommand = []string{"run", "create", "exec"}
 
 // withoutMounts are the commands that a container's root can do where it may
 // neither mount nor make a namespace: what would be mounted is copied.
-var withoutMounts = []string{"build", "bake", "import", "load", "rmi", "prune", "df", "diff"}
+var withoutMounts = []string{"build", "bake", "import", "load", "rmi", "prune", "df", "diff", "inspect", "image", "system"}
 
 // goesWithout says whether a command goes on though no namespace could be
 // entered, which needs the rights that docker gives to a container's root.

@@ -12,10 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// AdoptOrphans makes this process the parent of all descendants whose parent
-// ends (prctl(2), PR_SET_CHILD_SUBREAPER).
-func AdoptOrphans() error {
-	return os.NewSyscallError("prctl", unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+// AdoptOrphans says whether this process is to become the parent of all descendants
+// whose parent ends (prctl(2), PR_SET_CHILD_SUBREAPER).
+func AdoptOrphans(on bool) error {
+	arg := uintptr(0)
+	if on {
+		arg = 1
+	}
+	return os.NewSyscallError("prctl", unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, arg, 0, 0, 0))
 }
 
 // PeekEnded waits until a child has ended and tells how; it stays to be waited

@@ -11,10 +11,10 @@ import (
 )
 
 // MakeWhiteout makes overlayfs's whiteout called name in a directory: a device 0/0
-// or, where the file system refuses that, as overlayfs itself does, the empty file
+// or, on a file system that refuses that, which overlayfs is one of, the empty file
 // with an attribute that stands for it (Documentation/filesystems/overlayfs.rst,
-// "Whiteouts and opaque directories"), which attr tells. prefix is that of overlayfs's
-// attributes.
+// "Whiteouts and opaque directories"), which attr tells. Nothing is mounted from such
+// a place. prefix is that of overlayfs's attributes.
 func MakeWhiteout(dirFD int, name, prefix string) (attr bool, err error) {
 	err = unix.Mknodat(dirFD, name, unix.S_IFCHR, 0)
 	if !errors.Is(err, unix.EPERM) {

@@ -26,8 +26,8 @@ import (
 // elsewhere is put into the root while it runs (bare_tree_linux.go). There is no
 // /proc and no /sys. What the process leaves behind is killed.
 
-// bareOnce are the steps that run so: one at a time, as they are told from
-// others by being this process's orphans.
+// bareOnce is held by the step that runs so: there is one at a time, as what it
+// leaves is told from others by being this process's orphans.
 var bareOnce sync.Mutex
 
 // theBareHost is the part of the host that such a step needs.
@@ -133,8 +133,8 @@ func (s *bareStep) checkBare() error {
 	return nil
 }
 
-// confineBare leaves the process the right to chroot out: with it, the root
-// would hold nobody.
+// confineBare takes from the process the right to change its root: with it, the
+// root would hold nobody.
 func (s *bareStep) confineBare() error {
 	if err := s.resolveConfinement(); err != nil {
 		return err
@@ -318,10 +318,11 @@ func (s *bareStep) carryOut(ctx context.Context) error {
 		kill()
 		reapFirst(pid)
 		s.io.closeAll()
+		left := killOrphans(others)
 		if cause := context.Cause(ctx); cause != nil {
-			return setupError("start container", cause)
+			err = setupError("start container", cause)
 		}
-		return joinNonNil(err, killOrphans(others))
+		return joinNonNil(err, left)
 	}
 	s.io.started()
 	endOutputs := s.copyOutputs()

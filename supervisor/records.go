@@ -140,10 +140,11 @@ func (r Records) publish(c *Config, dir string, check bool) error {
 			return err
 		}
 		defer names.Release()
-		if err := r.nameFree(c.Name, c.ID); err != nil {
+		others, err := r.nameFree(c.Name, c.ID)
+		if err != nil {
 			return err
 		}
-		if err := r.chooseIDs(c); err != nil {
+		if err := c.chooseIDs(others); err != nil {
 			return err
 		}
 	}
@@ -156,17 +157,13 @@ func (r Records) publish(c *Config, dir string, check bool) error {
 	return os.Rename(dir, r.Dir(c.ID))
 }
 
-// chooseIDs has a container choose its ids, for who has the lock on names.
-func (r Records) chooseIDs(c *Config) error {
+// chooseIDs has a container choose its ids beside others.
+func (c *Config) chooseIDs(others []Config) (err error) {
 	if c.ChooseIDs == nil {
 		return nil
 	}
-	all, err := r.configs()
-	if err != nil {
-		return err
-	}
 	var taken []container.IDMap
-	for _, other := range all {
+	for _, other := range others {
 		// Who has the machine's root has nothing of its own.
 		if _, root := other.Spec.IDs.Inside().UID(0); !root {
 			taken = append(taken, other.Spec.IDs)
@@ -184,24 +181,28 @@ func (r Records) lockNames() (*filelock.Lock, error) {
 }
 
 // nameFree says whether no container but the one of that ID has a name. On the
-// way it removes what nobody wants any more.
-func (r Records) nameFree(name, id string) error {
+// way it removes what nobody wants any more, and returns the others.
+func (r Records) nameFree(name, id string) (others []Config, err error) {
 	all, err := r.configs()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, c := range all {
 		if c.AutoRemove && c.ID != id && r.abandoned(c) {
-			if err := r.Remove(c); err != nil && !errors.Is(err, ErrRunning) {
-				return err
+			err := r.Remove(c)
+			if errors.Is(err, ErrRunning) {
+				others = append(others, c)
+			} else if err != nil {
+				return nil, err
 			}
 			continue
 		}
 		if c.Name == name && c.ID != id {
-			return fmt.Errorf("the name %q is in use by container %s: remove it with builder rm, or take another name", name, c.ID[:12])
+			return nil, fmt.Errorf("the name %q is in use by container %s: remove it with builder rm, or take another name", name, c.ID[:12])
 		}
+		others = append(others, c)
 	}
-	return nil
+	return others, nil
 }
 
 // abandoned says whether a container that removes itself can't do it any more:
@@ -223,7 +224,8 @@ func (r Records) Sweep() error {
 		return err
 	}
 	defer names.Release()
-	return r.nameFree("", "")
+	_, err = r.nameFree("", "")
+	return err
 }
 
 // Rename gives a container another name.
@@ -236,7 +238,7 @@ func (r Records) Rename(c Config, name string) error {
 		return err
 	}
 	defer names.Release()
-	if err := r.nameFree(name, c.ID); err != nil {
+	if _, err := r.nameFree(name, c.ID); err != nil {
 		return err
 	}
 	return r.changeNamed(c.ID, func(c *Config) { c.Name = name })

@@ -142,8 +142,12 @@ func (a *activeOverlay) Settle() error {
 	for _, id := range a.parents {
 		lower = append(lower, a.o.fs(id))
 	}
-	s := &settler{tree: a.merged, upper: a.Upper(), dirs: map[string]uint64{}, files: map[uint64]string{}, made: map[string]bool{}, all: a.merged.clockWentBack()}
-	err := s.dir("", lower)
+	s := &settler{tree: a.merged, upper: a.Upper(), dirs: map[string]uint64{}, files: linkedFiles{}, made: map[string]bool{}, all: a.merged.clockWentBack()}
+	var st unix.Stat_t
+	err := unix.Lstat(a.merged.dir, &st)
+	if err == nil {
+		err = s.dir("", &st, lower)
+	}
 	if err == nil {
 		err = s.finish()
 	}
@@ -160,20 +164,15 @@ type settler struct {
 	upper string
 	dirs  map[string]uint64 // what tree.dirs will be
 	all   bool              // change times say nothing
-	files map[uint64]string // files of several names that were copied
-	made  map[string]bool   // directories of upper that have got something
+	files linkedFiles
+	made  map[string]bool // directories of upper that have got something
 }
 
-// dir looks for changes in a directory that was there before. lower are the
-// directories that are merged there, below upper.
-func (s *settler) dir(path string, lower []string) error {
-	var st unix.Stat_t
-	at := filepath.Join(s.tree.dir, path)
-	if err := unix.Lstat(at, &st); err != nil {
-		return &fs.PathError{Op: "stat", Path: at, Err: err}
-	}
+// dir looks for changes in a directory that was there before, whose status is
+// given. lower are the directories that are merged there, below upper.
+func (s *settler) dir(path string, st *unix.Stat_t, lower []string) error {
 	s.dirs[path] = st.Ino
-	entries, err := os.ReadDir(at)
+	entries, err := os.ReadDir(filepath.Join(s.tree.dir, path))
 	if err != nil {
 		return err
 	}
@@ -187,7 +186,7 @@ func (s *settler) dir(path string, lower []string) error {
 			return err
 		}
 	}
-	if !s.changed(&st) {
+	if !s.changed(st) {
 		return nil
 	}
 	// Only here can something be gone.
@@ -213,7 +212,7 @@ func (s *settler) entry(path string, lower []string) error {
 		if err != nil {
 			return err
 		}
-		return s.dir(path, dirs)
+		return s.dir(path, &st, dirs)
 	case isDir(&st):
 		return s.fresh(path, lower)
 	case !s.changed(&st):
@@ -226,7 +225,7 @@ func (s *settler) entry(path string, lower []string) error {
 	if err := os.RemoveAll(to); err != nil {
 		return err
 	}
-	return s.file(at, to, &st)
+	return s.files.copy(at, to, &st)
 }
 
 // fresh copies a directory that is new, or another one than before.
@@ -269,7 +268,7 @@ func (s *settler) copyDir(path string) error {
 		} else {
 			name := filepath.Join(s.tree.dir, at)
 			if err = unix.Lstat(name, &st); err == nil {
-				err = s.file(name, filepath.Join(s.upper, at), &st)
+				err = s.files.copy(name, filepath.Join(s.upper, at), &st)
 			}
 		}
 		if err != nil {
@@ -281,17 +280,6 @@ func (s *settler) copyDir(path string) error {
 	}
 	s.dirs[path] = st.Ino
 	return duplicate.Attributes(from, to)
-}
-
-// file copies a file to the upper directory.
-func (s *settler) file(from, to string, st *unix.Stat_t) error {
-	if st.Nlink > 1 {
-		if first, ok := s.files[st.Ino]; ok {
-			return os.Link(first, to)
-		}
-		s.files[st.Ino] = to
-	}
-	return duplicate.File(from, to, st)
 }
 
 // hide makes whiteouts for what is below a directory and no longer there, and

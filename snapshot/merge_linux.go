@@ -46,15 +46,31 @@ type mergedTree struct {
 type merger struct {
 	tree  *mergedTree
 	link  bool
-	files map[inode]string // of several names, the first copied
+	files linkedFiles
 }
 
 type inode struct{ dev, ino uint64 }
 
+// linkedFiles are files of several names that were copied, with the first copy.
+type linkedFiles map[inode]string
+
+// copy copies what is no directory; a further name of a file becomes one of its
+// copy.
+func (l linkedFiles) copy(from, to string, st *unix.Stat_t) error {
+	if st.Nlink > 1 {
+		id := inode{st.Dev, st.Ino}
+		if first, ok := l[id]; ok {
+			return os.Link(first, to)
+		}
+		l[id] = to
+	}
+	return duplicate.File(from, to, st)
+}
+
 // merge puts layers together, the topmost first, in a directory that is made. A
 // tree of links must not be written to.
 func merge(layers []string, dir string, link bool) (*mergedTree, error) {
-	m := &merger{tree: &mergedTree{dir: dir, dirs: map[string]uint64{}}, link: link, files: map[inode]string{}}
+	m := &merger{tree: &mergedTree{dir: dir, dirs: map[string]uint64{}}, link: link, files: linkedFiles{}}
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, err
 	}
@@ -242,11 +258,5 @@ func (m *merger) file(from, to string, st *unix.Stat_t) error {
 			return err
 		}
 	}
-	if id := (inode{st.Dev, st.Ino}); st.Nlink > 1 {
-		if first, ok := m.files[id]; ok {
-			return os.Link(first, to)
-		}
-		m.files[id] = to
-	}
-	return duplicate.File(from, to, st)
+	return m.files.copy(from, to, st)
 }

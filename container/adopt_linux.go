@@ -32,13 +32,19 @@ func StartTime(pid int) uint64 { return startTime(pid, false) }
 // for yet.
 func EndedStartTime(pid int) uint64 { return startTime(pid, true) }
 
-func startTime(pid int, ended bool) uint64 {
+// statFields are what proc_pid_stat(5) has behind the command's name: state, parent
+// and so on. There are none of a process that isn't there.
+func statFields(pid int) [][]byte {
 	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
-		return 0
+		return nil
 	}
-	// The command's name may hold anything but ends at the last parenthesis.
-	fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
+	// The name may hold anything but ends at the last parenthesis.
+	return bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
+}
+
+func startTime(pid int, ended bool) uint64 {
+	fields := statFields(pid)
 	if len(fields) < 20 || !ended && (string(fields[0]) == "Z" || string(fields[0]) == "X") {
 		return 0
 	}

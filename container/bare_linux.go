@@ -10,7 +10,6 @@ import (
 	"os"
 	"runtime"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -72,17 +71,14 @@ func runBare(ctx context.Context, spec Spec) (err error) {
 	if err := context.Cause(ctx); err != nil {
 		return setupError("start container", err)
 	}
-	s := &bareStep{plan: plan{spec: &spec, host: h, prog: newProgram()}}
+	s := &bareStep{plan: plan{spec: &spec, host: h, prog: newProgram(), cgroup: &cgroup{}}}
 	defer s.closeOutputs()
 	defer func() {
 		if undo := joinNonNil(s.tree.undo(), s.stubs.clean()); undo != nil {
 			err = joinNonNil(err, fmt.Errorf("take out what was put into the root: %w", undo))
 		}
 	}()
-	for _, phase := range []struct {
-		name string
-		run  func() error
-	}{
+	err = runPhases([]phase{
 		{"", s.checkBare},
 		{"", s.checkSpec},
 		{"", s.resolveUser},
@@ -90,14 +86,10 @@ func runBare(ctx context.Context, spec Spec) (err error) {
 		{"prepare root", s.fillTree},
 		{"prepare working directory", s.makeDir},
 		{"prepare streams", s.openBareStreams},
-	} {
-		if err := phase.run(); err != nil {
-			if phase.name != "" {
-				err = fmt.Errorf("%s: %w", phase.name, err)
-			}
-			s.give()
-			return &StartError{Err: err, Code: codeSetup}
-		}
+	})
+	if err != nil {
+		s.give()
+		return &StartError{Err: err, Code: codeSetup}
 	}
 	s.writeBare()
 	return s.carryOut(ctx)
@@ -147,11 +139,6 @@ func (s *bareStep) confineBare() error {
 }
 
 func (s *bareStep) openBareStreams() error {
-	var err error
-	if s.report, s.errfd, err = os.Pipe(); err != nil {
-		return err
-	}
-	s.keep(s.errfd)
 	for name, out := range map[string]*io.Writer{"stdout": &s.spec.Stdout, "stderr": &s.spec.Stderr} {
 		if *out == nil {
 			continue
@@ -163,11 +150,7 @@ func (s *bareStep) openBareStreams() error {
 		p.out, *out = *out, p.to
 		s.outputs = append(s.outputs, p)
 	}
-	null := func() (*os.File, error) { return os.OpenFile(os.DevNull, os.O_RDWR, 0) }
-	if s.io, err = newStdio(s.spec, s.userOutside(), nil, null); err != nil {
-		return err
-	}
-	return s.io.give()
+	return s.makeStreams(machineNull)
 }
 
 // openBarePipe opens a pipe that makeBareDev has made.
@@ -330,14 +313,14 @@ func (s *bareStep) carryOut(ctx context.Context) error {
 	killed := !stop()
 	// Else they hold the streams.
 	if err := killOrphans(others); err != nil {
-		return joinNonNil(exitError(status, func() bool { return false }), err)
+		return joinNonNil(exitError(status, s.cgroup), err)
 	}
 	err = joinNonNil(s.io.wait(), endOutputs())
 	s.io.endInput()
 	if cause := context.Cause(ctx); killed && cause != nil {
 		return fmt.Errorf("container %s: %w", s.spec.ID, cause)
 	}
-	return joinNonNil(exitError(status, func() bool { return false }), err)
+	return joinNonNil(exitError(status, s.cgroup), err)
 }
 
 // orphan is a process, by its number and start.
@@ -404,13 +387,7 @@ func children() (out []int) {
 		if err != nil {
 			continue
 		}
-		stat, err := os.ReadFile("/proc/" + e.Name() + "/stat")
-		if err != nil {
-			continue
-		}
-		// pid (name) state ppid …, and the name may be anything.
-		_, rest, _ := strings.Cut(string(stat[strings.LastIndexByte(string(stat), ')')+1:]), " ")
-		if f := strings.Fields(rest); len(f) > 1 && f[1] == own {
+		if f := statFields(pid); len(f) > 1 && string(f[1]) == own {
 			out = append(out, pid)
 		}
 	}

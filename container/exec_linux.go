@@ -93,10 +93,7 @@ func newExec(h *host, t Target, spec ExecSpec) (*execution, error) {
 	s.Terminal, s.Width, s.Height = spec.Terminal, spec.Width, spec.Height
 	s.Stdin, s.Stdout, s.Stderr, s.Warn = spec.Stdin, spec.Stdout, spec.Stderr, spec.Warn
 	x := &execution{plan: plan{spec: &s, host: h, prog: newProgram()}}
-	for _, phase := range []struct {
-		name string
-		run  func() error
-	}{
+	err := runPhases([]phase{
 		{"enter container", func() error { return x.enter(t) }},
 		{"", x.checkExec},
 		{"", x.resolveUser},
@@ -104,14 +101,10 @@ func newExec(h *host, t Target, spec ExecSpec) (*execution, error) {
 		{"prepare owners", x.openPretend},
 		{"prepare streams", func() error { return s.UserNS.AsRoot(x.openExecStreams) }},
 		{"join control group", func() error { return x.joinCgroups(t) }},
-	} {
-		if err := phase.run(); err != nil {
-			if phase.name != "" {
-				err = fmt.Errorf("%s: %w", phase.name, err)
-			}
-			x.give()
-			return nil, &StartError{Err: err, Code: codeSetup}
-		}
+	})
+	if err != nil {
+		x.give()
+		return nil, &StartError{Err: err, Code: codeSetup}
 	}
 	x.writeJoin()
 	x.writeStreams()
@@ -186,11 +179,6 @@ func (x *execution) checkExec() error {
 
 // openExecStreams makes the streams; a terminal is one of the container's.
 func (x *execution) openExecStreams() error {
-	var err error
-	if x.report, x.errfd, err = os.Pipe(); err != nil {
-		return err
-	}
-	x.keep(x.errfd)
 	if x.spec.Terminal {
 		fd, err := unix.Openat2(int(x.root.Fd()), "dev/pts", &unix.OpenHow{
 			Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_SYMLINKS,
@@ -204,11 +192,7 @@ func (x *execution) openExecStreams() error {
 			return errors.New("the container has no /dev/pts for a terminal")
 		}
 	}
-	null := func() (*os.File, error) { return os.OpenFile(os.DevNull, os.O_RDWR, 0) }
-	if x.io, err = newStdio(x.spec, x.userOutside(), x.pts, null); err != nil {
-		return err
-	}
-	return x.io.give()
+	return x.makeStreams(machineNull)
 }
 
 // joinCgroups opens the groups that the container's first process is in, of

@@ -85,10 +85,7 @@ func newPlan(h *host, spec *Spec) (*plan, error) {
 	asRoot := func(run func() error) func() error {
 		return func() error { return spec.UserNS.AsRoot(run) }
 	}
-	for _, phase := range []struct {
-		name string
-		run  func() error
-	}{
+	err := runPhases([]phase{
 		{"", p.checkSpec},
 		{"", p.resolveUser},
 		{"confine", p.resolveConfinement},
@@ -99,16 +96,32 @@ func newPlan(h *host, spec *Spec) (*plan, error) {
 		{"prepare working directory", asRoot(p.makeDir)},
 		{"prepare streams", asRoot(p.openStreams)},
 		{"make control group", p.makeCgroup},
-	} {
-		if err := phase.run(); err != nil {
-			if phase.name != "" {
-				err = fmt.Errorf("%s: %w", phase.name, err)
-			}
-			return nil, &StartError{Err: errors.Join(err, p.abandon()), Code: codeSetup}
-		}
+	})
+	if err != nil {
+		return nil, &StartError{Err: errors.Join(err, p.abandon()), Code: codeSetup}
 	}
 	p.write()
 	return p, nil
+}
+
+// phase is a part of preparing a process. Its name, if it has one, is put before
+// its error.
+type phase struct {
+	name string
+	run  func() error
+}
+
+// runPhases runs phases until one fails.
+func runPhases(phases []phase) error {
+	for _, ph := range phases {
+		if err := ph.run(); err != nil {
+			if ph.name != "" {
+				err = fmt.Errorf("%s: %w", ph.name, err)
+			}
+			return err
+		}
+	}
+	return nil
 }
 
 // checkSpec rejects what can't be meant.
@@ -542,7 +555,7 @@ func (p *plan) makeDir() error {
 func (p *plan) openStreams() error {
 	null := func() (*os.File, error) {
 		if p.host.rootless {
-			return os.OpenFile(os.DevNull, os.O_RDWR, 0)
+			return machineNull()
 		}
 		fd, err := unix.Openat(int(p.dev.Fd()), "null", unix.O_RDWR|unix.O_CLOEXEC, 0)
 		if err != nil {
@@ -550,7 +563,12 @@ func (p *plan) openStreams() error {
 		}
 		return os.NewFile(uintptr(fd), "/dev/null"), nil
 	}
-	var err error
+	return p.makeStreams(null)
+}
+
+// makeStreams makes the pipe that errors come by, and the process's streams. null
+// opens what it has for those that nobody wants.
+func (p *plan) makeStreams(null func() (*os.File, error)) (err error) {
 	if p.report, p.errfd, err = os.Pipe(); err != nil {
 		return err
 	}
@@ -560,6 +578,9 @@ func (p *plan) openStreams() error {
 	}
 	return p.io.give()
 }
+
+// machineNull opens the machine's /dev/null.
+func machineNull() (*os.File, error) { return os.OpenFile(os.DevNull, os.O_RDWR, 0) }
 
 // userOutside is the process's user outside of the container.
 func (p *plan) userOutside() uint32 {
@@ -591,13 +612,7 @@ func (p *plan) release() {
 
 // abandon undoes everything for a container that won't run.
 func (p *plan) abandon() error {
-	p.release()
-	if p.io != nil {
-		p.io.closeAll()
-	}
-	if p.report != nil {
-		p.report.Close()
-	}
+	p.give()
 	var err error
 	if p.cgroup != nil {
 		err = p.cgroup.remove()

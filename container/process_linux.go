@@ -256,15 +256,16 @@ func (p *Process) reap() syscall.WaitStatus {
 }
 
 func (p *Process) exitError(status syscall.WaitStatus) error {
-	return exitError(status, func() bool { return p.cgroup.oomKilled() })
+	return exitError(status, p.cgroup)
 }
 
-func exitError(status syscall.WaitStatus, oom func() bool) error {
+// exitError says how the first process of a group has ended, nil for well.
+func exitError(status syscall.WaitStatus, g *cgroup) error {
 	switch {
 	case status.Signaled():
-		return &ExitError{Code: codeSignal + int(status.Signal()), Signal: status.Signal(), OOM: oom()}
+		return &ExitError{Code: codeSignal + int(status.Signal()), Signal: status.Signal(), OOM: g.oomKilled()}
 	case status.ExitStatus() != 0:
-		return &ExitError{Code: status.ExitStatus(), OOM: oom()}
+		return &ExitError{Code: status.ExitStatus(), OOM: g.oomKilled()}
 	}
 	return nil
 }

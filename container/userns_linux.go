@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"builder/internal/sys"
 	"builder/mount"
 )
 
@@ -65,6 +66,14 @@ func (m IDMap) UID(id uint32) (uint32, bool) { return outside(m.UIDs, id) }
 
 // GID is what a group of the container is outside of it.
 func (m IDMap) GID(id uint32) (uint32, bool) { return outside(m.GIDs, id) }
+
+// Owner is what an owner of the container is outside of it. ok is false if one of
+// the two is none of the container's.
+func (m IDMap) Owner(uid, gid uint32) (outUID, outGID uint32, ok bool) {
+	u, okUID := m.UID(uid)
+	g, okGID := m.GID(gid)
+	return u, g, okUID && okGID
+}
 
 // outside is the id itself if there is no map.
 func outside(ranges []IDRange, id uint32) (uint32, bool) {
@@ -119,7 +128,8 @@ func (m IDMap) AsRoot(f func() error) error {
 	if m.IsZero() {
 		return f()
 	}
-	return m.namespace(nil).AsRoot(f)
+	uid, gid, _ := m.Owner(0, 0)
+	return sys.AsFileUser(uid, gid, f)
 }
 
 // NewUserNamespace makes a user namespace of these ids, and a network namespace
@@ -207,10 +217,8 @@ func isChild(ns *os.File) error {
 
 // namespace is the user namespace of the map.
 func (m IDMap) namespace(f *os.File) *mount.UserNS {
-	ns := &mount.UserNS{File: f}
-	ns.UID, _ = m.UID(0)
-	ns.GID, _ = m.GID(0)
-	return ns
+	uid, gid, _ := m.Owner(0, 0)
+	return &mount.UserNS{File: f, UID: uid, GID: gid}
 }
 
 func procIDs(ranges []IDRange) (out []syscall.SysProcIDMap) {
@@ -284,9 +292,8 @@ func (p *plan) mapOwners(m *mount.Mount) error {
 	if m.Type != mount.Tmpfs {
 		return nil
 	}
-	uid, okUID := p.spec.IDs.UID(uint32(m.UID))
-	gid, okGID := p.spec.IDs.GID(uint32(m.GID))
-	if !okUID || !okGID {
+	uid, gid, ok := p.spec.IDs.Owner(uint32(m.UID), uint32(m.GID))
+	if !ok {
 		return fmt.Errorf("owner %d:%d is none of the container's user namespace", m.UID, m.GID)
 	}
 	m.UID, m.GID = int(uid), int(gid)

@@ -179,9 +179,8 @@ func (src *copySource) write(ctx context.Context, w io.Writer, name string) erro
 	inside := src.ids.Inside()
 	shown := func(w io.Writer) error { return src.writeShown(ctx, w, name) }
 	return retar(w, shown, func(h *tar.Header) error {
-		uid, okUID := inside.UID(uint32(h.Uid))
-		gid, okGID := inside.GID(uint32(h.Gid))
-		if !okUID || !okGID {
+		uid, gid, ok := inside.Owner(uint32(h.Uid), uint32(h.Gid))
+		if !ok {
 			uid, gid = overflowID, overflowID
 		}
 		h.Uid, h.Gid = int(uid), int(gid)
@@ -313,9 +312,8 @@ type copyDest struct {
 
 // outside is what an owner of the container is on this machine.
 func (d copyDest) outside(o copytree.Owner) (copytree.Owner, error) {
-	uid, okUID := d.ids.UID(o.UID)
-	gid, okGID := d.ids.GID(o.GID)
-	if !okUID || !okGID {
+	uid, gid, ok := d.ids.Owner(o.UID, o.GID)
+	if !ok {
 		return o, fmt.Errorf("owner %d:%d is none of the container's user namespace", o.UID, o.GID)
 	}
 	return copytree.Owner{UID: uid, GID: gid}, nil

@@ -159,9 +159,9 @@ func (g *cgroup) find() bool {
 	return err == nil
 }
 
-// reapAdopted waits for the end of a process that is no child of this one. ok
+// awaitAdopted waits for the end of a process that is no child of this one. ok
 // is false if the kernel doesn't say how it ended.
-func (p *Process) reapAdopted() (status syscall.WaitStatus, ok bool) {
+func (p *Process) awaitAdopted() (status syscall.WaitStatus, ok bool) {
 	conn, err := p.pidfd.SyscallConn()
 	if err != nil {
 		return 0, false

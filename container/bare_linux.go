@@ -299,7 +299,7 @@ func (s *bareStep) carryOut(ctx context.Context) error {
 	if err := s.await(); err != nil {
 		stop()
 		kill()
-		reapFirst(pid)
+		reapChild(pid)
 		s.io.closeAll()
 		left := killOrphans(others)
 		if cause := context.Cause(ctx); cause != nil {
@@ -309,7 +309,7 @@ func (s *bareStep) carryOut(ctx context.Context) error {
 	}
 	s.io.started()
 	endOutputs := s.copyOutputs()
-	status := reapFirst(pid)
+	status := reapChild(pid)
 	killed := !stop()
 	// Else they hold the streams.
 	if err := killOrphans(others); err != nil {

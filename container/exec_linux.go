@@ -13,7 +13,6 @@ import (
 	"path"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -303,7 +302,7 @@ func (x *execution) start(ctx context.Context) (*Process, error) {
 	// What it needs is its own now. The pipe ends with the process.
 	x.release()
 	pid, errJoin := x.awaitProcess()
-	reapFirst(first)
+	reapChild(first)
 	if pid == 0 {
 		x.give()
 		return nil, errJoin
@@ -312,7 +311,7 @@ func (x *execution) start(ctx context.Context) (*Process, error) {
 	fd, err := unix.PidfdOpen(p.pid, 0)
 	if err != nil {
 		_ = unix.Kill(p.pid, unix.SIGKILL)
-		reapFirst(p.pid)
+		reapChild(p.pid)
 		x.give()
 		return nil, setupError("pidfd_open", err)
 	}
@@ -326,7 +325,8 @@ func (x *execution) start(ctx context.Context) (*Process, error) {
 		x.report.Close()
 		p.unhook()
 		_ = p.Kill()
-		_ = p.reap()
+		_ = p.awaitEnd()
+		p.reap()
 		p.io.closeAll()
 		_ = p.cleanUp()
 		return nil, err
@@ -363,14 +363,6 @@ const walkerFD = firstFD - 1
 // spawn executes the walker with the program behind it.
 func (x *execution) spawn() (pid int, err error) {
 	return x.prog.spawn(x.errfd, x.io.child[:], nil)
-}
-
-func reapFirst(pid int) (status syscall.WaitStatus) {
-	for {
-		if _, err := syscall.Wait4(pid, &status, 0, nil); !errors.Is(err, unix.EINTR) {
-			return status
-		}
-	}
 }
 
 // give undoes what was prepared for a process that won't run.

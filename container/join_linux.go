@@ -43,7 +43,7 @@ func ExecuteIn(member *os.File, args, env []string) (pid int, err error) {
 	errfd.Close()
 	var words [16]byte
 	if _, err := io.ReadFull(report, words[:]); err == nil {
-		reapFirst(pid)
+		reapChild(pid)
 		return 0, pr.failure(binary.NativeEndian.Uint64(words[:]), binary.NativeEndian.Uint64(words[8:]))
 	}
 	return pid, nil

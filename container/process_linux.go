@@ -37,6 +37,7 @@ type Process struct {
 	adopted *Adoption
 	done    chan struct{} // closed when err is set
 	err     error
+	reaping sync.Once
 
 	groupMu sync.Mutex // guards what is known of the group, and
 	ended   bool       // that it is about to be removed
@@ -82,7 +83,8 @@ func (h *host) start(ctx context.Context, spec Spec, carry carrier) (*Process, e
 		// It has exited or is about to; nothing is said about how.
 		p.unhook()
 		_ = p.Kill()
-		_ = p.reap()
+		_ = p.awaitEnd()
+		p.reap()
 		_ = p.endOthers()
 		p.io.closeAll()
 		_ = p.cleanUp()
@@ -185,9 +187,9 @@ func (p *Process) finish() {
 	defer close(p.done)
 	status, known := syscall.WaitStatus(0), true
 	if p.adopted != nil {
-		status, known = p.reapAdopted()
+		status, known = p.awaitAdopted()
 	} else {
-		status = p.reap()
+		status = p.awaitEnd()
 	}
 	killed := !p.unhook()
 	err := p.endOthers()
@@ -228,31 +230,40 @@ func joinNonNil(errs ...error) error {
 	return only
 }
 
-// reap waits until process 1 has ended. All others of its namespace are gone
-// then: the kernel waits for them before it reports the end of the first.
-func (p *Process) reap() syscall.WaitStatus {
-	var status syscall.WaitStatus
-	collect := func() bool {
-		for {
-			pid, err := syscall.Wait4(p.pid, &status, syscall.WNOHANG, nil)
-			if !errors.Is(err, unix.EINTR) {
-				return pid == p.pid || err != nil
-			}
-		}
+// awaitEnd waits until process 1 has ended, which stays to be reaped. All others
+// of its namespace are gone then: the kernel waits for them before it reports
+// the end of the first.
+func (p *Process) awaitEnd() (status syscall.WaitStatus) {
+	ended := func(options int) (over bool) {
+		pid, how, err := sys.PeekEnded(p.pid, options)
+		status = how
+		return pid != 0 || err != nil
 	}
 	conn, err := p.pidfd.SyscallConn()
 	if err == nil {
-		err = conn.Read(func(uintptr) bool { return collect() })
+		err = conn.Read(func(uintptr) bool { return ended(unix.WNOHANG) })
 	}
 	if err != nil {
-		// The descriptor can't be polled: wait with a thread.
-		for {
-			if _, err := syscall.Wait4(p.pid, &status, 0, nil); !errors.Is(err, unix.EINTR) {
-				break
-			}
-		}
+		ended(0) // the descriptor can't be polled: wait with a thread
 	}
 	return status
+}
+
+// reap lets the kernel forget process 1, which has ended. One that was adopted
+// is its parent's to reap.
+func (p *Process) reap() {
+	if p.adopted == nil {
+		p.reaping.Do(func() { reapChild(p.pid) })
+	}
+}
+
+// reapChild waits for the end of a child, and has the kernel forget it.
+func reapChild(pid int) (status syscall.WaitStatus) {
+	for {
+		if _, err := syscall.Wait4(pid, &status, 0, nil); !errors.Is(err, unix.EINTR) {
+			return status
+		}
+	}
 }
 
 func (p *Process) exitError(status syscall.WaitStatus) error {
@@ -285,6 +296,15 @@ func (p *Process) cleanUp() error {
 //
 // A Stdin that is no *os.File may still be being read when Wait returns.
 func (p *Process) Wait() error {
+	err := p.Ended()
+	p.reap()
+	return err
+}
+
+// Ended is [Process.Wait], but process 1 stays a zombie until somebody calls
+// that: if this process is killed before it has noted the end, whoever becomes
+// the parent can still learn of it.
+func (p *Process) Ended() error {
 	<-p.done
 	return p.err
 }

@@ -19,6 +19,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"builder/internal/sys"
 )
 
 func TestExitCodes(t *testing.T) {
@@ -48,6 +50,32 @@ func TestExitCodes(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestEndedStays asks after a process's end how it ended as whoever becomes its
+// parent would, if this process were killed: that is told until Wait.
+func TestEndedStays(t *testing.T) {
+	eachCarrier(t, func(t *testing.T, run runner) {
+		p, err := run.start(t.Context(), newSpec(t, "exit", "7"))
+		must(t, err)
+		for range 2 {
+			if code := exitCode(t, p.Ended()); code != 7 {
+				t.Errorf("it ended with %d", code)
+			}
+			pid, status, err := sys.PeekEnded(p.Pid(), unix.WNOHANG)
+			if pid != p.Pid() || status.ExitStatus() != 7 || err != nil {
+				t.Errorf("process %d (of %d) ended with %d (%v)", pid, p.Pid(), status.ExitStatus(), err)
+			}
+		}
+		for range 2 {
+			if code := exitCode(t, p.Wait()); code != 7 {
+				t.Errorf("it ended with %d", code)
+			}
+		}
+		if pid, _, err := sys.PeekEnded(p.Pid(), unix.WNOHANG); !errors.Is(err, unix.ECHILD) {
+			t.Errorf("after Wait process %d is there (%v)", pid, err)
+		}
+	})
 }
 
 func TestStartErrors(t *testing.T) {

@@ -175,7 +175,7 @@ func NewUserNamespace(m IDMap, other *os.File) (ns *mount.UserNS, net *os.File, 
 	if err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("make user namespace: %w", err), release.Close())
 	}
-	defer reapFirst(pid)
+	defer reapChild(pid)
 	defer release.Close()
 	var words [16]byte
 	if _, err := io.ReadFull(report, words[:]); err == nil {

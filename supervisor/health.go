@@ -46,7 +46,7 @@ func (h *holder) watchHealth(p *container.Process) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
-		_ = p.Wait()
+		_ = p.Ended()
 		cancel()
 	}()
 	h.mu.Lock()

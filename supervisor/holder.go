@@ -309,7 +309,7 @@ func (h *holder) start() (err error) {
 	// durable root goes: that is to be here, not where others wait for the
 	// container's end.
 	go func() {
-		_ = p.Wait()
+		_ = p.Ended()
 		root.Close()
 	}()
 	h.records.event(h.config, "start", nil)
@@ -394,7 +394,9 @@ func (o *output) close() error {
 
 // wait waits for the process's end and notes it.
 func (h *holder) wait() {
-	err := h.process.Wait()
+	p := h.process
+	err := p.Ended()
+	defer func() { _ = p.Wait() }() // when the end is written down
 	h.mu.Lock()
 	out, in := h.out, h.input
 	h.mu.Unlock()
@@ -550,7 +552,7 @@ func (h *holder) end(ctx context.Context, sig syscall.Signal, grace time.Duratio
 	}
 	done := make(chan struct{})
 	go func() {
-		_ = p.Wait()
+		_ = p.Ended()
 		close(done)
 	}()
 	h.mu.Lock()

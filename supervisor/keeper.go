@@ -188,7 +188,7 @@ func (k *keeper) receive(socket *os.File) {
 // await waits for the end of the monitor and notes how others end meanwhile.
 func (k *keeper) await(monitor int) (syscall.WaitStatus, error) {
 	for {
-		pid, status, err := sys.PeekEnded()
+		pid, status, err := sys.PeekEnded(0, 0)
 		if err != nil {
 			return 0, err
 		}

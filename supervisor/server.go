@@ -195,7 +195,7 @@ func serveWait(ctx context.Context, c *conn, h *holder) {
 	if p != nil {
 		done := make(chan struct{})
 		go func() {
-			_ = p.Wait()
+			_ = p.Ended()
 			close(done)
 		}()
 		select {
@@ -277,7 +277,7 @@ func (v *view) serve(h *holder) {
 	go func() {
 		defer close(ended)
 		if p != nil {
-			_ = p.Wait()
+			_ = p.Ended()
 			h.after(p)
 		}
 	}()

@@ -23,12 +23,17 @@ func AdoptOrphans(on bool) error {
 }
 
 // PeekEnded waits until a child has ended and tells how; it stays to be waited
-// for, so that what /proc says of it is still there. The error is ECHILD if
-// there is no child.
-func PeekEnded() (pid int, status syscall.WaitStatus, err error) {
+// for, so that what /proc says of it is still there. child is its number, or 0
+// for any. Of options, those of waitid(2), WNOHANG is of use: the number is 0
+// then if none has ended. The error is ECHILD if there is no such child.
+func PeekEnded(child, options int) (pid int, status syscall.WaitStatus, err error) {
 	var info unix.Siginfo
+	which := unix.P_PID
+	if child == 0 {
+		which = unix.P_ALL
+	}
 	for {
-		err = unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOWAIT, nil)
+		err = unix.Waitid(which, child, &info, unix.WEXITED|unix.WNOWAIT|options, nil)
 		if !errors.Is(err, unix.EINTR) {
 			break
 		}

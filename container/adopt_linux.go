@@ -132,6 +132,11 @@ func (c *cgroups) find(spec *Spec, pid int) *cgroup {
 	if c.rootless || c.none {
 		return c.groupOf(pid)
 	}
+	return c.named(spec)
+}
+
+// named opens the groups that a container has by its ID.
+func (c *cgroups) named(spec *Spec) *cgroup {
 	g := &cgroup{root: c.root, path: path.Join(c.parentOf(spec), spec.ID)}
 	g.find()
 	all, err := hierarchies()
@@ -148,6 +153,36 @@ func (c *cgroups) find(spec *Spec, pid int) *cgroup {
 		}
 	}
 	return g
+}
+
+// RemoveGroups removes the control groups of a container that has ended, which
+// are still there if its holder was killed. Those of an ordinary user are found
+// where a command like this one makes them. The error is EBUSY if a process is
+// in one.
+func RemoveGroups(spec Spec) error {
+	open := newCgroups
+	if sys.InUserNamespace() {
+		open = rootlessCgroups
+	}
+	c, err := open()
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	if c.none {
+		return nil
+	}
+	return c.named(&spec).remove()
+}
+
+// close gives up the hierarchies.
+func (c *cgroups) close() {
+	for _, root := range c.v1 {
+		root.Close()
+	}
+	if c.root != nil {
+		c.root.Close()
+	}
 }
 
 // find opens the group's directory if it is there.

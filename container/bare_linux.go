@@ -296,7 +296,7 @@ func (s *bareStep) carryOut(ctx context.Context) error {
 	kill := func() { _ = unix.Kill(pid, unix.SIGKILL) }
 	stop := context.AfterFunc(ctx, kill)
 	s.release()
-	if err := s.await(); err != nil {
+	if err := s.await(pid); err != nil {
 		stop()
 		kill()
 		reapChild(pid)

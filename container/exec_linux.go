@@ -88,7 +88,7 @@ type execution struct {
 func newExec(h *host, t Target, spec ExecSpec) (*execution, error) {
 	s := t.Spec
 	s.Args, s.Env, s.Dir, s.User, s.GroupAdd = spec.Args, spec.Env, spec.Dir, spec.User, spec.GroupAdd
-	s.Privileged, s.Init, s.KillWithParent, s.RunStep = spec.Privileged || t.Spec.Privileged, false, false, false
+	s.Privileged, s.Init, s.KillWithParent, s.RunStep, s.BeforeExec = spec.Privileged || t.Spec.Privileged, false, false, false, nil
 	s.Terminal, s.Width, s.Height = spec.Terminal, spec.Width, spec.Height
 	s.Stdin, s.Stdout, s.Stderr, s.Warn = spec.Stdin, spec.Stdout, spec.Stderr, spec.Warn
 	x := &execution{plan: plan{spec: &s, host: h, prog: newProgram()}}
@@ -299,7 +299,7 @@ func (x *execution) start(ctx context.Context) (*Process, error) {
 		id: x.spec.ID, cause: func() error { return context.Cause(ctx) },
 		io: x.io, cgroup: &cgroup{kept: true}, stubs: &stubs{}, done: make(chan struct{}),
 	}
-	// What it needs is its own now. The pipe ends with the process.
+	// What it needs is its own now. The socket's other end is closed with the process.
 	x.release()
 	pid, errJoin := x.awaitProcess()
 	reapChild(first)
@@ -319,7 +319,7 @@ func (x *execution) start(ctx context.Context) (*Process, error) {
 	p.unhook = context.AfterFunc(ctx, func() { _ = p.Kill() })
 	err = errJoin
 	if err == nil {
-		err = x.await()
+		err = x.await(p.pid)
 	}
 	if err != nil {
 		x.report.Close()

@@ -46,7 +46,7 @@ type plan struct {
 	io      *stdio
 	cgroup  *cgroup
 	v1procs []*os.File // for the child to join the groups of version 1
-	report  *os.File   // the parent's end of the error pipe
+	report  *os.File   // the parent's end of the socket for errors
 	errfd   *os.File   // the child's end
 	opened  []*os.File
 
@@ -566,10 +566,10 @@ func (p *plan) openStreams() error {
 	return p.makeStreams(null)
 }
 
-// makeStreams makes the pipe that errors come by, and the process's streams. null
+// makeStreams makes the socket that errors come by, and the process's streams. null
 // opens what it has for those that nobody wants.
 func (p *plan) makeStreams(null func() (*os.File, error)) (err error) {
-	if p.report, p.errfd, err = os.Pipe(); err != nil {
+	if p.report, p.errfd, err = sys.SocketPair(); err != nil {
 		return err
 	}
 	p.keep(p.errfd)

@@ -52,7 +52,7 @@ const (
 	imageAddr = 0x30_0000_0000
 	// imageFD is the child's descriptor of the image.
 	imageFD = 3
-	// carrierErrFD is a copy of the error pipe, for what goes wrong before the
+	// carrierErrFD is a copy of the socket for errors, for what goes wrong before the
 	// image is there. The program replaces it.
 	carrierErrFD = 4
 	// firstFD is the child's descriptor of the first of the program's files,

@@ -75,7 +75,7 @@ func (h *host) start(ctx context.Context, spec Spec, carry carrier) (*Process, e
 	p.pid, p.pidfd = c.pid, newPidfd(c.pidfd)
 	p.unhook = context.AfterFunc(ctx, func() { _ = p.Kill() })
 	pl.release()
-	err = pl.await()
+	err = pl.await(p.pid)
 	if c.executed != nil {
 		c.executed()
 	}
@@ -106,17 +106,28 @@ func newPidfd(fd int) *os.File {
 }
 
 // await waits until the command has been executed or the child has reported an
-// error, and returns that.
-func (p *plan) await() error {
+// error, and returns that. On the way it does what is to be done before.
+func (p *plan) await(pid int) error {
 	defer p.report.Close()
-	var report [16]byte
-	switch _, err := io.ReadFull(p.report, report[:]); {
-	case errors.Is(err, io.EOF):
-		return nil
-	case err != nil:
-		return setupError("wait for process", err)
+	for {
+		var report [16]byte
+		switch _, err := io.ReadFull(p.report, report[:]); {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return setupError("wait for process", err)
+		}
+		index := binary.NativeEndian.Uint64(report[:])
+		if index != readyReport {
+			return p.reported(index, unix.Errno(binary.NativeEndian.Uint64(report[8:])))
+		}
+		if err := p.spec.BeforeExec(pid); err != nil {
+			return &StartError{Err: err, Code: codeSetup}
+		}
+		if _, err := p.report.Write([]byte{1}); err != nil {
+			return setupError("start process", err)
+		}
 	}
-	return p.reported(binary.NativeEndian.Uint64(report[:]), unix.Errno(binary.NativeEndian.Uint64(report[8:])))
 }
 
 // reported is the error that a child has reported.

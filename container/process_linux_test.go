@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -467,11 +468,20 @@ func TestKillWithParent(t *testing.T) {
 		must(t, err)
 		pid, err := strconv.Atoi(strings.TrimSpace(line))
 		must(t, err)
-		fd, err := unix.PidfdOpen(pid, 0)
-		must(t, err)
-		defer unix.Close(fd)
+		ended := watchEnd(t, pid)
 		must(t, cmd.Process.Kill())
 		_ = cmd.Wait()
+		ended()
+	})
+}
+
+// watchEnd returns a function that waits for the end of a process, and ends it
+// if it doesn't come.
+func watchEnd(t *testing.T, pid int) func() {
+	fd, err := unix.PidfdOpen(pid, 0)
+	must(t, err)
+	return func() {
+		defer unix.Close(fd)
 		for {
 			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 10_000)
 			if errors.Is(err, unix.EINTR) {
@@ -481,12 +491,74 @@ func TestKillWithParent(t *testing.T) {
 				t.Errorf("container has outlived its parent: %v", err)
 				must(t, unix.Kill(pid, unix.SIGKILL))
 			}
-			break
+			return
+		}
+	}
+}
+
+// TestBeforeExec has a container wait for what is to be done before.
+func TestBeforeExec(t *testing.T) {
+	eachCarrier(t, func(t *testing.T, run runner) {
+		for _, init := range []bool{false, true} {
+			var out bytes.Buffer
+			spec := newSpec(t, "fds")
+			spec.Init, spec.Stdout = init, &out
+			told := 0
+			spec.BeforeExec = func(pid int) error {
+				told = pid
+				exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+				if err != nil || strings.Contains(exe, "helper") || out.Len() > 0 {
+					t.Errorf("process %d executes %q (%v) and has written %q", pid, exe, err, &out)
+				}
+				return nil
+			}
+			p, err := run.start(t.Context(), spec)
+			must(t, err)
+			must(t, p.Wait())
+			if told != p.Pid() || out.Len() == 0 {
+				t.Errorf("told of process %d, which is %d and has written %q", told, p.Pid(), &out)
+			}
+
+			out.Reset()
+			spec = newSpec(t, "fds")
+			spec.Init, spec.Stdout = init, &out
+			failure := errors.New("disk full")
+			spec.BeforeExec = func(int) error { return failure }
+			_, err = run.start(t.Context(), spec)
+			if !errors.Is(err, failure) || exitCode(t, err) != codeSetup || out.Len() > 0 {
+				t.Errorf("error %v, it has written %q", err, &out)
+			}
 		}
 	})
 }
 
-// TestHelperBuilder is the parent in TestKillWithParent.
+// TestKilledBeforeExec kills a builder while a container waits for it, which
+// ends then without having executed its command.
+func TestKilledBeforeExec(t *testing.T) {
+	eachCarrier(t, func(t *testing.T, run runner) {
+		cmd := exec.Command("/proc/self/exe", "-test.run=^TestHelperBuilder$")
+		cmd.Env = append(os.Environ(), "HELPER_BUILDER="+path.Base(t.Name()), "HELPER_BEFORE_EXEC=1")
+		out, err := cmd.StdoutPipe()
+		must(t, err)
+		must(t, cmd.Start())
+		lines := bufio.NewReader(out)
+		line, err := lines.ReadString('\n')
+		must(t, err)
+		pid, err := strconv.Atoi(strings.TrimSpace(line))
+		must(t, err)
+		ended := watchEnd(t, pid)
+		must(t, cmd.Process.Kill())
+		rest, err := io.ReadAll(lines)
+		must(t, err)
+		if len(rest) > 0 {
+			t.Errorf("the container has written %q", rest)
+		}
+		_ = cmd.Wait()
+		ended()
+	})
+}
+
+// TestHelperBuilder is the parent in TestKillWithParent and TestKilledBeforeExec.
 func TestHelperBuilder(t *testing.T) {
 	name := os.Getenv("HELPER_BUILDER")
 	if name == "" {
@@ -494,6 +566,16 @@ func TestHelperBuilder(t *testing.T) {
 	}
 	h, err := theHost()
 	must(t, err)
+	if os.Getenv("HELPER_BEFORE_EXEC") != "" {
+		spec := newSpec(t, "fds")
+		spec.Stdout = os.Stdout
+		spec.BeforeExec = func(pid int) error {
+			fmt.Println(pid)
+			select {} // until it is killed
+		}
+		_, err := (runner{h, carriers()[name]}).start(t.Context(), spec)
+		t.Fatal(err)
+	}
 	spec := newSpec(t, "sleep", "1000")
 	spec.KillWithParent, spec.User = true, "ada"
 	p, _ := startReady(t, runner{h, carriers()[name]}, spec)

@@ -33,7 +33,7 @@ import (
 // the descriptor errfd and exits. The trampoline that the last operation
 // executes reports in the same way, with index execReport. When the command
 // has been executed the descriptor is closed without anything written: it is
-// a pipe, and its end tells the parent that the container runs.
+// a socket, and its end tells the parent that the container runs.
 type program struct {
 	steps []step
 	data  []byte // what arguments point to; addresses are offsets into it
@@ -68,6 +68,10 @@ const execReport = ^uint64(0)
 // carrierReport is the index reported by the portable carrier: something
 // failed before the first operation.
 const carrierReport = ^uint64(1)
+
+// readyReport is the index of a report that is none of an error: the process
+// waits for a byte before it executes its command, see Spec.BeforeExec.
+const readyReport = ^uint64(3)
 
 // Sizes and offsets in words.
 const (
@@ -209,7 +213,7 @@ func (p *program) size() int {
 }
 
 // encode makes the image for the address base. fd gives the child's descriptor
-// number of each file, errfd is that of the error pipe.
+// number of each file, errfd is that of the socket for errors.
 func (p *program) encode(base uintptr, errfd int, fd func(i int) int) []byte {
 	out := make([]byte, p.size())
 	p.encodeTo(out, base, errfd, fd)

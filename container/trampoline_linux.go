@@ -19,8 +19,8 @@ import (
 // open for writing or execute (CVE-2019-5736). The trampoline is a static ELF
 // file of a few hundred bytes in a sealed memory file that can't be written to.
 //
-// It closes the error pipe on execution, tries the command's candidates in
-// turn (see candidates) and reports over the pipe if none can be executed. The
+// It closes the socket for errors on execution, tries the command's candidates in
+// turn (see candidates) and reports over the socket if none can be executed. The
 // init trampoline does that in a child process, and stays behind as process 1:
 // it forwards signals to the child, reaps what is orphaned, and exits with the
 // child's code.

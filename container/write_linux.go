@@ -59,6 +59,9 @@ func (p *plan) writeProcess(joined func()) {
 	if p.spec.UserNS != nil {
 		p.writeDir() // which the container's root makes
 	}
+	if p.spec.BeforeExec != nil {
+		p.writeReady()
+	}
 	p.writeConfinement()
 	p.writeExec()
 }
@@ -607,11 +610,28 @@ func (p *plan) writeFilter(filter []sockFilter) arg {
 	return p.prog.words(num(len(filter)), p.prog.bytes(code))
 }
 
+// writeReady has the process wait until the parent has done what it does before
+// the command is executed, and leave if that comes to nothing: then the other
+// end is closed. No other process holds that end and waits itself, as the
+// descriptors were closed.
+func (p *plan) writeReady() {
+	pr := &p.prog
+	ready := make([]byte, 16)
+	binary.NativeEndian.PutUint64(ready, readyReport)
+	pr.do("report readiness", unix.SYS_WRITE, num(reportFD), pr.bytes(ready), num(len(ready)))
+	pr.ignore(0, unix.EPIPE)
+	answer := pr.bytes(make([]byte, 8))
+	pr.do("wait for the parent", unix.SYS_READ, num(reportFD), answer, num(1))
+	pr.check("wait for the parent", answer, 0, unix.EEXIST)
+	pr.ignore(1, unix.EEXIST)
+	pr.do("leave", unix.SYS_EXIT_GROUP, num(codeSetup))
+}
+
 func (p *plan) writeParentDeath() {
 	pr := &p.prog
 	pr.do("watch parent", unix.SYS_PRCTL, num(unix.PR_SET_PDEATHSIG), num(unix.SIGKILL), num(0), num(0), num(0))
 	// The parent may be gone already. Only it holds the other end of the
-	// pipe, which then is in error.
+	// socket, which then is closed.
 	pollfd := make([]byte, 8)
 	binary.NativeEndian.PutUint32(pollfd, reportFD)
 	at := pr.bytes(pollfd)

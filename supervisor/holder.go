@@ -284,6 +284,17 @@ func (h *holder) start() (err error) {
 		root.Close()
 		return errors.Join(err, att.Close())
 	}
+	running := State{Status: Running, Boot: sys.BootID(), Restarts: h.current().Restarts, Foreground: spec.KillWithParent, Network: att}
+	note := func(pid int) error {
+		running.Pid, running.PidStart, running.Started = pid, container.StartTime(pid), time.Now()
+		if err := h.records.saveState(h.config.ID, running); err != nil {
+			return fmt.Errorf("write state: %w", err)
+		}
+		return nil
+	}
+	if !spec.KillWithParent { // else nothing is left of it when this process is killed
+		spec.BeforeExec = note
+	}
 	p, err := container.Start(context.Background(), spec)
 	closeAll(ends)
 	if err != nil {
@@ -296,12 +307,12 @@ func (h *holder) start() (err error) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.process, h.out, h.input = p, out, in
-	h.state = State{
-		Status: Running, Pid: p.Pid(), PidStart: container.StartTime(p.Pid()), Boot: sys.BootID(),
-		Started: time.Now(), Restarts: h.state.Restarts, Foreground: spec.KillWithParent, Network: att,
+	if spec.KillWithParent {
+		if err := note(p.Pid()); err != nil {
+			h.warn(fmt.Sprintf("container %s: %v", h.config.Name, err))
+		}
 	}
-	h.save()
+	h.process, h.out, h.input, h.state = p, out, in, running
 	if err := h.kept.keepTerminal(h.config.ID, p.Terminal()); err != nil {
 		h.warn(fmt.Sprintf("keep the terminal of container %s: %v", h.config.Name, err))
 	}

@@ -302,6 +302,7 @@ func (m *Monitor) adoptOne(c Config) error {
 		return nil
 	}
 	if st.Alive() {
+		removeGroups(c)
 		h.state = m.records.abandonedState(st)
 		h.state.Network = nil
 		h.save()

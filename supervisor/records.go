@@ -492,7 +492,15 @@ func (r Records) Remove(c Config) error {
 	if s := r.readState(c.ID); s.Alive() && s.processLives() {
 		return fmt.Errorf("container %s: %w", c.Name, ErrRunning)
 	}
+	removeGroups(c)
 	return r.RemoveHeld(c)
+}
+
+// removeGroups removes the control groups that a killed holder has left of a
+// container. What can't be removed now is swept by a later start.
+func removeGroups(c Config) {
+	c.Spec.ID = c.ID
+	_ = container.RemoveGroups(c.Spec)
 }
 
 // RemoveHeld removes a container whose lock the caller has. One that removes

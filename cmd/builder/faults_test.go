@@ -43,6 +43,7 @@ func TestLifeFaults(t *testing.T) {
 	records := supervisor.NewRecords(s)
 	mounts := countLines(t, "/proc/self/mountinfo")
 	w.ok("run", "-d", "--name", "long", "--restart", "always", "test/base", "sh", "-c", counting)
+	seen := map[string]bool{}
 	for i := range rounds {
 		name := fmt.Sprintf("r%d", i)
 		args := [][]string{
@@ -73,7 +74,9 @@ func TestLifeFaults(t *testing.T) {
 			}
 		}
 		cmd.Wait()
-		checkStates(t, records, i)
+		for _, c := range checkStates(t, records, i) {
+			seen[c.ID] = true
+		}
 		// It is started again whatever ended it, once somebody looks.
 		w.run("ps", "-q")
 	}
@@ -91,6 +94,13 @@ func TestLifeFaults(t *testing.T) {
 	if out, _ := exec.Command("pgrep", "-f", w.root).Output(); len(out) > 0 {
 		t.Errorf("processes left: %s", out)
 	}
+	for id := range seen {
+		for _, pattern := range []string{"/sys/fs/cgroup/builder/", "/sys/fs/cgroup/*/builder/"} {
+			if left, _ := filepath.Glob(pattern + id); len(left) > 0 {
+				t.Errorf("groups left: %v", left)
+			}
+		}
+	}
 	if left, _ := filepath.Glob(filepath.Join(w.root, "run", "*.sock")); len(left) > 1 {
 		t.Logf("sockets of killed commands: %v", left)
 	}
@@ -105,8 +115,9 @@ func countLines(t *testing.T, name string) int {
 	return strings.Count(string(data), "\n")
 }
 
-// checkStates compares what is said of each container with the kernel.
-func checkStates(t *testing.T, records supervisor.Records, round int) {
+// checkStates compares what is said of each container with the kernel, and
+// returns all.
+func checkStates(t *testing.T, records supervisor.Records, round int) []supervisor.Container {
 	t.Helper()
 	list, err := records.List()
 	if err != nil {
@@ -124,4 +135,5 @@ func checkStates(t *testing.T, records supervisor.Records, round int) {
 			}
 		}
 	}
+	return list
 }

@@ -42,7 +42,7 @@ type plan struct {
 
 	devices []boundDevice
 
-	stubs   stubs
+	stubs   *stubs // of its own, as it is kept when the plan is not
 	io      *stdio
 	cgroup  *cgroup
 	v1procs []*os.File // for the child to join the groups of version 1
@@ -80,7 +80,7 @@ func validID(id string) bool {
 // newPlan prepares a container. On failure nothing is left of it; else the
 // caller ends with release.
 func newPlan(h *host, spec *Spec) (*plan, error) {
-	p := &plan{spec: spec, host: h, prog: newProgram()}
+	p := &plan{spec: spec, host: h, prog: newProgram(), stubs: new(stubs)}
 	// What is made in the container's file systems is its root's.
 	asRoot := func(run func() error) func() error {
 		return func() error { return spec.UserNS.AsRoot(run) }

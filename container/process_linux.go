@@ -65,7 +65,7 @@ func (h *host) start(ctx context.Context, spec Spec, carry carrier) (*Process, e
 	}
 	p := &Process{
 		id: spec.ID, cause: func() error { return context.Cause(ctx) },
-		io: pl.io, cgroup: pl.cgroup, stubs: &pl.stubs, done: make(chan struct{}), many: spec.PID.With != ShareNot,
+		io: pl.io, cgroup: pl.cgroup, stubs: pl.stubs, done: make(chan struct{}), many: spec.PID.With != ShareNot,
 	}
 	var c child
 	h.onSpawner(func() { err = inPIDNamespace(spec.PID.NS, func() error { c, err = carry(pl); return err }) })

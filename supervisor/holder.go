@@ -40,6 +40,7 @@ type holder struct {
 	kept       Kept // of the monitor
 
 	joined *os.File // network namespace of another container, during a start
+	root   *os.File // of the process; nil if another holder has mounted it
 
 	size     [2]uint16     // of the terminal
 	stopping bool          // it is not to be started again
@@ -91,7 +92,7 @@ func (i *input) close() {
 func (h *holder) run(started func(error)) {
 	defer close(h.ended)
 	defer h.release()
-	err := h.start()
+	err := h.startApart()
 	if err != nil {
 		h.mu.Lock()
 		h.over = true
@@ -201,7 +202,7 @@ func (h *holder) restart() bool {
 		}
 		h.state.Restarts++
 		h.mu.Unlock()
-		err := h.start()
+		err := h.startApart()
 		if err == nil {
 			if asked {
 				h.records.event(h.config, "restart", nil)
@@ -229,6 +230,14 @@ func (h *holder) save() {
 	if err := h.records.saveState(h.config.ID, h.state); err != nil {
 		h.warn(fmt.Sprintf("write state of container %s: %v", h.config.Name, err))
 	}
+}
+
+// startApart is start on a stack of its own, so that the one that stays until the
+// container's end, of which there are as many as containers, is small.
+func (h *holder) startApart() error {
+	done := make(chan error)
+	go func() { done <- h.start() }()
+	return <-done
 }
 
 // start makes the container's root and starts its process.
@@ -312,17 +321,10 @@ func (h *holder) start() (err error) {
 			h.warn(fmt.Sprintf("container %s: %v", h.config.Name, err))
 		}
 	}
-	h.process, h.out, h.input, h.state = p, out, in, running
+	h.process, h.out, h.input, h.state, h.root = p, out, in, running, root
 	if err := h.kept.keepTerminal(h.config.ID, p.Terminal()); err != nil {
 		h.warn(fmt.Sprintf("keep the terminal of container %s: %v", h.config.Name, err))
 	}
-	// The kernel writes a whole disk's changes when the last user of a
-	// durable root goes: that is to be here, not where others wait for the
-	// container's end.
-	go func() {
-		_ = p.Ended()
-		root.Close()
-	}()
 	h.records.event(h.config, "start", nil)
 	go h.watchHealth(p)
 	return nil
@@ -408,6 +410,12 @@ func (h *holder) wait() {
 	p := h.process
 	err := p.Ended()
 	defer func() { _ = p.Wait() }() // when the end is written down
+	if h.root != nil {
+		// The kernel writes a whole disk's changes when the last user of a
+		// durable root goes: nobody is to wait for that.
+		go h.root.Close()
+		h.root = nil
+	}
 	h.mu.Lock()
 	out, in := h.out, h.input
 	h.mu.Unlock()

@@ -108,7 +108,10 @@ func (l *lab) measure(r row) error {
 		m := median(times[t])
 		fmt.Fprintf(l.out, "  %s\t%8.1f ms\t(min %.1f, max %.1f, %d runs)\tx %.1f\tcpu %.1f s\tpeak %d MB\n", t.name, ms(m),
 			ms(slices.Min(times[t])), ms(slices.Max(times[t])), len(times[t]), float64(m)/float64(base), median(cpus[t]).Seconds(), t.peak>>10)
-		t.peak = 0
+		if t.each > 0 {
+			fmt.Fprintf(l.out, "  \teach %d kB\n", t.each)
+		}
+		t.peak, t.each = 0, 0
 	}
 	return l.out.Flush()
 }

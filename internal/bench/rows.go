@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -56,6 +58,7 @@ var rows = []row{
 	{"start", "run of /bin/true without a network, whole command", runs, start("none")},
 	{"start-host", "the same on the machine's network", runs, start("host")},
 	{"start-bridge", "the same on the default bridge, which is made where there is none", runs, start("bridge")},
+	{"detached", "a container in the background, without a network, and the memory of what watches it", runs, detached},
 	{"pull", "pull and unpack of an image of 1 GB from a registry on loopback", pulls, pullLarge},
 	{"fetch", "the same image fetched and verified, not unpacked", fetches, fetchLarge},
 	{"push", "the same image pushed to an empty registry on loopback", pushes, pushLarge},
@@ -216,6 +219,68 @@ func start(network string) func(*lab, *tool, int) (time.Duration, error) {
 		}
 		return timed(cmd)
 	}
+}
+
+// detachedAtOnce is how many containers are in the background at once.
+const detachedAtOnce = 50
+
+// detached starts containers in the background, each of which counts, and
+// removes them. What processes other than theirs need more of memory than with
+// the first alone is the tool's, for each further one.
+func detached(_ *lab, t *tool, i int) (took time.Duration, err error) {
+	command := func(args ...string) *exec.Cmd {
+		cmd := t.run("none", base, "sleep", "1000")
+		at := slices.Index(cmd.Args, "run")
+		if len(args) > 0 {
+			cmd.Args = append(cmd.Args[:at], args...)
+		}
+		return cmd
+	}
+	if !slices.Contains(command().Args, "--rm") {
+		return 0, errNot // a bare runtime
+	}
+	remove := []string{"rm", "-f"}
+	defer func() {
+		if out, errRemove := command(remove...).CombinedOutput(); errRemove != nil && err == nil {
+			err = fmt.Errorf("remove containers: %w\n%s", errRemove, lastLines(out))
+		}
+	}()
+	time.Sleep(4 * time.Second) // for what watched another tool's to have ended
+	var before int64
+	for n := range detachedAtOnce {
+		cmd, name := command(), fmt.Sprintf("bench-%d-%d", i, n)
+		cmd.Args = slices.Insert(cmd.Args, slices.Index(cmd.Args, "run")+1, "-d", "--name", name)
+		d, err := timed(cmd)
+		if err != nil {
+			return 0, err
+		}
+		took += d
+		remove = append(remove, name)
+		if n == 0 {
+			before = memoryBut("sleep")
+		}
+	}
+	t.each = max(0, memoryBut("sleep")-before) / (detachedAtOnce - 1)
+	return took / detachedAtOnce, nil
+}
+
+// memoryBut is the memory of all processes that don't execute a command of that
+// name, each page counted once, in kB (proc_pid_smaps(5), Pss).
+func memoryBut(name string) (sum int64) {
+	all, _ := filepath.Glob("/proc/[0-9]*/smaps_rollup")
+	for _, file := range all {
+		comm, err := os.ReadFile(filepath.Join(filepath.Dir(file), "comm"))
+		if err != nil || strings.TrimSpace(string(comm)) == name {
+			continue
+		}
+		text, _ := os.ReadFile(file)
+		_, after, _ := strings.Cut(string(text), "\nPss:")
+		if words := strings.Fields(after); len(words) > 0 {
+			n, _ := strconv.ParseInt(words[0], 10, 64)
+			sum += n
+		}
+	}
+	return sum
 }
 
 // errNot says that a tool doesn't do such work.

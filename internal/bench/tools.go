@@ -31,6 +31,7 @@ type tool struct {
 
 	daemon int   // its process, 0 for none
 	peak   int64 // of its commands in this row, in kB
+	each   int64 // what a container takes more of memory, in kB; 0 if that isn't the row's
 }
 
 // prepare makes the base image, busybox alone, and gives it to every tool that

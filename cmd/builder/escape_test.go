@@ -281,6 +281,53 @@ func TestCpSwap(t *testing.T) {
 	}
 }
 
+// TestCpChmodSwap puts a link to a file of the machine in the place of what is
+// being copied into a container: its mode is not changed.
+func TestCpChmodSwap(t *testing.T) {
+	w := newBench(t)
+	canary := filepath.Join(t.TempDir(), "canary")
+	if err := os.WriteFile(canary, []byte("secret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.write("in", strings.Repeat("some bytes ", 3<<20))
+	if err := os.Chmod(filepath.Join(w.dir, "in"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	w.ok("run", "-d", "--name", "cc", "--network", "none", "test/base", "sleep", "1000")
+	t.Cleanup(func() { w.run("rm", "-f", "-a") })
+	at := "/proc/" + strconv.Itoa(readState(t, w, "cc").Pid) + "/root/in"
+	swapped := 0
+	for range 5 {
+		ended, gone := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(gone)
+			for {
+				select {
+				case <-ended:
+					return
+				default:
+				}
+				if st, err := os.Lstat(at); err == nil && st.Mode().IsRegular() {
+					if os.Remove(at) == nil && os.Symlink(canary, at) == nil {
+						swapped++
+						return
+					}
+				}
+			}
+		}()
+		w.run("cp", "in", "cc:/in") // what it says is of no interest
+		close(ended)
+		<-gone
+		if st, err := os.Stat(canary); err != nil || st.Mode().Perm() != 0o600 {
+			t.Fatalf("the machine's file has mode %v (%v)", st.Mode(), err)
+		}
+		_ = os.Remove(at)
+	}
+	if swapped == 0 {
+		t.Error("nothing was ever swapped")
+	}
+}
+
 // exchange exchanges two names again and again until stop, which says how often.
 func exchange(a, b string) (stop func() int) {
 	ended := make(chan struct{})

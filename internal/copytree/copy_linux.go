@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"builder/internal/sys"
 )
 
 // Options of [Copy].
@@ -389,7 +391,7 @@ func (c *copier) finishNode(w *scratch, t task, to int, name Name, e *Entry) err
 		}
 	}
 	if !e.IsSymlink() {
-		if err := unix.Fchmodat(to, name.String(), c.plan.Mode.Apply(e.Stat.Mode), 0); err != nil {
+		if err := sys.ChmodAt(to, name.String(), c.plan.Mode.Apply(e.Stat.Mode)); err != nil {
 			return err
 		}
 	}

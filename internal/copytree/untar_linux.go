@@ -309,7 +309,7 @@ func (u *untarrer) setAttrs(at int, base Name, h *tar.Header) error {
 		}
 	}
 	if h.Typeflag != tar.TypeSymlink {
-		if err := unix.Fchmodat(at, base.String(), uint32(h.Mode)&0o7777, 0); err != nil {
+		if err := sys.ChmodAt(at, base.String(), uint32(h.Mode)&0o7777); err != nil {
 			return err
 		}
 	}

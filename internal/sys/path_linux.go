@@ -276,3 +276,27 @@ func ReadLinkOf(f *os.File) (string, error) {
 	}
 	return string(buf[:n]), nil
 }
+
+// ChmodAt sets the mode of an entry of a directory, which is not followed if it
+// is a symbolic link: the error is ELOOP or EOPNOTSUPP then. See chmod(2).
+func ChmodAt(dir int, name string, mode uint32) error {
+	err := unix.Fchmodat(dir, name, mode, unix.AT_SYMLINK_NOFOLLOW)
+	if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EPERM) {
+		return os.NewSyscallError("fchmodat", err)
+	}
+	// Linux before 6.6, or a container's seccomp profile that doesn't know the call.
+	fd, err := unix.Openat(dir, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("openat", err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return os.NewSyscallError("fstat", err)
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFLNK {
+		return os.NewSyscallError("chmod", unix.ELOOP)
+	}
+	return os.NewSyscallError("chmod", unix.Chmod(FDPath(f), mode))
+}

@@ -156,9 +156,10 @@ func (c *cgroups) named(spec *Spec) *cgroup {
 }
 
 // RemoveGroups removes the control groups of a container that has ended, which
-// are still there if its holder was killed. Those of an ordinary user are found
-// where a command like this one makes them. The error is EBUSY if a process is
-// in one.
+// are still there if its holder was killed, with what its end has left of its
+// processes in a PID namespace that it shares. Those of an ordinary user are
+// found where a command like this one makes them. The error is EBUSY if a
+// process is in one.
 func RemoveGroups(spec Spec) error {
 	open := newCgroups
 	if sys.InUserNamespace() {
@@ -172,7 +173,11 @@ func RemoveGroups(spec Spec) error {
 	if c.none {
 		return nil
 	}
-	return c.named(&spec).remove()
+	g := c.named(&spec)
+	if spec.PID.With != ShareNot {
+		err = errors.Join(g.kill(), g.awaitEmpty())
+	}
+	return errors.Join(err, g.remove())
 }
 
 // close gives up the hierarchies.

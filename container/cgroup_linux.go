@@ -89,7 +89,7 @@ func (c *cgroups) make(spec *Spec) (*cgroup, error) {
 	parent := c.parentOf(spec)
 	if !c.swept[parent] {
 		c.swept[parent] = true
-		sweep(c.root, parent, time.Now())
+		c.sweep(c.root, parent)
 	}
 	g, err := newCgroup(c.root, parent, spec.ID)
 	if err != nil {
@@ -199,6 +199,14 @@ func (g *cgroup) remove() error {
 // leftoverAge is how old an unused group must be to be a leftover: one that has
 // just been made has no process yet.
 const leftoverAge = time.Minute
+
+// sweep removes leftovers from a hierarchy. In a group that the caller has named
+// there may be others' groups.
+func (c *cgroups) sweep(root *os.File, parent string) {
+	if parent == c.parent || parent == c.parent+openSuffix || parent == c.parent+devicesSuffix {
+		sweep(root, parent, time.Now())
+	}
+}
 
 // sweep removes the groups that killed programs have left behind. Groups with
 // processes can't be removed, so whatever goes wrong does no harm.

@@ -273,6 +273,9 @@ func (x *execution) writeJoin() {
 		flags |= unix.CLONE_NEWUSER
 	}
 	pr.do("join namespaces", unix.SYS_SETNS, pr.file(x.pidfd), num(flags))
+	self := pr.get("get process id", unix.SYS_GETPID)
+	first := pr.get("open process", unix.SYS_PIDFD_OPEN, self, num(0))
+	pr.do("open process", unix.SYS_DUP3, first, num(joinerFD), num(unix.O_CLOEXEC))
 	buf := make([]byte, 16)
 	binary.NativeEndian.PutUint64(buf, pidReport)
 	report := pr.bytes(buf)
@@ -285,8 +288,16 @@ func (x *execution) writeJoin() {
 	pr.ignore(2, unix.EINVAL)
 	pr.do("report process", unix.SYS_WRITE, pr.file(x.errfd), report, num(16))
 	pr.do("leave", unix.SYS_EXIT_GROUP, num(0))
+	// The report is to come before whatever the container can have a hand in.
+	pollfd := binary.NativeEndian.AppendUint32(nil, joinerFD)
+	pollfd = binary.NativeEndian.AppendUint32(pollfd, unix.POLLIN)
+	pr.do("wait for report", unix.SYS_PPOLL, pr.bytes(pollfd), num(1), num(0), num(0), num(0))
 	pr.do("new session", unix.SYS_SETSID)
 }
+
+// joinerFD is the descriptor by which the process that goes on sees the end of
+// the one that has made it.
+const joinerFD = walkerFD - 1
 
 // start makes the process.
 func (x *execution) start(ctx context.Context) (*Process, error) {
@@ -319,7 +330,7 @@ func (x *execution) start(ctx context.Context) (*Process, error) {
 	p.unhook = context.AfterFunc(ctx, func() { _ = p.Kill() })
 	err = errJoin
 	if err == nil {
-		err = x.await(p.pid)
+		err = x.awaitInTime(p)
 	}
 	if err != nil {
 		x.report.Close()
@@ -349,10 +360,20 @@ func (x *execution) awaitProcess() (pid int, err error) {
 			return 0, err
 		}
 		index, value := binary.NativeEndian.Uint64(report[:]), binary.NativeEndian.Uint64(report[8:])
-		if index == pidReport {
-			return int(value), err
+		if index != pidReport {
+			err = x.reported(index, unix.Errno(value))
+			continue
 		}
-		err = x.reported(index, unix.Errno(value))
+		// Of the container nobody can have sent it, unless the kernel has killed
+		// the one that was to.
+		pid := int(value)
+		if pid <= 0 {
+			return 0, setupError("enter container", unix.ECHILD)
+		}
+		if _, _, errPeek := sys.PeekEnded(pid, unix.WNOHANG); errPeek != nil {
+			return 0, setupError("enter container", errPeek)
+		}
+		return pid, err
 	}
 }
 

@@ -31,6 +31,11 @@ type child struct {
 // bestCarrier is the fast carrier, or where the kernel is too old for it the
 // portable one.
 func bestCarrier(p *plan) (child, error) {
+	if p.spec.PID.With == ShareOther && p.spec.UserNS == nil {
+		// Who may trace everything there (CAP_SYS_PTRACE) is not to find this
+		// process's memory.
+		return portableCarrier(p)
+	}
 	c, err := fastCarrier(p)
 	if p.spec.UserNS != nil {
 		return c, err // a process of several threads can't enter one

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -75,16 +76,19 @@ func (h *host) start(ctx context.Context, spec Spec, carry carrier) (*Process, e
 	p.pid, p.pidfd = c.pid, newPidfd(c.pidfd)
 	p.unhook = context.AfterFunc(ctx, func() { _ = p.Kill() })
 	pl.release()
-	err = pl.await(p.pid)
-	if c.executed != nil {
-		c.executed()
-	}
+	err = pl.awaitInTime(p)
 	if err != nil {
-		// It has exited or is about to; nothing is said about how.
+		// Nothing is said about how it ends. Until it has, it may use what
+		// the carrier has given it.
 		p.unhook()
 		_ = p.Kill()
 		_ = p.awaitEnd()
 		p.reap()
+	}
+	if c.executed != nil {
+		c.executed()
+	}
+	if err != nil {
 		_ = p.endOthers()
 		p.io.closeAll()
 		_ = p.cleanUp()
@@ -105,25 +109,43 @@ func newPidfd(fd int) *os.File {
 	return os.NewFile(uintptr(fd), "pidfd")
 }
 
+// setupTime is how long a process may take until it executes its command. Others
+// of a PID namespace that it shares can stop it.
+const setupTime = time.Minute
+
+// awaitInTime is await, but kills the process after setupTime.
+func (p *plan) awaitInTime(made *Process) error {
+	late := time.AfterFunc(setupTime, func() { _ = made.Signal(syscall.SIGKILL) })
+	err := p.await(made.pid)
+	if !late.Stop() {
+		err = setupError("wait for process", fmt.Errorf("it was not set up within %v, and is killed", setupTime))
+	}
+	return err
+}
+
 // await waits until the command has been executed or the child has reported an
-// error, and returns that. On the way it does what is to be done before.
+// error, and returns that. On the way it does what is to be done before, once:
+// in a moment that is too short to be told, the socket is the container's.
 func (p *plan) await(pid int) error {
 	defer p.report.Close()
-	for {
+	for before := p.spec.BeforeExec; ; {
 		var report [16]byte
 		switch _, err := io.ReadFull(p.report, report[:]); {
+		case errors.Is(err, io.EOF) && before != nil:
+			return setupError("wait for process", errors.New("it ended while it was set up"))
 		case errors.Is(err, io.EOF):
 			return nil
 		case err != nil:
 			return setupError("wait for process", err)
 		}
 		index := binary.NativeEndian.Uint64(report[:])
-		if index != readyReport {
+		if index != readyReport || before == nil {
 			return p.reported(index, unix.Errno(binary.NativeEndian.Uint64(report[8:])))
 		}
-		if err := p.spec.BeforeExec(pid); err != nil {
+		if err := before(pid); err != nil {
 			return &StartError{Err: err, Code: codeSetup}
 		}
+		before = nil
 		if _, err := p.report.Write([]byte{1}); err != nil {
 			return setupError("start process", err)
 		}

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -530,6 +531,37 @@ func TestBeforeExec(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestForgedReports sends what a process of the container could, that traces
+// another one in the moment before that executes its command.
+func TestForgedReports(t *testing.T) {
+	send := func(index, value uint64) *os.File {
+		ours, theirs, err := sys.SocketPair()
+		must(t, err)
+		t.Cleanup(func() { ours.Close(); theirs.Close() })
+		for range 3 {
+			_, err = theirs.Write(binary.NativeEndian.AppendUint64(binary.NativeEndian.AppendUint64(nil, index), value))
+			must(t, err)
+		}
+		return ours
+	}
+	for _, waits := range []bool{false, true} {
+		told := 0
+		p := &plan{spec: &Spec{Args: []string{"x"}}, prog: newProgram(), report: send(readyReport, 0)}
+		if waits {
+			p.spec.BeforeExec = func(int) error { told++; return nil }
+		}
+		if err := p.await(1); err == nil || told > 1 || waits != (told == 1) {
+			t.Errorf("error %v, told %d times", err, told)
+		}
+	}
+	for _, pid := range []uint64{0, 1, 1 << 40, ^uint64(0)} {
+		x := &execution{plan: plan{spec: &Spec{Args: []string{"x"}}, prog: newProgram(), report: send(pidReport, pid)}}
+		if got, err := x.awaitProcess(); got != 0 || err == nil {
+			t.Errorf("process %d is taken for one's own (%v)", got, err)
+		}
+	}
 }
 
 // TestKilledBeforeExec kills a builder while a container waits for it, which

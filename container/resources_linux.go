@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -312,7 +311,7 @@ func (c *cgroups) twin(g *cgroup, name string) (twin *cgroup, isNew bool, err er
 	}
 	parent, id := path.Split(g.path)
 	parent = strings.TrimSuffix(parent, "/")
-	sweep(root, parent, time.Now())
+	c.sweep(root, parent)
 	if twin, err = newCgroup(root, parent, id); err != nil {
 		return nil, false, err
 	}

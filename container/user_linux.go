@@ -244,5 +244,14 @@ func (db userDB) open(name string) (*os.File, error) {
 	if st.Size() > maxUserFile {
 		return nil, fmt.Errorf("is larger than %d bytes", maxUserFile)
 	}
+	// What the kernel makes up on reading is no account file, and may be the
+	// machine's: /proc/kmsg.
+	var fsys unix.Statfs_t
+	if err := unix.Fstatfs(int(p.Fd()), &fsys); err != nil {
+		return nil, os.NewSyscallError("fstatfs", err)
+	}
+	if fsys.Type == unix.PROC_SUPER_MAGIC || fsys.Type == unix.SYSFS_MAGIC {
+		return nil, errors.New("is a file of the kernel's")
+	}
 	return os.OpenFile(sys.FDPath(p), os.O_RDONLY, 0)
 }

@@ -127,6 +127,19 @@ func TestLookupUserHostile(t *testing.T) {
 			}
 		})
 	}
+	// A file that the kernel makes up may be the machine's.
+	dir := t.TempDir()
+	must(t, os.Mkdir(filepath.Join(dir, "etc"), 0o755))
+	must(t, os.Mkdir(filepath.Join(dir, "p"), 0o755))
+	must(t, os.Symlink("/p/version", filepath.Join(dir, "etc/passwd")))
+	must(t, unix.Mount("/proc", filepath.Join(dir, "p"), "", unix.MS_BIND, ""))
+	defer func() { must(t, unix.Unmount(filepath.Join(dir, "p"), unix.MNT_DETACH)) }()
+	f, err := os.Open(dir)
+	must(t, err)
+	defer f.Close()
+	if u, err := LookupUser(f, "evil", nil); err == nil || !strings.Contains(err.Error(), "is a file of the kernel's") {
+		t.Errorf("%+v, %v", u, err)
+	}
 	// Within the root links are fine.
 	root := account(t, func(name string) error { return os.Symlink("/etc/../etc/group", name) }, "in:x:3:4::/in:\n")
 	if u, err := LookupUser(root, "in", nil); err != nil || u.UID != 3 {

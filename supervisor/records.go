@@ -140,11 +140,10 @@ func (r Records) publish(c *Config, dir string, check bool) error {
 			return err
 		}
 		defer names.Release()
-		others, err := r.nameFree(c.Name, c.ID)
-		if err != nil {
+		if err := r.nameFree(c.Name, c.ID); err != nil {
 			return err
 		}
-		if err := c.chooseIDs(others); err != nil {
+		if err := r.chooseIDs(c); err != nil {
 			return err
 		}
 	}
@@ -158,9 +157,13 @@ func (r Records) publish(c *Config, dir string, check bool) error {
 }
 
 // chooseIDs has a container choose its ids beside others.
-func (c *Config) chooseIDs(others []Config) (err error) {
+func (r Records) chooseIDs(c *Config) error {
 	if c.ChooseIDs == nil {
 		return nil
+	}
+	others, err := r.configs()
+	if err != nil {
+		return err
 	}
 	var taken []container.IDMap
 	for _, other := range others {
@@ -181,33 +184,33 @@ func (r Records) lockNames() (*filelock.Lock, error) {
 }
 
 // nameFree says whether no container but the one of that ID has a name. On the
-// way it removes what nobody wants any more, and returns the others.
-func (r Records) nameFree(name, id string) (others []Config, err error) {
-	all, err := r.configs()
+// way it removes what nobody wants any more.
+func (r Records) nameFree(name, id string) error {
+	all, err := r.heads()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, c := range all {
 		if c.AutoRemove && c.ID != id && r.abandoned(c) {
-			err := r.Remove(c)
-			if errors.Is(err, ErrRunning) {
-				others = append(others, c)
-			} else if err != nil {
-				return nil, err
+			whole, err := r.loadOrBroken(c.ID)
+			if err == nil {
+				err = r.Remove(whole)
+			}
+			if err != nil && !errors.Is(err, ErrRunning) && !errors.Is(err, fs.ErrNotExist) {
+				return err
 			}
 			continue
 		}
 		if c.Name == name && c.ID != id {
-			return nil, fmt.Errorf("the name %q is in use by container %s: remove it with builder rm, or take another name", name, c.ID[:12])
+			return fmt.Errorf("the name %q is in use by container %s: remove it with builder rm, or take another name", name, c.ID[:12])
 		}
-		others = append(others, c)
 	}
-	return others, nil
+	return nil
 }
 
 // abandoned says whether a container that removes itself can't do it any more:
 // its holder was killed.
-func (r Records) abandoned(c Config) bool {
+func (r Records) abandoned(c head) bool {
 	if r.held(c.ID) {
 		return false
 	}
@@ -224,8 +227,7 @@ func (r Records) Sweep() error {
 		return err
 	}
 	defer names.Release()
-	_, err = r.nameFree("", "")
-	return err
+	return r.nameFree("", "")
 }
 
 // Rename gives a container another name.
@@ -238,7 +240,7 @@ func (r Records) Rename(c Config, name string) error {
 		return err
 	}
 	defer names.Release()
-	if _, err := r.nameFree(name, c.ID); err != nil {
+	if err := r.nameFree(name, c.ID); err != nil {
 		return err
 	}
 	return r.changeNamed(c.ID, func(c *Config) { c.Name = name })
@@ -266,7 +268,7 @@ func (r Records) changeNamed(id string, change func(*Config)) error {
 
 // Save writes what a container is to be anew.
 func (r Records) Save(c Config) error {
-	return save(filepath.Join(r.Dir(c.ID), "container.json"), c)
+	return save(r.config(c.ID), c)
 }
 
 func (r Records) saveState(id string, s State) error {
@@ -292,14 +294,9 @@ func (r Records) configs() ([]Config, error) {
 	}
 	out := make([]Config, 0, len(entries))
 	for _, e := range entries {
-		c, err := r.load(e.Name())
-		if errors.Is(err, fs.ErrNotExist) {
-			if _, err := os.Stat(r.Dir(e.Name())); err != nil {
-				continue // removed meanwhile
-			}
-		}
+		c, err := r.loadOrBroken(e.Name())
 		if err != nil {
-			c = Config{ID: e.Name(), Name: "?", Image: "?", AutoRemove: true, ToRun: true} // what a power cut left
+			continue // removed meanwhile
 		}
 		out = append(out, c)
 	}
@@ -307,8 +304,60 @@ func (r Records) configs() ([]Config, error) {
 	return out, nil
 }
 
+// head is what is looked for in the records of all containers. To read it alone
+// takes a fraction of the time.
+type head struct {
+	ID         string `json:"id"`
+	Name       string `json:"name"`
+	AutoRemove bool   `json:"autoRemove"`
+	ToRun      bool   `json:"toRun"`
+}
+
+// heads is configs, in any order, as far as head goes.
+func (r Records) heads() ([]head, error) {
+	entries, err := os.ReadDir(r.s.Path("containers"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list containers: %w", err)
+	}
+	out := make([]head, 0, len(entries))
+	for _, e := range entries {
+		var h head
+		data, err := os.ReadFile(r.config(e.Name()))
+		if err != nil || json.Unmarshal(data, &h) != nil || h.ID != e.Name() {
+			c, err := r.loadOrBroken(e.Name())
+			if err != nil {
+				continue
+			}
+			h = head{ID: c.ID, Name: c.Name, AutoRemove: c.AutoRemove, ToRun: c.ToRun}
+		}
+		out = append(out, h)
+	}
+	return out, nil
+}
+
+// loadOrBroken is load, or what stands for a container that a power cut has left
+// without a record. The error wraps [fs.ErrNotExist] if it is not there.
+func (r Records) loadOrBroken(id string) (Config, error) {
+	c, err := r.load(id)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(r.Dir(id)); err != nil {
+			return c, err
+		}
+	}
+	if err != nil {
+		c = Config{ID: id, Name: "?", Image: "?", AutoRemove: true, ToRun: true}
+	}
+	return c, nil
+}
+
+// config is the file of what a container is to be.
+func (r Records) config(id string) string { return filepath.Join(r.Dir(id), "container.json") }
+
 func (r Records) load(id string) (Config, error) {
-	data, err := os.ReadFile(filepath.Join(r.Dir(id), "container.json"))
+	data, err := os.ReadFile(r.config(id))
 	if err != nil {
 		return Config{}, err
 	}
@@ -351,22 +400,37 @@ func (r Records) find(name string) (Config, error) {
 			return c, nil
 		}
 	}
-	all, err := r.configs()
+	all, err := r.heads()
 	if err != nil {
 		return Config{}, err
 	}
-	return named(all, name)
+	h, err := named(all, name)
+	if err != nil {
+		return Config{}, err
+	}
+	c, err := r.loadOrBroken(h.ID)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w: %s", ErrNotFound, name)
+	}
+	return c, err
 }
 
 // Finder is Find for many names: it reads all containers once. A container that
 // is made or renamed after that is not found.
 func (r Records) Finder() (find func(name string) (Container, error), err error) {
-	all, err := r.configs()
+	all, err := r.heads()
 	if err != nil {
 		return nil, err
 	}
 	return func(name string) (Container, error) {
-		c, err := named(all, name)
+		h, err := named(all, name)
+		if err != nil {
+			return Container{}, err
+		}
+		c, err := r.loadOrBroken(h.ID)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = fmt.Errorf("%w: %s", ErrNotFound, name)
+		}
 		if err != nil {
 			return Container{}, err
 		}
@@ -375,8 +439,8 @@ func (r Records) Finder() (find func(name string) (Container, error), err error)
 }
 
 // named is the container of a name, an ID or the beginning of one.
-func named(all []Config, name string) (Config, error) {
-	var found []Config
+func named(all []head, name string) (head, error) {
+	var found []head
 	for _, c := range all {
 		if c.Name == name || c.ID == name || "/"+c.Name == name {
 			return c, nil
@@ -387,11 +451,11 @@ func named(all []Config, name string) (Config, error) {
 	}
 	switch len(found) {
 	case 0:
-		return Config{}, fmt.Errorf("%w: %s", ErrNotFound, name)
+		return head{}, fmt.Errorf("%w: %s", ErrNotFound, name)
 	case 1:
 		return found[0], nil
 	}
-	return Config{}, fmt.Errorf("container ID %s is ambiguous: give more of its digits", name)
+	return head{}, fmt.Errorf("container ID %s is ambiguous: give more of its digits", name)
 }
 
 // State tells how a container fares. Its holder's word counts, but not against

@@ -34,6 +34,8 @@ type Process struct {
 	// many says that others of the container can be there after process 1: it
 	// is none in its PID namespace.
 	many bool
+	// joined says that it has entered a container: nobody asks later how it ended.
+	joined bool
 	// adopted is set if it is no child of this process.
 	adopted *Adoption
 	done    chan struct{} // closed when err is set
@@ -223,6 +225,9 @@ func (p *Process) finish() {
 		status, known = p.awaitAdopted()
 	} else {
 		status = p.awaitEnd()
+		if p.joined {
+			p.reap() // its output may be held open for long
+		}
 	}
 	killed := !p.unhook()
 	err := p.endOthers()

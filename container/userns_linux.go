@@ -38,7 +38,8 @@ func (m IDMap) IsZero() bool { return len(m.UIDs) == 0 && len(m.GIDs) == 0 }
 // Check says what is wrong with a map. Root is always part of it, as it owns
 // what the container is given.
 func (m IDMap) Check() error {
-	for kind, ranges := range map[string][]IDRange{"user": m.UIDs, "group": m.GIDs} {
+	for i, ranges := range [][]IDRange{m.UIDs, m.GIDs} {
+		kind := [...]string{"user", "group"}[i]
 		for i, r := range ranges {
 			const end = 1<<32 - 1 // the last one means none
 			if r.Size == 0 || uint64(r.Inside)+uint64(r.Size) > end || uint64(r.Outside)+uint64(r.Size) > end {

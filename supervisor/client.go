@@ -136,6 +136,9 @@ func (cl *Client) connect(ctx context.Context, c Config, spawn bool) (*conn, err
 	if !errors.Is(err, fs.ErrNotExist) {
 		return nc, err
 	}
+	if err := cl.Records.EndOrphan(c); err != nil {
+		return nil, err
+	}
 	st := cl.Records.readState(c.ID)
 	if spawn || st.Alive() && !st.Foreground || st.Status == Restarting {
 		return cl.monitor(ctx)

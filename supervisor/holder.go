@@ -142,21 +142,17 @@ func (h *holder) rest(pause time.Duration) {
 func (h *holder) decide(ran time.Duration, failures int) (time.Duration, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	again := h.again || !h.stopping && h.config.Restart.wants(h.state)
-	pause := time.Duration(0)
-	if again && !h.again {
-		if ran > steady {
-			failures = 0
-		}
-		pause = min(firstPause<<min(failures, 20), longestPause)
-	}
-	if !again {
+	if !h.resting {
 		h.over = true
 		return 0, false
 	}
-	h.state.Status, h.resting = Restarting, true
-	h.save()
-	return pause, true
+	if h.again {
+		return 0, true
+	}
+	if ran > steady {
+		failures = 0
+	}
+	return min(firstPause<<min(failures, 20), longestPause), true
 }
 
 // wants says whether a container that has ended so is to be started again.
@@ -195,7 +191,7 @@ func (h *holder) restart() bool {
 		h.again, h.resting = false, false
 		if stop {
 			h.over = true
-			h.state.Status = Exited
+			h.state.Status, h.state.Stopped = Exited, !h.shutdown
 			h.save()
 			h.mu.Unlock()
 			return false
@@ -294,15 +290,12 @@ func (h *holder) start() (err error) {
 		return errors.Join(err, att.Close())
 	}
 	running := State{Status: Running, Boot: sys.BootID(), Restarts: h.current().Restarts, Foreground: spec.KillWithParent, Network: att}
-	note := func(pid int) error {
+	spec.BeforeExec = func(pid int) error {
 		running.Pid, running.PidStart, running.Started = pid, container.StartTime(pid), time.Now()
 		if err := h.records.saveState(h.config.ID, running); err != nil {
 			return fmt.Errorf("write state: %w", err)
 		}
 		return nil
-	}
-	if !spec.KillWithParent { // else nothing is left of it when this process is killed
-		spec.BeforeExec = note
 	}
 	p, err := container.Start(context.Background(), spec)
 	closeAll(ends)
@@ -316,11 +309,6 @@ func (h *holder) start() (err error) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if spec.KillWithParent {
-		if err := note(p.Pid()); err != nil {
-			h.warn(fmt.Sprintf("container %s: %v", h.config.Name, err))
-		}
-	}
 	h.process, h.out, h.input, h.state, h.root = p, out, in, running, root
 	if err := h.kept.keepTerminal(h.config.ID, p.Terminal()); err != nil {
 		h.warn(fmt.Sprintf("keep the terminal of container %s: %v", h.config.Name, err))
@@ -450,6 +438,10 @@ func (h *holder) wait() {
 	}
 	h.state.Stopped = h.stopping && !h.again && !h.shutdown
 	h.last = h.state
+	if h.foreground == nil && (h.again || !h.stopping && h.config.Restart.wants(h.state)) {
+		// One word, so that a kill in between leaves nothing half said.
+		h.state.Status, h.resting = Restarting, true
+	}
 	if h.foreground == nil || !h.config.AutoRemove { // else it is removed now
 		h.save()
 	}
@@ -523,6 +515,7 @@ func (h *holder) kill(sig syscall.Signal) error {
 	h.mu.Lock()
 	if stop, err := h.config.Stop(); sig == syscall.SIGKILL || err == nil && sig == stop {
 		h.stopping = true
+		h.saveStop()
 	}
 	h.mu.Unlock()
 	if sig == syscall.SIGKILL {
@@ -540,6 +533,15 @@ func (h *holder) kill(sig syscall.Signal) error {
 	return h.sendTold(h.process, sig)
 }
 
+// saveStop writes down that the user wants it stopped, so that whoever takes it
+// over doesn't start it again. h.mu is held.
+func (h *holder) saveStop() {
+	if h.process != nil && !h.shutdown && h.foreground == nil {
+		h.state.Stopped = true
+		h.save()
+	}
+}
+
 // wakeUp ends the pause before a restart, which sees then what is asked.
 func (h *holder) wakeUp() {
 	select {
@@ -554,6 +556,7 @@ func (h *holder) wakeUp() {
 func (h *holder) stop(ctx context.Context, sig syscall.Signal, grace time.Duration, shutdown bool) error {
 	h.mu.Lock()
 	h.stopping, h.again, h.shutdown = true, false, shutdown
+	h.saveStop()
 	h.wakeUp()
 	h.mu.Unlock()
 	return h.end(ctx, sig, grace)
@@ -790,7 +793,10 @@ func (h *holder) takeOver(st State) error {
 	}
 	p, err := container.Adopt(spec, a)
 	if err != nil {
-		return err
+		if in != nil {
+			in.close()
+		}
+		return errors.Join(err, out.close())
 	}
 	if st.Network != nil {
 		if err := h.records.networks.Adopt(st.Network, st.Pid); err != nil {
@@ -799,7 +805,7 @@ func (h *holder) takeOver(st State) error {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.process, h.out, h.input, h.state = p, out, in, st
+	h.process, h.out, h.input, h.state, h.stopping = p, out, in, st, st.Stopped
 	go h.watchHealth(p)
 	return nil
 }

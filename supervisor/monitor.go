@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"builder/container"
 	"builder/internal/filelock"
 	"builder/internal/sys"
 	"builder/snapshot"
@@ -83,8 +84,8 @@ func NewMonitor(r Records, snaps *snapshot.Overlay, kept Kept, log func(string))
 	return &Monitor{records: r, snaps: snaps, kept: kept, log: log, holders: map[string]*holder{}, changed: make(chan struct{}, 1)}
 }
 
-// idle is how long a monitor stays that has no containers.
-const idle = 2 * time.Second
+// idleTime is how long a monitor stays that has no containers.
+const idleTime = 2 * time.Second
 
 // Run takes over the containers that run and have no holder, starts those that
 // are to be started again, and serves requests until it holds none any more.
@@ -111,9 +112,32 @@ func (m *Monitor) Run(ctx context.Context, ready func()) error {
 		return err
 	}
 	ready()
-	go m.accept(ctx, l)
-	m.untilIdle(ctx)
-	return nil
+	for {
+		gone := make(chan struct{})
+		go func() {
+			defer close(gone)
+			m.accept(ctx, l)
+		}()
+		m.untilIdle(ctx)
+		// Somebody may just have asked for something.
+		if err := l.Close(); err != nil {
+			return err
+		}
+		<-gone
+		if ctx.Err() != nil || m.idle() {
+			return nil
+		}
+		if l, err = m.records.listen(monitorSocket); err != nil {
+			return err
+		}
+	}
+}
+
+// idle says whether nothing is held or asked for.
+func (m *Monitor) idle() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.holders) == 0 && m.busy.Load() == 0
 }
 
 func (m *Monitor) accept(ctx context.Context, l *net.UnixListener) {
@@ -145,12 +169,9 @@ func (m *Monitor) release() {
 // untilIdle returns when nothing has been held or asked for a while.
 func (m *Monitor) untilIdle(ctx context.Context) {
 	for {
-		m.mu.Lock()
-		n := len(m.holders)
-		m.mu.Unlock()
 		var over <-chan time.Time
-		if n == 0 && m.busy.Load() == 0 {
-			over = time.After(idle)
+		if m.idle() {
+			over = time.After(idleTime)
 		}
 		select {
 		case <-m.changed:
@@ -201,6 +222,9 @@ func (m *Monitor) begin(id string, warn func(string)) (*holder, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if err := m.records.endOrphan(c); err != nil {
+		return nil, errors.Join(err, lock.Release())
 	}
 	st := m.records.readState(id)
 	if st.Alive() && st.processLives() {
@@ -282,8 +306,8 @@ func (m *Monitor) adoptOne(c Config) error {
 		}
 		return nil
 	}
-	if st.Foreground {
-		return nil // its holder is a command, or it has ended with it
+	if st.Foreground { // its holder is a command, or it has ended with it
+		return m.records.EndOrphan(c)
 	}
 	lock, err := m.records.lock(c)
 	if errors.Is(err, ErrRunning) || errors.Is(err, fs.ErrNotExist) {
@@ -295,30 +319,34 @@ func (m *Monitor) adoptOne(c Config) error {
 	h := newHolder(m.records, m.snaps, c, lock)
 	h.warn, h.kept = m.log, m.kept
 	if st.Alive() && st.processLives() {
-		if err := h.takeOver(st); err != nil {
+		err := h.takeOver(st)
+		if err == nil {
+			m.add(h, h.hold)
+			return nil
+		}
+		if !errors.Is(err, container.ErrGone) { // it has just ended
 			return errors.Join(err, lock.Release())
 		}
-		m.add(h, h.hold)
-		return nil
 	}
+	h.state = st
 	if st.Alive() {
 		removeGroups(c)
 		h.state = m.records.abandonedState(st)
 		h.state.Network = nil
-		h.save()
 		if st.Network != nil {
 			if err := m.records.networks.Forget(st.Network); err != nil {
 				m.log(err.Error())
 			}
 		}
-	} else {
-		h.state = st
 	}
-	if !c.Restart.wants(h.state) || h.state.Stopped {
-		if h.state.Status == Restarting {
-			h.state.Status = Exited
-			h.save()
-		}
+	// One word, so that a kill in between leaves nothing half said.
+	again := c.Restart.wants(h.state) && !h.state.Stopped
+	h.state.Status = Exited
+	if again {
+		h.state.Status = Restarting
+	}
+	h.save()
+	if !again {
 		h.release()
 		return nil
 	}

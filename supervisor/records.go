@@ -215,7 +215,11 @@ func (r Records) abandoned(c head) bool {
 		return false
 	}
 	s := r.State(c.ID)
-	return !s.Alive() && (s.Status != Created || c.ToRun)
+	if s.Status == Created {
+		made, _ := processLives(c.Maker) // it is about to have the monitor start it
+		return c.ToRun && !made
+	}
+	return !s.Alive() || s.orphan()
 }
 
 // Sweep removes the containers that would have removed themselves, and that a
@@ -295,8 +299,11 @@ func (r Records) configs() ([]Config, error) {
 	out := make([]Config, 0, len(entries))
 	for _, e := range entries {
 		c, err := r.loadOrBroken(e.Name())
-		if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
 			continue // removed meanwhile
+		}
+		if err != nil {
+			return nil, err
 		}
 		out = append(out, c)
 	}
@@ -311,6 +318,7 @@ type head struct {
 	Name       string `json:"name"`
 	AutoRemove bool   `json:"autoRemove"`
 	ToRun      bool   `json:"toRun"`
+	Maker      string `json:"maker"`
 }
 
 // heads is configs, in any order, as far as head goes.
@@ -328,10 +336,13 @@ func (r Records) heads() ([]head, error) {
 		data, err := os.ReadFile(r.config(e.Name()))
 		if err != nil || json.Unmarshal(data, &h) != nil || h.ID != e.Name() {
 			c, err := r.loadOrBroken(e.Name())
-			if err != nil {
-				continue
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // removed meanwhile
 			}
-			h = head{ID: c.ID, Name: c.Name, AutoRemove: c.AutoRemove, ToRun: c.ToRun}
+			if err != nil {
+				return nil, err
+			}
+			h = head{ID: c.ID, Name: c.Name, AutoRemove: c.AutoRemove, ToRun: c.ToRun, Maker: c.Maker}
 		}
 		out = append(out, h)
 	}
@@ -347,10 +358,14 @@ func (r Records) loadOrBroken(id string) (Config, error) {
 			return c, err
 		}
 	}
-	if err != nil {
-		c = Config{ID: id, Name: "?", Image: "?", AutoRemove: true, ToRun: true}
+	var unread *fs.PathError
+	switch {
+	case err == nil:
+		return c, nil
+	case errors.As(err, &unread) && !errors.Is(err, fs.ErrNotExist):
+		return c, err // it may be whole
 	}
-	return c, nil
+	return Config{ID: id, Name: "?", Image: "?", AutoRemove: true, ToRun: true}, nil
 }
 
 // config is the file of what a container is to be.
@@ -553,11 +568,58 @@ func (r Records) Remove(c Config) error {
 		return err
 	}
 	defer lock.Release()
+	if err := r.endOrphan(c); err != nil {
+		return err
+	}
 	if s := r.readState(c.ID); s.Alive() && s.processLives() {
 		return fmt.Errorf("container %s: %w", c.Name, ErrRunning)
 	}
 	removeGroups(c)
 	return r.RemoveHeld(c)
+}
+
+// endOrphan ends the container of a command that was killed, and with which it
+// should have ended: the kernel forgets that when a process changes its user. The
+// caller has the container's lock.
+func (r Records) endOrphan(c Config) error {
+	s := r.readState(c.ID)
+	if !s.orphan() {
+		return nil
+	}
+	p, err := container.OpenProcess(s.Pid, s.PidStart)
+	if errors.Is(err, container.ErrGone) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	if err := container.SignalProcess(p, syscall.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("end container %s: %w", c.Name, err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), releaseWait)
+	defer cancel()
+	return container.WaitGone(ctx, p)
+}
+
+// orphan says whether the container has the state of one that runs with a
+// command. It is one that is left if nobody holds it.
+func (s State) orphan() bool { return s.Foreground && s.Alive() && s.processLives() }
+
+// EndOrphan ends what a killed command has left of a container that it held. If
+// somebody holds it, nothing happens.
+func (r Records) EndOrphan(c Config) error {
+	if !r.readState(c.ID).orphan() {
+		return nil
+	}
+	lock, err := r.lock(c)
+	if errors.Is(err, ErrRunning) || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(r.endOrphan(c), lock.Release())
 }
 
 // removeGroups removes the control groups that a killed holder has left of a

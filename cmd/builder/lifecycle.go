@@ -164,7 +164,12 @@ func runStart(ctx context.Context, e *env, args []string) error {
 	}
 	return e.forContainers(words, func(client *supervisor.Client, c supervisor.Container) error {
 		if c.State.Alive() {
-			return nil
+			if err := client.Records.EndOrphan(c.Config); err != nil {
+				return err
+			}
+			if client.Records.State(c.ID).Alive() {
+				return nil
+			}
 		}
 		err := e.startDetached(ctx, client, c.Config)
 		if errors.Is(err, supervisor.ErrRunning) {

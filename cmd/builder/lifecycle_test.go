@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"builder/container"
 	"builder/internal/testutil"
 )
 
@@ -236,6 +237,43 @@ func TestMonitorKilled(t *testing.T) {
 	}
 	if last := lines[len(lines)-1]; last != "term" {
 		t.Errorf("the last line is %q", last)
+	}
+}
+
+// TestCommandKilled kills commands whose containers the kernel doesn't end with
+// them, as their processes have changed their user: whoever asks next ends them.
+func TestCommandKilled(t *testing.T) {
+	w := newLifeBench(t)
+	for _, next := range [][]string{{"stop", "-t", "0", "fg"}, {"kill", "fg"}, {"rm", "-f", "fg"}, {"start", "fg"}, {"restart", "-t", "0", "fg"}} {
+		cmd := w.command("run", "--name", "fg", "test/base", "sh", "-c",
+			"mkdir -p /etc; echo d:x:7:7::/:/bin/sh > /etc/passwd; exec su -s /bin/sh -c 'exec sleep 1000' d")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		var pid int
+		waitFor(t, "the container", func() bool {
+			out := w.run("inspect", "-f", "{{.State.Pid}}", "fg")
+			pid, _ = strconv.Atoi(strings.TrimSpace(out.stdout))
+			comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+			return pid > 0 && string(comm) == "sleep\n"
+		})
+		cmd.Process.Kill()
+		cmd.Wait()
+		start := container.StartTime(pid)
+		if start == 0 {
+			t.Fatal("the container has ended with its command")
+		}
+		out := w.run(next...)
+		if container.StartTime(pid) == start {
+			t.Errorf("%v: %+v; the process is there", next, out)
+		}
+		if next[0] != "kill" && out.code != 0 {
+			t.Errorf("%v: %+v", next, out)
+		}
+		if next[0] == "start" || next[0] == "restart" {
+			w.waitField("fg", "{{.State.Status}}", "running")
+		}
+		w.run("rm", "-f", "fg")
 	}
 }
 

@@ -91,7 +91,7 @@ func newExec(h *host, t Target, spec ExecSpec) (*execution, error) {
 	s.Privileged, s.Init, s.KillWithParent, s.RunStep, s.BeforeExec = spec.Privileged || t.Spec.Privileged, false, false, false, nil
 	s.Terminal, s.Width, s.Height = spec.Terminal, spec.Width, spec.Height
 	s.Stdin, s.Stdout, s.Stderr, s.Warn = spec.Stdin, spec.Stdout, spec.Stderr, spec.Warn
-	x := &execution{plan: plan{spec: &s, host: h, prog: newProgram()}}
+	x := &execution{plan: plan{spec: &s, host: h, prog: newProgram(), stubs: &stubs{}}}
 	err := runPhases([]phase{
 		{"enter container", func() error { return x.enter(t) }},
 		{"", x.checkExec},

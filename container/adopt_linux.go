@@ -161,11 +161,7 @@ func (c *cgroups) named(spec *Spec) *cgroup {
 // found where a command like this one makes them. The error is EBUSY if a
 // process is in one.
 func RemoveGroups(spec Spec) error {
-	open := newCgroups
-	if sys.InUserNamespace() {
-		open = rootlessCgroups
-	}
-	c, err := open()
+	c, err := ownCgroups(sys.InUserNamespace())
 	if err != nil {
 		return err
 	}

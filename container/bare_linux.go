@@ -71,7 +71,8 @@ func runBare(ctx context.Context, spec Spec) (err error) {
 	if err := context.Cause(ctx); err != nil {
 		return setupError("start container", err)
 	}
-	s := &bareStep{plan: plan{spec: &spec, host: h, prog: newProgram(), cgroup: &cgroup{}, stubs: &stubs{}}}
+	s := &bareStep{plan: emptyPlan(h, &spec)}
+	s.cgroup = &cgroup{}
 	defer s.closeOutputs()
 	defer func() {
 		if undo := joinNonNil(s.tree.undo(), s.stubs.clean()); undo != nil {

@@ -43,6 +43,15 @@ type cgroups struct {
 	none      bool                // there are none for this user
 }
 
+// ownCgroups are those that this process may use: an ordinary user's are where
+// it is given some.
+func ownCgroups(rootless bool) (*cgroups, error) {
+	if rootless {
+		return rootlessCgroups()
+	}
+	return newCgroups()
+}
+
 func newCgroups() (*cgroups, error) {
 	root, err := openCgroup2()
 	if err != nil {

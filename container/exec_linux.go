@@ -91,7 +91,7 @@ func newExec(h *host, t Target, spec ExecSpec) (*execution, error) {
 	s.Privileged, s.Init, s.KillWithParent, s.RunStep, s.BeforeExec = spec.Privileged || t.Spec.Privileged, false, false, false, nil
 	s.Terminal, s.Width, s.Height = spec.Terminal, spec.Width, spec.Height
 	s.Stdin, s.Stdout, s.Stderr, s.Warn = spec.Stdin, spec.Stdout, spec.Stderr, spec.Warn
-	x := &execution{plan: plan{spec: &s, host: h, prog: newProgram(), stubs: &stubs{}}}
+	x := &execution{plan: emptyPlan(h, &s)}
 	err := runPhases([]phase{
 		{"enter container", func() error { return x.enter(t) }},
 		{"", x.checkExec},
@@ -308,7 +308,7 @@ func (x *execution) start(ctx context.Context) (*Process, error) {
 	}
 	p := &Process{
 		id: x.spec.ID, cause: func() error { return context.Cause(ctx) },
-		io: x.io, cgroup: &cgroup{kept: true}, stubs: &stubs{}, done: make(chan struct{}), joined: true,
+		io: x.io, cgroup: &cgroup{kept: true}, stubs: x.stubs, done: make(chan struct{}), joined: true,
 	}
 	// What it needs is its own now. The socket's other end is closed with the process.
 	x.release()

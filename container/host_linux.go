@@ -67,11 +67,7 @@ func newHost() (*host, error) {
 	if h.trampolines, err = newTrampolines(); err != nil {
 		return nil, err
 	}
-	makeCgroups := newCgroups
-	if h.rootless {
-		makeCgroups = rootlessCgroups
-	}
-	if h.cgroups, err = makeCgroups(); err != nil {
+	if h.cgroups, err = ownCgroups(h.rootless); err != nil {
 		return nil, err
 	}
 	if h.template, err = newTemplate(h.rootless); err != nil {

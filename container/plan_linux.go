@@ -77,10 +77,16 @@ func validID(id string) bool {
 	return id != "" && len(id) <= 128 && strings.Contains(first, id[:1]) && strings.Trim(id, first+"_.-") == ""
 }
 
+// emptyPlan is a plan of which nothing is prepared.
+func emptyPlan(h *host, spec *Spec) plan {
+	return plan{spec: spec, host: h, prog: newProgram(), stubs: new(stubs)}
+}
+
 // newPlan prepares a container. On failure nothing is left of it; else the
 // caller ends with release.
 func newPlan(h *host, spec *Spec) (*plan, error) {
-	p := &plan{spec: spec, host: h, prog: newProgram(), stubs: new(stubs)}
+	empty := emptyPlan(h, spec)
+	p := &empty
 	// What is made in the container's file systems is its root's.
 	asRoot := func(run func() error) func() error {
 		return func() error { return spec.UserNS.AsRoot(run) }

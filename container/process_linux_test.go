@@ -458,22 +458,29 @@ func TestCallersTerminal(t *testing.T) {
 // A killed builder takes its containers along if asked to.
 func TestKillWithParent(t *testing.T) {
 	eachCarrier(t, func(t *testing.T, run runner) {
-		name := strings.TrimPrefix(t.Name()[strings.LastIndex(t.Name(), "/"):], "/")
-		cmd := exec.Command("/proc/self/exe", "-test.run=^TestHelperBuilder$")
-		cmd.Env = append(os.Environ(), "HELPER_BUILDER="+name)
-		out, err := cmd.StdoutPipe()
-		must(t, err)
-		must(t, cmd.Start())
-		lines := bufio.NewReader(out)
-		line, err := lines.ReadString('\n')
-		must(t, err)
-		pid, err := strconv.Atoi(strings.TrimSpace(line))
-		must(t, err)
+		cmd, _, pid := startHelperBuilder(t)
 		ended := watchEnd(t, pid)
 		must(t, cmd.Process.Kill())
 		_ = cmd.Wait()
 		ended()
 	})
+}
+
+// startHelperBuilder starts TestHelperBuilder over the carrier that the test is
+// about, and returns what it writes after the id of its container's process.
+func startHelperBuilder(t *testing.T, env ...string) (cmd *exec.Cmd, out *bufio.Reader, pid int) {
+	t.Helper()
+	cmd = exec.Command("/proc/self/exe", "-test.run=^TestHelperBuilder$")
+	cmd.Env = append(append(os.Environ(), "HELPER_BUILDER="+path.Base(t.Name())), env...)
+	stdout, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	out = bufio.NewReader(stdout)
+	line, err := out.ReadString('\n')
+	must(t, err)
+	pid, err = strconv.Atoi(strings.TrimSpace(line))
+	must(t, err)
+	return cmd, out, pid
 }
 
 // watchEnd returns a function that waits for the end of a process, and ends it
@@ -568,16 +575,7 @@ func TestForgedReports(t *testing.T) {
 // ends then without having executed its command.
 func TestKilledBeforeExec(t *testing.T) {
 	eachCarrier(t, func(t *testing.T, run runner) {
-		cmd := exec.Command("/proc/self/exe", "-test.run=^TestHelperBuilder$")
-		cmd.Env = append(os.Environ(), "HELPER_BUILDER="+path.Base(t.Name()), "HELPER_BEFORE_EXEC=1")
-		out, err := cmd.StdoutPipe()
-		must(t, err)
-		must(t, cmd.Start())
-		lines := bufio.NewReader(out)
-		line, err := lines.ReadString('\n')
-		must(t, err)
-		pid, err := strconv.Atoi(strings.TrimSpace(line))
-		must(t, err)
+		cmd, lines, pid := startHelperBuilder(t, "HELPER_BEFORE_EXEC=1")
 		ended := watchEnd(t, pid)
 		must(t, cmd.Process.Kill())
 		rest, err := io.ReadAll(lines)

@@ -166,6 +166,12 @@ func (p Restart) wants(s State) bool {
 	return false
 }
 
+// startsAgain says whether the container, which has ended as its state says, is
+// to be started again: because it was asked, or by its policy. h.mu is held.
+func (h *holder) startsAgain() bool {
+	return h.again || !h.stopping && h.config.Restart.wants(h.state)
+}
+
 // AtBoot says whether a container with this policy that was left so is started
 // when the machine is, as docker's daemon does.
 func (p Restart) AtBoot(s State) bool {
@@ -206,7 +212,7 @@ func (h *holder) restart() bool {
 			return true
 		}
 		h.mu.Lock()
-		again := h.again || !h.stopping && h.config.Restart.wants(h.state)
+		again := h.startsAgain()
 		h.over, h.resting = !again, again
 		if again {
 			h.state.Status = Restarting
@@ -438,7 +444,7 @@ func (h *holder) wait() {
 	}
 	h.state.Stopped = h.stopping && !h.again && !h.shutdown
 	h.last = h.state
-	if h.foreground == nil && (h.again || !h.stopping && h.config.Restart.wants(h.state)) {
+	if h.foreground == nil && h.startsAgain() {
 		// One word, so that a kill in between leaves nothing half said.
 		h.state.Status, h.resting = Restarting, true
 	}

@@ -287,18 +287,28 @@ func save(name string, v any) error {
 	return atomicfile.Write(name, data, 0o600)
 }
 
-// configs are all containers, newest first, without their states.
-func (r Records) configs() ([]Config, error) {
+// ids are those of all containers, in any order.
+func (r Records) ids() ([]string, error) {
 	entries, err := os.ReadDir(r.s.Path("containers"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("list containers: %w", err)
 	}
-	out := make([]Config, 0, len(entries))
-	for _, e := range entries {
-		c, err := r.loadOrBroken(e.Name())
+	ids := make([]string, len(entries))
+	for i, e := range entries {
+		ids[i] = e.Name()
+	}
+	return ids, nil
+}
+
+// configs are all containers, newest first, without their states.
+func (r Records) configs() ([]Config, error) {
+	ids, err := r.ids()
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Config, 0, len(ids))
+	for _, id := range ids {
+		c, err := r.loadOrBroken(id)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // removed meanwhile
 		}
@@ -323,19 +333,16 @@ type head struct {
 
 // heads is configs, in any order, as far as head goes.
 func (r Records) heads() ([]head, error) {
-	entries, err := os.ReadDir(r.s.Path("containers"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
+	ids, err := r.ids()
 	if err != nil {
-		return nil, fmt.Errorf("list containers: %w", err)
+		return nil, err
 	}
-	out := make([]head, 0, len(entries))
-	for _, e := range entries {
+	out := make([]head, 0, len(ids))
+	for _, id := range ids {
 		var h head
-		data, err := os.ReadFile(r.config(e.Name()))
-		if err != nil || json.Unmarshal(data, &h) != nil || h.ID != e.Name() {
-			c, err := r.loadOrBroken(e.Name())
+		data, err := os.ReadFile(r.config(id))
+		if err != nil || json.Unmarshal(data, &h) != nil || h.ID != id {
+			c, err := r.loadOrBroken(id)
 			if errors.Is(err, fs.ErrNotExist) {
 				continue // removed meanwhile
 			}
@@ -419,6 +426,11 @@ func (r Records) find(name string) (Config, error) {
 	if err != nil {
 		return Config{}, err
 	}
+	return r.findIn(all, name)
+}
+
+// findIn is find among containers of which the heads are known.
+func (r Records) findIn(all []head, name string) (Config, error) {
 	h, err := named(all, name)
 	if err != nil {
 		return Config{}, err
@@ -438,14 +450,7 @@ func (r Records) Finder() (find func(name string) (Container, error), err error)
 		return nil, err
 	}
 	return func(name string) (Container, error) {
-		h, err := named(all, name)
-		if err != nil {
-			return Container{}, err
-		}
-		c, err := r.loadOrBroken(h.ID)
-		if errors.Is(err, fs.ErrNotExist) {
-			err = fmt.Errorf("%w: %s", ErrNotFound, name)
-		}
+		c, err := r.findIn(all, name)
 		if err != nil {
 			return Container{}, err
 		}

@@ -110,7 +110,8 @@ func Adopt(spec Spec, a Adoption) (*Process, error) {
 	}
 	p := &Process{
 		id: spec.ID, cause: func() error { return nil }, pid: a.Pid, pidfd: pidfd, adopted: &a, many: spec.PID.With != ShareNot,
-		io: &stdio{}, cgroup: h.findCgroup(&spec, a.Pid), stubs: &stubs{}, unhook: func() bool { return true }, done: make(chan struct{}),
+		io: &stdio{}, cgroup: h.findCgroup(&spec, a.Pid), stubs: &stubs{}, unhook: func() bool { return true },
+		gone: make(chan struct{}), done: make(chan struct{}),
 	}
 	if a.Terminal != nil {
 		p.io.terminalStreams(&spec, a.Terminal)

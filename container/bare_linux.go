@@ -316,7 +316,7 @@ func (s *bareStep) carryOut(ctx context.Context) error {
 	if err := killOrphans(others); err != nil {
 		return joinNonNil(exitError(status, s.cgroup), err)
 	}
-	err = joinNonNil(s.io.wait(), endOutputs())
+	err = joinNonNil(s.io.wait(false), endOutputs())
 	s.io.endInput()
 	if cause := context.Cause(ctx); killed && cause != nil {
 		return fmt.Errorf("container %s: %w", s.spec.ID, cause)

@@ -308,7 +308,7 @@ func (x *execution) start(ctx context.Context) (*Process, error) {
 	}
 	p := &Process{
 		id: x.spec.ID, cause: func() error { return context.Cause(ctx) },
-		io: x.io, cgroup: &cgroup{kept: true}, stubs: x.stubs, done: make(chan struct{}), joined: true,
+		io: x.io, cgroup: &cgroup{kept: true}, stubs: x.stubs, gone: make(chan struct{}), done: make(chan struct{}), joined: true,
 	}
 	// What it needs is its own now. The socket's other end is closed with the process.
 	x.release()

@@ -23,6 +23,21 @@ func (p *Process) Freeze() error { return p.cgroup.freeze("1") }
 // Thaw lets them go on.
 func (p *Process) Thaw() error { return p.cgroup.freeze("0") }
 
+// Frozen says whether they are stopped, or about to be. It is an error if there is
+// no control group that tells.
+func (p *Process) Frozen() (bool, error) {
+	if p.cgroup.dir == nil {
+		return false, errors.New(notDelegated)
+	}
+	f, err := sys.OpenInRoot(p.cgroup.dir, "cgroup.freeze", unix.O_RDONLY, 0)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(f)
+	return strings.TrimSpace(string(data)) == "1", err
+}
+
 // freeze writes cgroup.freeze, a file of every group of version 2 whatever its
 // controllers, and waits until the kernel has done it.
 func (g *cgroup) freeze(value string) error {

@@ -38,6 +38,7 @@ type Process struct {
 	joined bool
 	// adopted is set if it is no child of this process.
 	adopted *Adoption
+	gone    chan struct{} // closed when all its processes are
 	done    chan struct{} // closed when err is set
 	err     error
 	reaping sync.Once
@@ -68,7 +69,7 @@ func (h *host) start(ctx context.Context, spec Spec, carry carrier) (*Process, e
 	}
 	p := &Process{
 		id: spec.ID, cause: func() error { return context.Cause(ctx) },
-		io: pl.io, cgroup: pl.cgroup, stubs: pl.stubs, done: make(chan struct{}), many: spec.PID.With != ShareNot,
+		io: pl.io, cgroup: pl.cgroup, stubs: pl.stubs, gone: make(chan struct{}), done: make(chan struct{}), many: spec.PID.With != ShareNot,
 	}
 	var c child
 	h.onSpawner(func() { err = inPIDNamespace(spec.PID.NS, func() error { c, err = carry(pl); return err }) })
@@ -144,7 +145,7 @@ func (p *plan) await(pid int) error {
 		if index != readyReport || before == nil {
 			return p.reported(index, unix.Errno(binary.NativeEndian.Uint64(report[8:])))
 		}
-		if err := before(pid); err != nil {
+		if err := before(pid, p.io.terminal); err != nil {
 			return &StartError{Err: err, Code: codeSetup}
 		}
 		before = nil
@@ -231,7 +232,8 @@ func (p *Process) finish() {
 	}
 	killed := !p.unhook()
 	err := p.endOthers()
-	err = errors.Join(err, p.io.wait())
+	close(p.gone)
+	err = errors.Join(err, p.io.wait(!p.joined))
 	p.groupMu.Lock()
 	p.ended = true
 	p.groupMu.Unlock()
@@ -339,6 +341,10 @@ func (p *Process) Wait() error {
 	return err
 }
 
+// Gone is closed when every process of the container is gone. What they wrote is
+// perhaps not copied yet: that may wait for whoever takes it.
+func (p *Process) Gone() <-chan struct{} { return p.gone }
+
 // Ended is [Process.Wait], but process 1 stays a zombie until somebody calls
 // that: if this process is killed before it has noted the end, whoever becomes
 // the parent can still learn of it.
@@ -378,10 +384,6 @@ func (p *Process) Kill() error {
 
 // Resize sets the size of the terminal. Without a terminal it does nothing.
 func (p *Process) Resize(width, height uint16) error { return p.io.resize(width, height) }
-
-// Terminal is the other side of its terminal, nil without one. It is the
-// Process's: the caller may hand it to another process, to keep it open.
-func (p *Process) Terminal() *os.File { return p.io.terminal }
 
 // Pid is the process's id in the caller's PID namespace.
 func (p *Process) Pid() int { return p.pid }

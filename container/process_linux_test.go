@@ -512,7 +512,7 @@ func TestBeforeExec(t *testing.T) {
 			spec := newSpec(t, "fds")
 			spec.Init, spec.Stdout = init, &out
 			told := 0
-			spec.BeforeExec = func(pid int) error {
+			spec.BeforeExec = func(pid int, _ *os.File) error {
 				told = pid
 				exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
 				if err != nil || strings.Contains(exe, "helper") || out.Len() > 0 {
@@ -531,7 +531,7 @@ func TestBeforeExec(t *testing.T) {
 			spec = newSpec(t, "fds")
 			spec.Init, spec.Stdout = init, &out
 			failure := errors.New("disk full")
-			spec.BeforeExec = func(int) error { return failure }
+			spec.BeforeExec = func(int, *os.File) error { return failure }
 			_, err = run.start(t.Context(), spec)
 			if !errors.Is(err, failure) || exitCode(t, err) != codeSetup || out.Len() > 0 {
 				t.Errorf("error %v, it has written %q", err, &out)
@@ -555,9 +555,9 @@ func TestForgedReports(t *testing.T) {
 	}
 	for _, waits := range []bool{false, true} {
 		told := 0
-		p := &plan{spec: &Spec{Args: []string{"x"}}, prog: newProgram(), report: send(readyReport, 0)}
+		p := &plan{spec: &Spec{Args: []string{"x"}}, prog: newProgram(), io: &stdio{}, report: send(readyReport, 0)}
 		if waits {
-			p.spec.BeforeExec = func(int) error { told++; return nil }
+			p.spec.BeforeExec = func(int, *os.File) error { told++; return nil }
 		}
 		if err := p.await(1); err == nil || told > 1 || waits != (told == 1) {
 			t.Errorf("error %v, told %d times", err, told)
@@ -599,7 +599,7 @@ func TestHelperBuilder(t *testing.T) {
 	if os.Getenv("HELPER_BEFORE_EXEC") != "" {
 		spec := newSpec(t, "fds")
 		spec.Stdout = os.Stdout
-		spec.BeforeExec = func(pid int) error {
+		spec.BeforeExec = func(pid int, _ *os.File) error {
 			fmt.Println(pid)
 			select {} // until it is killed
 		}

@@ -137,10 +137,12 @@ type Spec struct {
 	// however it ends.
 	KillWithParent bool
 	// BeforeExec, if there is one, is called with the id of process 1 when that
-	// is set up, before it executes the command. If it fails, or the calling
+	// is set up, before it executes the command, and with the other side of its
+	// terminal, nil without one: the callee may hand that to another process, to
+	// keep it open. If it fails, or the calling
 	// process ends before it has returned, the command is not executed: whatever
 	// runs has been noted by it. Its error is Start's.
-	BeforeExec func(pid int) error `json:"-"`
+	BeforeExec func(pid int, terminal *os.File) error `json:"-"`
 	// CgroupParent is the control group below which the container's is made,
 	// a path from the top of the hierarchy; "" is one for builder's.
 	CgroupParent string

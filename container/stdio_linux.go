@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -246,9 +247,13 @@ func (s *stdio) started() {
 	}
 }
 
-// output copies until the child's end is closed by everyone.
+// output copies until the child's end is closed by everyone, or what is there by
+// the time that end sets a deadline.
 func (c copying) output() error {
 	_, err := io.Copy(c.to, c.from)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = ReadPresent(c.to, c.end)
+	}
 	if errors.Is(err, unix.EIO) {
 		err = nil // how a terminal ends
 	}
@@ -275,10 +280,56 @@ func (s *stdio) endInput() {
 	}
 }
 
-// wait returns when all output has been copied.
-func (s *stdio) wait() error {
+// wait returns when all output has been copied. ended says that nothing comes any
+// more but from processes of others that were given the streams: they are not
+// waited for.
+func (s *stdio) wait(ended bool) error {
+	if ended {
+		for _, c := range s.copies {
+			_ = c.end.SetReadDeadline(time.Unix(1, 0)) // without deadlines it waits for all
+		}
+	}
 	s.pending.Wait()
 	return s.err
+}
+
+// ReadPresent copies what is in a pipe or terminal, opened for non-blocking
+// reading, without waiting for more.
+func ReadPresent(to io.Writer, from *os.File) error {
+	_, err := io.Copy(to, present{from})
+	if errors.Is(err, unix.EIO) {
+		err = nil // how a terminal ends
+	}
+	return err
+}
+
+// present reads what a non-blocking file has, and then says that it has ended.
+type present struct{ f *os.File }
+
+func (p present) Read(b []byte) (n int, err error) {
+	conn, err := p.f.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var errRead error
+	err = conn.Control(func(fd uintptr) {
+		for {
+			if n, errRead = unix.Read(int(fd), b); !errors.Is(errRead, unix.EINTR) {
+				return
+			}
+		}
+	})
+	switch {
+	case err != nil:
+		return 0, err
+	case errors.Is(errRead, unix.EAGAIN):
+		return 0, io.EOF
+	case errRead != nil:
+		return 0, os.NewSyscallError("read", errRead)
+	case n == 0:
+		return 0, io.EOF
+	}
+	return n, nil
 }
 
 func (s *stdio) closeChild() {

@@ -54,53 +54,91 @@ func PeekEnded(child, options int) (pid int, status syscall.WaitStatus, err erro
 // cldExited is CLD_EXITED of sigaction(2).
 const cldExited = 1
 
-// SendFile sends an open file with a text over a socket (unix(7), SCM_RIGHTS).
-// A nil file sends the text alone.
-func SendFile(socket *os.File, text string, f *os.File) error {
-	var rights []byte
-	send := func() error {
-		return os.NewSyscallError("sendmsg", unix.Sendmsg(int(socket.Fd()), []byte(text), rights, nil, 0))
+// maxSent is how many files [SendFiles] sends at most.
+const maxSent = 2
+
+// SendFiles sends a text with at most two open files over a socket (unix(7),
+// SCM_RIGHTS).
+func SendFiles(socket *os.File, text string, files ...*os.File) error {
+	return sendFiles(socket, text, nil, files)
+}
+
+// The sockets' and files' own descriptors are used by way of the runtime:
+// [os.File.Fd] would make them block.
+
+func sendFiles(socket *os.File, text string, fds []int, files []*os.File) error {
+	if len(files) == 0 {
+		return sendDescriptors(socket, text, fds)
 	}
-	if f == nil {
-		return send()
-	}
-	conn, err := f.SyscallConn()
+	conn, err := files[0].SyscallConn()
 	if err != nil {
 		return err
 	}
 	var sent error
-	err = conn.Control(func(fd uintptr) { // [os.File.Fd] would make it block
-		rights = unix.UnixRights(int(fd))
-		sent = send()
-	})
+	err = conn.Control(func(fd uintptr) { sent = sendFiles(socket, text, append(fds, int(fd)), files[1:]) })
 	return errors.Join(err, sent)
 }
 
-// ReceiveFile receives what [SendFile] sends. The text is empty when the other
-// end is closed.
-func ReceiveFile(socket *os.File) (text string, f *os.File, err error) {
-	buf, rights := make([]byte, 4096), make([]byte, unix.CmsgSpace(4))
-	var n, rn int
-	for {
-		n, rn, _, _, err = unix.Recvmsg(int(socket.Fd()), buf, rights, unix.MSG_CMSG_CLOEXEC)
-		if !errors.Is(err, unix.EINTR) {
-			break
-		}
+func sendDescriptors(socket *os.File, text string, fds []int) error {
+	var rights []byte
+	if len(fds) > 0 {
+		rights = unix.UnixRights(fds...)
 	}
+	conn, err := socket.SyscallConn()
 	if err != nil {
-		return "", nil, os.NewSyscallError("recvmsg", err)
+		return err
+	}
+	var sent error
+	err = conn.Write(func(fd uintptr) bool {
+		for {
+			sent = unix.Sendmsg(int(fd), []byte(text), rights, nil, 0)
+			if !errors.Is(sent, unix.EINTR) {
+				return !errors.Is(sent, unix.EAGAIN)
+			}
+		}
+	})
+	return errors.Join(err, os.NewSyscallError("sendmsg", sent))
+}
+
+// ReceiveFiles receives what [SendFiles] sends: the files as descriptors, which
+// nothing in this process waits for. The text is empty when the other end is
+// closed.
+func ReceiveFiles(socket *os.File) (text string, fds []int, err error) {
+	buf, rights := make([]byte, 4096), make([]byte, unix.CmsgSpace(4*maxSent))
+	var n, rn int
+	conn, err := socket.SyscallConn()
+	if err != nil {
+		return "", nil, err
+	}
+	var received error
+	err = conn.Read(func(fd uintptr) bool {
+		for {
+			n, rn, _, _, received = unix.Recvmsg(int(fd), buf, rights, unix.MSG_CMSG_CLOEXEC)
+			if !errors.Is(received, unix.EINTR) {
+				return !errors.Is(received, unix.EAGAIN)
+			}
+		}
+	})
+	if err := errors.Join(err, os.NewSyscallError("recvmsg", received)); err != nil {
+		return "", nil, err
 	}
 	msgs, err := unix.ParseSocketControlMessage(rights[:rn])
 	if err != nil {
 		return "", nil, err
 	}
 	for _, m := range msgs {
-		fds, err := unix.ParseUnixRights(&m)
-		if err == nil && len(fds) > 0 {
-			f = os.NewFile(uintptr(fds[0]), "received")
+		if more, err := unix.ParseUnixRights(&m); err == nil {
+			fds = append(fds, more...)
 		}
 	}
-	return string(buf[:n]), f, nil
+	return string(buf[:n]), fds, nil
+}
+
+// DupInherited duplicates a descriptor to one that stays open in the program that
+// this process executes next.
+func DupInherited(fd uintptr) (int, error) {
+	n, err := unix.FcntlInt(fd, unix.F_DUPFD, 3)
+	return n, os.NewSyscallError("fcntl", err)
 }
 
 // SocketPair makes two connected sockets that keep messages apart.

@@ -11,6 +11,7 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -86,6 +87,7 @@ func (cl *Client) spawn() error {
 // if there is none. Without a holder it is a [NotRunningError].
 func (cl *Client) request(ctx context.Context, c Config, req request, spawn bool) (*conn, response, error) {
 	req.ID = c.ID
+	before := cl.Records.readState(c.ID)
 	for try := 0; ; try++ {
 		var resp response
 		nc, err := cl.connect(ctx, c, spawn)
@@ -106,6 +108,9 @@ func (cl *Client) request(ctx context.Context, c Config, req request, spawn bool
 			return nil, resp, context.Cause(ctx)
 		case err != nil && try < 5:
 			_ = nc.Close() // a monitor that was just ending, or was killed
+			if again, err := cl.again(ctx, req, before); !again {
+				return nil, resp, err
+			}
 			time.Sleep(time.Duration(try) * 10 * time.Millisecond)
 			continue
 		case err != nil:
@@ -129,6 +134,46 @@ func (cl *Client) request(ctx context.Context, c Config, req request, spawn bool
 	}
 }
 
+// errCarriedOut says that a request has been carried out by a monitor that was
+// killed before it could answer.
+var errCarriedOut = errors.New("the monitor was killed after it had done that")
+
+// again says whether a request is to be repeated of which no answer came, or else
+// with which error it ends: to repeat what has been done may do it twice.
+func (cl *Client) again(ctx context.Context, req request, before State) (bool, error) {
+	now := cl.Records.readState(req.ID)
+	switch req.Op {
+	case "pause":
+		if now.Status == Paused && before.Status != Paused {
+			return false, errCarriedOut
+		}
+		return true, nil
+	case opStart, opStartMapped, "restart":
+		if !now.Started.After(before.Started) {
+			return true, nil
+		}
+	default:
+		return true, nil
+	}
+	// It was about to run, but perhaps the monitor was killed before it did. The
+	// next one knows.
+	nc, err := cl.monitor(ctx)
+	if err != nil {
+		return false, err
+	}
+	_ = nc.Close()
+	if now = cl.Records.State(req.ID); now.Status == Exited && now.ExitCode == notExecuted {
+		return true, nil
+	}
+	if req.Attach != nil {
+		return false, errMonitorGone
+	}
+	return false, errCarriedOut
+}
+
+// notExecuted is how a process ends that was not let execute its command.
+const notExecuted = 125
+
 // connect finds who holds a container. A container that lives and has no
 // holder gets a monitor.
 func (cl *Client) connect(ctx context.Context, c Config, spawn bool) (*conn, error) {
@@ -148,6 +193,9 @@ func (cl *Client) connect(ctx context.Context, c Config, spawn bool) (*conn, err
 
 func (cl *Client) simple(ctx context.Context, c Config, req request) (State, error) {
 	nc, resp, err := cl.request(ctx, c, req, false)
+	if errors.Is(err, errCarriedOut) {
+		return cl.Records.State(c.ID), nil
+	}
 	if err != nil {
 		return State{}, err
 	}
@@ -171,6 +219,9 @@ func (cl *Client) Start(ctx context.Context, c Config, s *Session) (warnings []s
 	nc, resp, err := cl.request(ctx, c, req, true)
 	if not := new(NotRunningError); req.Op == opStartMapped && errors.As(err, &not) && not.Name == c.Name {
 		err = errors.New("the monitor that runs is of a version without user namespaces: it goes when no container runs in the background any more")
+	}
+	if errors.Is(err, errCarriedOut) {
+		return nil, nil
 	}
 	if err != nil {
 		return resp.Warnings, err
@@ -250,22 +301,47 @@ func (cl *Client) Unpause(ctx context.Context, c Config) error {
 }
 
 // Wait waits until a container's process ends, and says how. One that doesn't
-// run has ended already.
+// run has ended already. The error wraps [ErrNotFound] if it is removed before it
+// could be told.
 func (cl *Client) Wait(ctx context.Context, c Config) (State, error) {
 	for {
 		st, err := cl.simple(ctx, c, request{Op: "wait"})
-		var not *NotRunningError
-		if errors.As(err, &not) {
-			return cl.Records.State(c.ID), nil
-		}
 		if err == nil || ctx.Err() != nil {
 			return st, err
 		}
-		// The holder was killed while it waited.
-		if _, err := cl.Records.load(c.ID); err != nil {
-			return State{Status: Exited, ExitCode: 255}, nil
+		st = cl.Records.State(c.ID)
+		if _, err := cl.Records.load(c.ID); err != nil { // and so may the state be
+			return State{}, fmt.Errorf("%w: %s: it was removed while it was waited for", ErrNotFound, c.Name)
 		}
+		if not := new(NotRunningError); errors.As(err, &not) {
+			return st, nil
+		}
+		// The holder was killed while it waited.
 	}
+}
+
+// Revive starts the monitor if containers of a list run, or are to run again,
+// and nobody holds them: it was killed, and with it what starts it again. What
+// they wrote would fill their pipes. It says whether it has done so: what was
+// known of them may have changed.
+func (cl *Client) Revive(ctx context.Context, list ...Container) (bool, error) {
+	look := slices.ContainsFunc(list, func(c Container) bool { return c.State.Alive() || c.Restart.Name != "" })
+	if !look || locked(cl.Records.monitorLock()) {
+		return false, nil
+	}
+	if !slices.ContainsFunc(list, func(c Container) bool { return cl.Records.readState(c.ID).background() }) {
+		return false, nil
+	}
+	nc, err := cl.monitor(ctx)
+	if err != nil {
+		return false, err
+	}
+	return true, nc.Close()
+}
+
+// background says whether it is the state of a container that a monitor holds.
+func (s State) background() bool {
+	return !s.Foreground && s.Boot == sys.BootID() && (s.Alive() || s.Status == Restarting)
 }
 
 // Session is one attachment to a container's streams. Its fields are set

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 
 	"builder/container"
@@ -22,6 +23,8 @@ type Foreground struct {
 	h      *holder
 	l      *net.UnixListener
 	socket string
+	viewer *viewer // of what doesn't go directly to the streams
+	shown  sync.WaitGroup
 }
 
 // IO are the streams of a container in the foreground; nil ones are dropped.
@@ -37,17 +40,29 @@ type IO struct {
 func (r Records) RunForeground(snaps *snapshot.Overlay, c Config, lock *filelock.Lock, io IO, warn func(string)) (*Foreground, error) {
 	h := newHolder(r, snaps, c, lock)
 	h.warn, h.foreground, h.size = warn, &io, [2]uint16{io.Width, io.Height}
-	f := &Foreground{h: h, socket: socketOf(c.ID)}
+	f := &Foreground{h: h, socket: socketOf(c.ID), viewer: newViewer()}
 	l, err := r.listen(f.socket)
 	if err != nil {
 		return nil, errors.Join(err, h.giveUp())
 	}
 	f.l = l
 	go f.accept()
+	h.watch(f.viewer)
+	f.shown.Go(func() { f.viewer.copyTo(io.Stdout, io.Stderr) })
 	if err := h.start(); err != nil {
+		h.mu.Lock()
+		h.save()
+		h.mu.Unlock()
+		f.endView()
 		return nil, errors.Join(err, f.close(), h.giveUp())
 	}
 	return f, nil
+}
+
+// endView returns when the output has been shown.
+func (f *Foreground) endView() {
+	f.viewer.close()
+	f.shown.Wait()
 }
 
 // giveUp lets go of a container that did not start. One that would remove
@@ -85,6 +100,8 @@ func (f *Foreground) held(id string) *holder {
 	return f.h
 }
 
+func (f *Foreground) unheld(string) error { return nil }
+
 func (f *Foreground) begin(string, func(string)) (*holder, error) { return nil, ErrRunning }
 
 func (f *Foreground) keep(*holder, func(error)) {}
@@ -104,6 +121,7 @@ func (f *Foreground) Wait() State {
 	if err := f.close(); err != nil {
 		f.h.warn(err.Error())
 	}
+	f.endView()
 	return f.h.current()
 }
 
@@ -111,15 +129,14 @@ func (f *Foreground) Wait() State {
 func (h *holder) foregroundStreams(spec *container.Spec, dir string) (*output, []*os.File, error) {
 	spec.KillWithParent = true
 	spec.Stdin = h.foreground.Stdin
-	out := &output{tty: spec.Terminal}
-	view := Streams{Out: h.foreground.Stdout, Err: h.foreground.Stderr}
+	out := &output{viewers: h.waiting}
+	h.waiting = nil
 	switch {
 	case spec.Terminal:
 		spec.Width, spec.Height = h.size[0], h.size[1]
-		out.add(view)
 		spec.Stdout = out
 	case h.config.AutoRemove:
-		spec.Stdout, spec.Stderr = view.Out, view.Err
+		spec.Stdout, spec.Stderr = h.foreground.Stdout, h.foreground.Stderr
 		return out, nil, nil
 	}
 	if !h.config.AutoRemove && h.config.Log.Driver != "none" {
@@ -132,7 +149,6 @@ func (h *holder) foregroundStreams(spec *container.Spec, dir string) (*output, [
 	if spec.Terminal {
 		return out, nil, nil
 	}
-	out.add(view)
 	child, err := out.pipes(dir, true)
 	if err != nil {
 		return nil, nil, errors.Join(err, out.close())

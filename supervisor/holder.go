@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -34,7 +35,7 @@ type holder struct {
 	process *container.Process // while it runs
 	input   *input             // while it runs
 	out     *output            // while it runs
-	waiting []Viewer           // for the next start
+	waiting []*viewer          // for the next start
 
 	foreground *IO  // of a container in the foreground
 	kept       Kept // of the monitor
@@ -96,6 +97,7 @@ func (h *holder) run(started func(error)) {
 	if err != nil {
 		h.mu.Lock()
 		h.over = true
+		h.save()
 		h.mu.Unlock()
 	}
 	started(err)
@@ -214,10 +216,10 @@ func (h *holder) restart() bool {
 		h.mu.Lock()
 		again := h.startsAgain()
 		h.over, h.resting = !again, again
-		if again {
+		if again { // one word, so that a kill in between leaves nothing half said
 			h.state.Status = Restarting
-			h.save()
 		}
+		h.save()
 		h.mu.Unlock()
 		if !again {
 			return false
@@ -242,7 +244,8 @@ func (h *holder) startApart() error {
 	return <-done
 }
 
-// start makes the container's root and starts its process.
+// start makes the container's root and starts its process. That it has failed is
+// in its state then, but not written down.
 func (h *holder) start() (err error) {
 	defer func() {
 		if h.joined != nil {
@@ -296,7 +299,10 @@ func (h *holder) start() (err error) {
 		return errors.Join(err, att.Close())
 	}
 	running := State{Status: Running, Boot: sys.BootID(), Restarts: h.current().Restarts, Foreground: spec.KillWithParent, Network: att}
-	spec.BeforeExec = func(pid int) error {
+	spec.BeforeExec = func(pid int, terminal *os.File) error {
+		if err := h.keepOutput(out, terminal); err != nil {
+			return err
+		}
 		running.Pid, running.PidStart, running.Started = pid, container.StartTime(pid), time.Now()
 		if err := h.records.saveState(h.config.ID, running); err != nil {
 			return fmt.Errorf("write state: %w", err)
@@ -311,16 +317,28 @@ func (h *holder) start() (err error) {
 			in.close()
 		}
 		_ = out.close() // nothing was written
+		h.kept.drop(h.config.ID)
 		return errors.Join(err, att.Close())
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.process, h.out, h.input, h.state, h.root = p, out, in, running, root
-	if err := h.kept.keepTerminal(h.config.ID, p.Terminal()); err != nil {
-		h.warn(fmt.Sprintf("keep the terminal of container %s: %v", h.config.Name, err))
-	}
 	h.records.event(h.config, "start", nil)
 	go h.watchHealth(p)
+	return nil
+}
+
+// keepOutput has the keeper keep open where the output comes from, so that nothing
+// of it is lost with this process.
+func (h *holder) keepOutput(out *output, terminal *os.File) error {
+	from := out.readers
+	if terminal != nil {
+		from = []*os.File{terminal}
+	}
+	if err := h.kept.keep(h.config.ID, from...); err != nil {
+		return fmt.Errorf("keep its output: %w", err)
+	}
+	out.from = from
 	return nil
 }
 
@@ -342,7 +360,6 @@ func (h *holder) failed(err error) {
 		h.state.Finished = time.Now()
 	}
 	h.state.ExitCode, h.state.Error, h.state.Pid = code, err.Error(), 0
-	h.save()
 }
 
 // streams gives the container its streams. ends are to be closed once it has
@@ -354,13 +371,10 @@ func (h *holder) streams(spec *container.Spec, dir string) (out *output, in *inp
 		out, ends, err = h.foregroundStreams(spec, dir)
 		return out, nil, ends, err
 	}
-	out = &output{tty: spec.Terminal, viewers: h.waiting}
-	h.waiting = nil
-	if h.config.Log.Driver != "none" {
-		if out.log, err = openLog(filepath.Join(dir, "log"), h.config.Log); err != nil {
-			return nil, nil, nil, fmt.Errorf("open log: %w", err)
-		}
+	if out, err = h.newOutput(dir); err != nil {
+		return nil, nil, nil, err
 	}
+	out.viewers, h.waiting = h.waiting, nil
 	defer func() {
 		if err != nil {
 			_ = out.close()
@@ -390,18 +404,14 @@ func (h *holder) streams(spec *container.Spec, dir string) (out *output, in *inp
 	return out, in, append(ends, child[Stdout], child[Stderr]), nil
 }
 
-// close waits until all output has been taken and closes the log.
-func (o *output) close() error {
-	o.pumps.Wait()
-	if o.log == nil {
-		return nil
-	}
-	return o.log.Close()
-}
-
 // wait waits for the process's end and notes it.
 func (h *holder) wait() {
 	p := h.process
+	<-p.Gone()
+	h.mu.Lock()
+	out, in := h.out, h.input
+	h.mu.Unlock()
+	out.end()
 	err := p.Ended()
 	defer func() { _ = p.Wait() }() // when the end is written down
 	if h.root != nil {
@@ -410,16 +420,11 @@ func (h *holder) wait() {
 		go h.root.Close()
 		h.root = nil
 	}
-	h.mu.Lock()
-	out, in := h.out, h.input
-	h.mu.Unlock()
 	if in != nil {
 		in.close()
 	}
 	logErr := out.close()
-	if h.config.Spec.Terminal {
-		h.kept.dropTerminal(h.config.ID)
-	}
+	h.kept.drop(h.config.ID)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.state.Network.Close(); err != nil {
@@ -451,14 +456,19 @@ func (h *holder) wait() {
 	if h.foreground == nil || !h.config.AutoRemove { // else it is removed now
 		h.save()
 	}
-	if h.state.OOM {
-		h.records.event(h.config, "oom", nil)
-	}
-	h.records.event(h.config, "die", map[string]string{"exitCode": fmt.Sprint(h.state.ExitCode)})
+	h.tellEnd()
 	if h.asked {
 		h.records.event(h.config, "stop", nil)
 	}
 	h.asked = false
+}
+
+// tellEnd tells how the process has ended. h.mu is held.
+func (h *holder) tellEnd() {
+	if h.last.OOM {
+		h.records.event(h.config, "oom", nil)
+	}
+	h.records.event(h.config, "die", map[string]string{"exitCode": fmt.Sprint(h.last.ExitCode)})
 }
 
 // release gives up the container, which has ended, and removes it if it is to
@@ -728,7 +738,7 @@ func (h *holder) resize(width, height uint16) error {
 }
 
 // watch adds one who looks on, now or from the next start on.
-func (h *holder) watch(v Viewer) {
+func (h *holder) watch(v *viewer) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.out != nil {
@@ -738,12 +748,13 @@ func (h *holder) watch(v Viewer) {
 	}
 }
 
-func (h *holder) unwatch(v Viewer) {
+func (h *holder) unwatch(v *viewer) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.out != nil {
 		h.out.remove(v)
 	}
+	h.waiting = slices.DeleteFunc(h.waiting, func(have *viewer) bool { return have == v })
 }
 
 // feed writes to standard input. Without one it is dropped.
@@ -766,28 +777,38 @@ func (h *holder) endInput() {
 	}
 }
 
-// takeOver goes on with a container whose holder was killed.
+// newOutput is the container's output with its log open.
+func (h *holder) newOutput(dir string) (*output, error) {
+	out := &output{}
+	if h.config.Log.Driver == "none" {
+		return out, nil
+	}
+	var err error
+	if out.log, err = openLog(filepath.Join(dir, "log"), h.config.Log); err != nil {
+		return nil, fmt.Errorf("open log: %w", err)
+	}
+	return out, nil
+}
+
+// takeOver goes on with a container whose holder was killed. The error wraps
+// [container.ErrGone] if it has ended.
 func (h *holder) takeOver(st State) error {
 	spec := h.config.Spec
 	spec.ID = h.config.ID
 	dir := h.records.Dir(h.config.ID)
-	out := &output{tty: spec.Terminal}
-	var err error
-	if h.config.Log.Driver != "none" {
-		if out.log, err = openLog(filepath.Join(dir, "log"), h.config.Log); err != nil {
-			return fmt.Errorf("open log: %w", err)
-		}
+	out, err := h.newOutput(dir)
+	if err != nil {
+		return err
 	}
 	a := container.Adoption{
-		Pid: st.Pid, Start: st.PidStart,
+		Pid: st.Pid, Start: st.PidStart, Terminal: h.kept.terminals[h.config.ID],
 		Exit: func() (syscall.WaitStatus, bool) { return h.records.exitOf(st.Pid, st.PidStart) },
 	}
 	var in *input
-	switch {
-	case !spec.Terminal:
+	if !spec.Terminal {
 		_, err = out.pipes(dir, false)
-	case h.kept.terminals[h.config.ID] != nil:
-		a.Terminal, spec.Stdout = h.kept.terminals[h.config.ID], out
+	} else if a.Terminal != nil {
+		spec.Stdout = out
 		if h.config.OpenStdin {
 			if in, err = newInput(); err == nil {
 				spec.Stdin = struct{ io.Reader }{in.r}
@@ -795,7 +816,7 @@ func (h *holder) takeOver(st State) error {
 		}
 	}
 	if err != nil {
-		return err
+		return errors.Join(err, out.close())
 	}
 	p, err := container.Adopt(spec, a)
 	if err != nil {
@@ -804,14 +825,44 @@ func (h *holder) takeOver(st State) error {
 		}
 		return errors.Join(err, out.close())
 	}
+	delete(h.kept.terminals, h.config.ID) // it is the process's now
+	if err := h.keepOutput(out, a.Terminal); err != nil {
+		h.warn(fmt.Sprintf("container %s: %v", h.config.Name, err))
+	}
 	if st.Network != nil {
 		if err := h.records.networks.Adopt(st.Network, st.Pid); err != nil {
 			h.warn(fmt.Sprintf("network of container %s: %v", h.config.Name, err))
 		}
 	}
+	// A monitor that was killed as it paused the container has not said so.
+	frozen, err := p.Frozen()
+	changed := err == nil && frozen != (st.Status == Paused)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.process, h.out, h.input, h.state, h.stopping = p, out, in, st, st.Stopped
+	if changed {
+		h.state.Status = Running
+		if frozen {
+			h.state.Status = Paused
+		}
+		h.save()
+	}
 	go h.watchHealth(p)
 	return nil
+}
+
+// drain takes to its log what a container has written that has ended without a
+// holder.
+func (h *holder) drain() error {
+	dir := h.records.Dir(h.config.ID)
+	out, err := h.newOutput(dir)
+	if err != nil {
+		return err
+	}
+	if !h.config.Spec.Terminal {
+		_, err = out.pipes(dir, false)
+	} else if f := h.kept.terminals[h.config.ID]; f != nil {
+		err = container.ReadPresent(out, f)
+	}
+	return errors.Join(err, out.close())
 }

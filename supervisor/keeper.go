@@ -3,9 +3,11 @@
 package supervisor
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -20,10 +22,13 @@ import (
 )
 
 // The keeper is the monitor's parent and does nothing of its own that could
-// fail: it starts the monitor again when that was killed, keeps the terminals
-// of containers open meanwhile, and, as the parent of orphans, learns how
-// containers end that the killed monitor had started. It notes that in
+// fail: it starts the monitor again when that was killed, keeps open meanwhile
+// where the output of containers comes from, and, as the parent of orphans,
+// learns how containers end that the killed monitor had started. It notes that in
 // run/exits/PID for the next one.
+//
+// When the keeper was killed the monitor, whose children the containers are,
+// becomes the keeper and starts a new monitor.
 
 // exit is how an orphan ended.
 type exit struct {
@@ -39,7 +44,7 @@ func (r Records) lastExit(pid int, start uint64) (syscall.WaitStatus, bool) {
 	for wait := time.Millisecond; ; wait *= 2 {
 		waited := container.EndedStartTime(pid) != start
 		status, ok := r.exitOf(pid, start)
-		if ok || waited || wait > time.Second {
+		if ok || waited || wait > time.Second || !locked(r.keeperLock()) {
 			return status, ok
 		}
 		time.Sleep(wait)
@@ -71,8 +76,23 @@ type keeper struct {
 	log     func(string)
 
 	mu        sync.Mutex
-	terminals map[string]*os.File
+	outputs   map[string]keptOutput // by the container's ID
 	receiving sync.WaitGroup
+}
+
+// keptOutput is where a container's output comes from: its terminal, or its two
+// pipes. They are descriptors and no files, as nobody waits for them here.
+type keptOutput struct {
+	fds     []int
+	monitor int // the process that has given it
+}
+
+func (o keptOutput) terminal() bool { return len(o.fds) == 1 }
+
+func (o keptOutput) close() {
+	for _, fd := range o.fds {
+		_ = syscall.Close(fd)
+	}
 }
 
 // Keep runs a monitor, by a command line to which it adds one --terminal ID for
@@ -80,36 +100,54 @@ type keeper struct {
 // the first is ready, or has ended. Where there is a keeper already it does
 // nothing.
 func Keep(r Records, command []string, ready *os.File, log func(string)) error {
-	if err := sys.AdoptOrphans(true); err != nil {
-		return err
-	}
 	if err := os.MkdirAll(filepath.Dir(r.exitFile(0)), 0o700); err != nil {
 		return err
 	}
 	// Another keeper, which is about to start its monitor again, must stay the
-	// parent of what that one had started.
-	lock, err := filelock.TryAcquire(r.s.Path("run", "keeper.lock"), filelock.Exclusive)
-	if errors.Is(err, filelock.ErrLocked) {
+	// parent of what that one had started. It is locked for a moment by who only
+	// looks, too.
+	look, cancel := context.WithTimeout(context.Background(), lookWait)
+	defer cancel()
+	lock, err := filelock.Acquire(look, r.keeperLock(), filelock.Exclusive, nil)
+	if errors.Is(err, context.DeadlineExceeded) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
 	defer lock.Release()
-	k := &keeper{records: r, command: command, log: log, terminals: map[string]*os.File{}}
+	return keep(r, command, nil, ready, log)
+}
+
+// KeepOn is [Keep] in the process of a monitor whose keeper has ended, which has
+// passed on the lock and the outputs.
+func KeepOn(r Records, command []string, lock int, outputs []string, log func(string)) error {
+	defer filelock.Inherit(lock).Release()
+	return keep(r, command, outputs, nil, log)
+}
+
+func keep(r Records, command, outputs []string, ready *os.File, log func(string)) error {
+	if err := sys.AdoptOrphans(true); err != nil {
+		return err
+	}
+	k := &keeper{records: r, command: command, log: log, outputs: map[string]keptOutput{}}
+	if err := k.inherit(outputs); err != nil {
+		return err
+	}
 	for failures := 0; ; failures++ {
 		begun := time.Now()
 		pid, err := k.spawn(ready)
 		ready.Close()
-		if err != nil {
-			return err
-		}
-		status, err := k.await(pid)
-		if err != nil || status.Exited() && status.ExitStatus() == 0 {
-			return err
+		if err == nil {
+			var status syscall.WaitStatus
+			status, err = k.await(pid)
+			if err != nil || status.Exited() && status.ExitStatus() == 0 {
+				return err
+			}
+			err = fmt.Errorf("the monitor ended (%s) and is started again", describe(status))
 		}
 		k.receiving.Wait()
-		log(fmt.Sprintf("the monitor ended (%s) and is started again", describe(status)))
+		log(err.Error())
 		if time.Since(begun) > steady {
 			failures = 0
 		}
@@ -118,6 +156,43 @@ func Keep(r Records, command []string, ready *os.File, log func(string)) error {
 		}
 		time.Sleep(firstPause << min(failures, 6) / 10)
 	}
+}
+
+// inherit takes the outputs that passOn has passed on.
+func (k *keeper) inherit(outputs []string) error {
+	for _, text := range outputs {
+		id, numbers, _ := strings.Cut(text, "=")
+		var o keptOutput
+		for _, n := range strings.Split(numbers, ",") {
+			fd, err := strconv.Atoi(n)
+			if err != nil {
+				return fmt.Errorf("output %q: %w", text, err)
+			}
+			syscall.CloseOnExec(fd)
+			o.fds = append(o.fds, fd)
+		}
+		k.outputs[id] = o
+	}
+	return nil
+}
+
+// passOn has the descriptors of an output stay open in the program that this
+// process executes next, and names them for inherit.
+func passOn(id string, output []*os.File) (string, error) {
+	var numbers []string
+	for _, f := range output {
+		conn, err := f.SyscallConn()
+		if err != nil {
+			return "", err
+		}
+		var n int
+		var errDup error
+		if err := conn.Control(func(fd uintptr) { n, errDup = sys.DupInherited(fd) }); err != nil || errDup != nil {
+			return "", errors.Join(err, errDup)
+		}
+		numbers = append(numbers, strconv.Itoa(n))
+	}
+	return id + "=" + strings.Join(numbers, ","), nil
 }
 
 func describe(s syscall.WaitStatus) string {
@@ -143,43 +218,60 @@ func (k *keeper) spawn(ready *os.File) (pid int, err error) {
 		ready = null // a later one: nobody waits
 	}
 	args := k.command
-	files := []*os.File{null, null, os.Stderr, ready, theirs}
+	fds := []uintptr{null.Fd(), null.Fd(), os.Stderr.Fd(), ready.Fd(), theirs.Fd()}
 	k.mu.Lock()
-	for id, f := range k.terminals {
-		args = append(args[:len(args):len(args)], "--terminal", id)
-		files = append(files, f)
+	for id, o := range k.outputs {
+		if o.terminal() { // pipes have names
+			args = append(args[:len(args):len(args)], "--terminal", id)
+			fds = append(fds, uintptr(o.fds[0]))
+		}
 	}
 	k.mu.Unlock()
-	p, err := os.StartProcess(args[0], args, &os.ProcAttr{Dir: "/", Env: os.Environ(), Files: files})
+	pid, err = syscall.ForkExec(args[0], args, &syscall.ProcAttr{Dir: "/", Env: os.Environ(), Files: fds})
 	if err != nil {
 		ours.Close()
-		return 0, err
+		return 0, &os.PathError{Op: "start monitor", Path: args[0], Err: err}
 	}
-	pid = p.Pid
-	_ = p.Release() // it is waited for with all others
 	k.receiving.Go(func() {
 		defer ours.Close()
-		k.receive(ours)
+		k.receive(ours, pid)
 	})
 	return pid, nil
 }
 
-// receive takes the terminals that the monitor opens, and drops those that it
-// has closed, until it ends.
-func (k *keeper) receive(socket *os.File) {
+// What the monitor says of a container's output is its ID, with the output, or,
+// when that has ended, its ID with a sign before it.
+const (
+	dropOutput = "-"
+	// dropOthers stands alone: what a killed monitor has given and this one
+	// hasn't is not needed.
+	dropOthers = "="
+)
+
+// receive keeps the outputs that a monitor gives, and drops those that it says
+// have ended, until the monitor does.
+func (k *keeper) receive(socket *os.File, monitor int) {
 	for {
-		text, f, err := sys.ReceiveFile(socket)
+		text, fds, err := sys.ReceiveFiles(socket)
 		if err != nil || text == "" {
 			return
 		}
-		id, dropped := strings.CutPrefix(text, "-")
+		id, dropped := strings.CutPrefix(text, dropOutput)
 		k.mu.Lock()
-		if have := k.terminals[id]; have != nil {
-			have.Close()
-			delete(k.terminals, id)
-		}
-		if !dropped && f != nil {
-			k.terminals[id] = f
+		switch {
+		case text == dropOthers:
+			maps.DeleteFunc(k.outputs, func(_ string, o keptOutput) bool {
+				if o.monitor != monitor {
+					o.close()
+				}
+				return o.monitor != monitor
+			})
+		case dropped:
+			k.outputs[id].close()
+			delete(k.outputs, id)
+		case len(fds) > 0:
+			k.outputs[id].close()
+			k.outputs[id] = keptOutput{fds, monitor}
 		}
 		k.mu.Unlock()
 	}
@@ -219,8 +311,10 @@ type Kept struct {
 // Inherit takes what the keeper gives to the monitor's process, with the IDs of
 // the terminals from its command line.
 func Inherit(ids []string) (ready *os.File, kept Kept) {
+	_ = syscall.SetNonblock(socketFD, true) // so that no thread waits for the keeper's end
 	kept = Kept{socket: inherited(socketFD), mu: new(sync.Mutex), terminals: map[string]*os.File{}}
 	for i, id := range ids {
+		_ = syscall.SetNonblock(terminalFD+i, true) // so that reading ends where there is no more
 		kept.terminals[id] = inherited(terminalFD + i)
 	}
 	return inherited(readyFD), kept
@@ -232,22 +326,47 @@ func inherited(fd int) *os.File {
 	return os.NewFile(uintptr(fd), "inherited")
 }
 
-// keepTerminal has the keeper keep a container's terminal open.
-func (k Kept) keepTerminal(id string, f *os.File) error {
-	if k.socket == nil || f == nil {
+// awaitEnd returns when the keeper has ended.
+func (k Kept) awaitEnd() {
+	for {
+		if text, _, err := sys.ReceiveFiles(k.socket); err != nil || text == "" {
+			return
+		}
+	}
+}
+
+// keep has the keeper keep open where a container's output comes from.
+func (k Kept) keep(id string, output ...*os.File) error {
+	if k.socket == nil {
 		return nil
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return sys.SendFile(k.socket, id, f)
+	err := sys.SendFiles(k.socket, id, output...)
+	if errors.Is(err, syscall.EPIPE) {
+		err = nil // there is no keeper any more
+	}
+	return err
 }
 
-// dropTerminal says that it isn't needed any more.
-func (k Kept) dropTerminal(id string) {
+// drop says that a container's output has ended.
+func (k Kept) drop(id string) { k.say(dropOutput + id) }
+
+// all says that nothing is needed of what an earlier monitor has given and this
+// one hasn't.
+func (k Kept) all() {
+	for _, f := range k.terminals {
+		f.Close()
+	}
+	clear(k.terminals)
+	k.say(dropOthers)
+}
+
+func (k Kept) say(text string) {
 	if k.socket == nil {
 		return
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	_ = sys.SendFile(k.socket, "-"+id, nil) // the keeper is gone: so is what it kept
+	_ = sys.SendFiles(k.socket, text) // the keeper is gone: so is what it kept
 }

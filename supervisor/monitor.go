@@ -13,9 +13,9 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
-	"builder/container"
 	"builder/internal/filelock"
 	"builder/internal/sys"
 	"builder/snapshot"
@@ -41,6 +41,20 @@ func (r Records) socket(name string) (path string, dir *os.File, err error) {
 }
 
 const monitorSocket = "monitor.sock"
+
+// monitorLock and keeperLock are held by these two.
+func (r Records) monitorLock() string { return r.s.Path("run", "monitor.lock") }
+func (r Records) keeperLock() string  { return r.s.Path("run", "keeper.lock") }
+
+// locked says whether somebody has a lock.
+func locked(name string) bool {
+	lock, err := filelock.TryAcquire(name, filelock.Shared)
+	if err != nil {
+		return errors.Is(err, filelock.ErrLocked)
+	}
+	lock.Release()
+	return false
+}
 
 // socketOf is the socket of a container that a command holds.
 func socketOf(id string) string { return id[:12] + ".sock" }
@@ -69,19 +83,22 @@ type Monitor struct {
 	snaps   *snapshot.Overlay
 	log     func(string) // where warnings of containers go that nobody waits for
 	kept    Kept
+	keeper  []string // the command that runs [Keep]
 
 	mu      sync.Mutex
 	holders map[string]*holder
-	busy    atomic.Int64 // connections being served
+	left    map[string]error // what could not be taken over yet, and why
+	busy    atomic.Int64     // connections being served
 	changed chan struct{}
 }
 
 // ErrMonitor says that there is a monitor already.
 var ErrMonitor = errors.New("there is a monitor already")
 
-// NewMonitor makes the monitor of a state directory.
-func NewMonitor(r Records, snaps *snapshot.Overlay, kept Kept, log func(string)) *Monitor {
-	return &Monitor{records: r, snaps: snaps, kept: kept, log: log, holders: map[string]*holder{}, changed: make(chan struct{}, 1)}
+// NewMonitor makes the monitor of a state directory. keeper is the command that
+// runs [KeepOn]: to it are added --lock and, for each output, --output.
+func NewMonitor(r Records, snaps *snapshot.Overlay, kept Kept, keeper []string, log func(string)) *Monitor {
+	return &Monitor{records: r, snaps: snaps, kept: kept, keeper: keeper, log: log, holders: map[string]*holder{}, changed: make(chan struct{}, 1)}
 }
 
 // idleTime is how long a monitor stays that has no containers.
@@ -95,8 +112,11 @@ func (m *Monitor) Run(ctx context.Context, ready func()) error {
 	if err := os.MkdirAll(m.records.s.Path("run"), 0o700); err != nil {
 		return err
 	}
-	lock, err := filelock.TryAcquire(m.records.s.Path("run", "monitor.lock"), filelock.Exclusive)
-	if errors.Is(err, filelock.ErrLocked) {
+	// Others have it for a moment to see whether there is a monitor.
+	look, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	lock, err := filelock.Acquire(look, m.records.monitorLock(), filelock.Exclusive, nil)
+	if errors.Is(err, context.DeadlineExceeded) {
 		return ErrMonitor
 	}
 	if err != nil {
@@ -108,10 +128,16 @@ func (m *Monitor) Run(ctx context.Context, ready func()) error {
 		return err
 	}
 	defer func() { _ = l.Close() }()
-	if err := m.adopt(); err != nil {
+	if err := m.adopt(ctx); err != nil {
 		return err
 	}
 	ready()
+	if m.kept.socket != nil {
+		go func() {
+			m.kept.awaitEnd()
+			m.log(fmt.Sprintf("the keeper has ended, and its place can't be taken: %v", m.becomeKeeper(ctx)))
+		}()
+	}
 	for {
 		gone := make(chan struct{})
 		go func() {
@@ -131,6 +157,42 @@ func (m *Monitor) Run(ctx context.Context, ready func()) error {
 			return err
 		}
 	}
+}
+
+// becomeKeeper executes the keeper in place of this process, which is the parent
+// of the containers and has to stay it. For them it is as if the monitor was
+// killed. It returns only if that can't be done.
+func (m *Monitor) becomeKeeper(ctx context.Context) error {
+	// A new one may be there for a moment, until it sees that there is a monitor.
+	lock, err := filelock.Acquire(ctx, m.records.keeperLock(), filelock.Exclusive, nil)
+	if err != nil {
+		return err
+	}
+	defer lock.Release()
+	fd, err := lock.PassOn()
+	if err != nil {
+		return err
+	}
+	m.mu.Lock() // for good, if all goes well
+	defer m.mu.Unlock()
+	args := append(m.keeper[:len(m.keeper):len(m.keeper)], "--lock", strconv.Itoa(fd))
+	for id, h := range m.holders {
+		h.mu.Lock()
+		out := h.out
+		h.mu.Unlock()
+		if out == nil || len(out.from) == 0 {
+			continue
+		}
+		text, err := passOn(id, out.from)
+		if errors.Is(err, os.ErrClosed) {
+			continue // it has just ended
+		}
+		if err != nil {
+			return fmt.Errorf("container %s: pass on its output: %w", h.config.Name, err)
+		}
+		args = append(args, "--output", text)
+	}
+	return os.NewSyscallError("execve", syscall.Exec("/proc/self/exe", args, os.Environ()))
 }
 
 // idle says whether nothing is held or asked for.
@@ -256,116 +318,9 @@ func (m *Monitor) drop(h *holder) {
 		delete(m.holders, h.config.ID)
 	}
 	m.mu.Unlock()
+	m.forgetExits()
 	select {
 	case m.changed <- struct{}{}:
 	default:
 	}
-}
-
-// adopt takes over what an earlier monitor held when it was killed.
-func (m *Monitor) adopt() error {
-	all, err := m.records.configs()
-	if err != nil {
-		return err
-	}
-	for _, c := range all {
-		if err := m.adoptOne(c); err != nil {
-			m.log(fmt.Sprintf("take over container %s: %v", c.Name, err))
-		}
-	}
-	return m.forgetExits(all)
-}
-
-// forgetExits removes what the keeper has noted and nobody waits for.
-func (m *Monitor) forgetExits(all []Config) error {
-	wanted := map[string]bool{}
-	for _, c := range all {
-		if st := m.records.readState(c.ID); st.Alive() {
-			wanted[strconv.Itoa(st.Pid)] = true
-		}
-	}
-	entries, err := os.ReadDir(filepath.Dir(m.records.exitFile(0)))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	for _, e := range entries {
-		if !wanted[e.Name()] {
-			_ = os.Remove(filepath.Join(filepath.Dir(m.records.exitFile(0)), e.Name()))
-		}
-	}
-	return nil
-}
-
-func (m *Monitor) adoptOne(c Config) error {
-	st := m.records.readState(c.ID)
-	if !st.Alive() && st.Status != Restarting {
-		if c.AutoRemove && st.Status == Exited {
-			if err := m.records.Remove(c); err != nil && !errors.Is(err, ErrRunning) {
-				return err
-			}
-		}
-		return nil
-	}
-	if st.Foreground { // its holder is a command, or it has ended with it
-		return m.records.EndOrphan(c)
-	}
-	lock, err := m.records.lock(c)
-	if errors.Is(err, ErrRunning) || errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	h := newHolder(m.records, m.snaps, c, lock)
-	h.warn, h.kept = m.log, m.kept
-	if st.Alive() && st.processLives() {
-		err := h.takeOver(st)
-		if err == nil {
-			m.add(h, h.hold)
-			return nil
-		}
-		if !errors.Is(err, container.ErrGone) { // it has just ended
-			return errors.Join(err, lock.Release())
-		}
-	}
-	h.state = st
-	if st.Alive() {
-		removeGroups(c)
-		h.state = m.records.abandonedState(st)
-		h.state.Network = nil
-		if st.Network != nil {
-			if err := m.records.networks.Forget(st.Network); err != nil {
-				m.log(err.Error())
-			}
-		}
-	}
-	// One word, so that a kill in between leaves nothing half said.
-	again := c.Restart.wants(h.state) && !h.state.Stopped
-	h.state.Status = Exited
-	if again {
-		h.state.Status = Restarting
-	}
-	h.save()
-	if !again {
-		h.release()
-		return nil
-	}
-	m.add(h, func() {
-		if h.restart() {
-			h.hold()
-		}
-	})
-	return nil
-}
-
-func (m *Monitor) add(h *holder, run func()) {
-	m.mu.Lock()
-	m.holders[h.config.ID] = h
-	m.mu.Unlock()
-	go func() {
-		defer m.drop(h)
-		defer close(h.ended)
-		defer h.release()
-		run()
-	}()
 }

@@ -3,6 +3,7 @@
 package supervisor
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // output takes what a container writes to its log and to those who look on.
@@ -17,54 +19,38 @@ type output struct {
 	log *logWriter // nil for none
 
 	mu      sync.Mutex
-	viewers []Viewer
+	viewers []*viewer
+	ended   bool       // all of the container's processes have
+	readers []*os.File // of the pipes
+	from    []*os.File // where it comes from, if it was kept: the readers, or the terminal
 	pumps   sync.WaitGroup
-	tty     bool
 }
 
-// A Viewer gets what a container writes from the moment on when it comes. An
-// error ends its view. A viewer that doesn't take it makes the container wait.
-type Viewer interface {
-	Output(s Stream, b []byte) error
-}
-
-// Streams is a Viewer that copies to writers, of which nil ones get nothing.
-type Streams struct{ Out, Err io.Writer }
-
-// Output implements [Viewer].
-func (v Streams) Output(s Stream, b []byte) error {
-	to := v.Out
-	if s == Stderr {
-		to = v.Err
-	}
-	if to == nil {
-		return nil
-	}
-	_, err := to.Write(b)
-	return err
-}
-
-func (o *output) add(v Viewer) {
+func (o *output) add(v *viewer) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.viewers = append(o.viewers, v)
+	if o.ended {
+		v.end()
+	}
 }
 
-func (o *output) remove(v Viewer) {
+func (o *output) remove(v *viewer) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.viewers = slices.DeleteFunc(o.viewers, func(have Viewer) bool { return have == v })
+	o.viewers = slices.DeleteFunc(o.viewers, func(have *viewer) bool { return have == v })
 }
 
-func (o *output) watched() []Viewer {
+func (o *output) watched() []*viewer {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.viewers[:len(o.viewers):len(o.viewers)]
 }
 
+// show gives those who look on what was written, which is theirs then.
 func (o *output) show(s Stream, b []byte) {
 	for _, v := range o.watched() {
-		if v.Output(s, b) != nil {
+		if !v.put(piece{s, b}) {
 			o.remove(v)
 		}
 	}
@@ -76,15 +62,47 @@ func (o *output) Write(b []byte) (int, error) {
 	if o.log != nil {
 		o.log.Write(Stdout, b)
 	}
-	o.show(Stdout, b)
+	if len(o.watched()) > 0 {
+		o.show(Stdout, bytes.Clone(b))
+	}
 	return len(b), nil
+}
+
+// end says that all processes of the container have ended. What they have written
+// is still taken. Nothing else is waited for: neither those who look on, nor
+// processes of others that were passed the container's output.
+func (o *output) end() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.ended = true
+	for _, v := range o.viewers {
+		v.end()
+	}
+	for _, r := range o.readers {
+		_ = r.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+// close waits until all output has been taken, after its end, and closes the log.
+func (o *output) close() error {
+	o.end()
+	o.pumps.Wait()
+	if o.log == nil {
+		return nil
+	}
+	return o.log.Close()
 }
 
 // pipes are a container's outputs that are no terminal: named pipes in its
 // directory, whose other ends its processes have open for reading and writing,
 // so that a killed holder does not end them and the next one finds what they
-// have written.
+// have written. The pipes' own ends are o.readers.
 func (o *output) pipes(dir string, fresh bool) (child [3]*os.File, err error) {
+	defer func() {
+		if err != nil {
+			closeAll(child[:])
+		}
+	}()
 	for s, name := range map[Stream]string{Stdout: dir + "/out", Stderr: dir + "/err"} {
 		if fresh {
 			if err := makePipe(name); err != nil {
@@ -104,6 +122,9 @@ func (o *output) pipes(dir string, fresh bool) (child [3]*os.File, err error) {
 			}
 			child[s] = os.NewFile(uintptr(fd), name)
 		}
+		o.mu.Lock()
+		o.readers = append(o.readers, reader)
+		o.mu.Unlock()
 		o.pumps.Go(func() {
 			defer reader.Close()
 			o.pump(s, reader)
@@ -127,7 +148,8 @@ func makePipe(name string) error {
 // pieceSize is how much is moved at a time: a pipe's capacity.
 const pieceSize = 64 << 10
 
-// pump moves what comes through a pipe until nobody has its other end.
+// pump moves what comes through a pipe until nobody has its other end or, after
+// the container's end, until it is empty.
 func (o *output) pump(s Stream, pipe *os.File) {
 	conn, err := pipe.SyscallConn()
 	if err != nil {
@@ -135,18 +157,22 @@ func (o *output) pump(s Stream, pipe *os.File) {
 	}
 	var copies [2]*os.File
 	defer func() { closeAll(copies[:]) }()
+	wait := conn.Read
 	for {
 		var n int64
 		var moved error
 		var seen []byte
-		err := conn.Read(func(fd uintptr) bool {
+		err := wait(func(fd uintptr) bool {
 			n, seen, moved = o.move(s, fd, &copies)
 			return !errors.Is(moved, syscall.EAGAIN)
 		})
 		if len(seen) > 0 {
 			o.show(s, seen)
 		}
-		if err != nil || moved != nil || n == 0 {
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			wait = func(move func(fd uintptr) bool) error { return conn.Control(func(fd uintptr) { move(fd) }) }
+		case err != nil || moved != nil || n == 0:
 			return
 		}
 	}

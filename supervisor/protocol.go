@@ -127,6 +127,19 @@ func (c *conn) writeFrame(kind byte, b []byte) error {
 	}
 }
 
+// frameWriter writes frames of a kind.
+type frameWriter struct {
+	c    *conn
+	kind byte
+}
+
+func (w frameWriter) Write(b []byte) (int, error) {
+	if err := w.c.writeFrame(w.kind, b); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
 func (c *conn) readFrame(buf []byte) (kind byte, b []byte, err error) {
 	var head [5]byte
 	if _, err := io.ReadFull(c.r, head[:]); err != nil {

@@ -537,14 +537,7 @@ func (r Records) abandonedState(s State) State {
 }
 
 // held says whether a process holds a container.
-func (r Records) held(id string) bool {
-	lock, err := filelock.TryAcquire(filepath.Join(r.Dir(id), "lock"), filelock.Shared)
-	if err != nil {
-		return errors.Is(err, filelock.ErrLocked)
-	}
-	lock.Release()
-	return false
-}
+func (r Records) held(id string) bool { return locked(filepath.Join(r.Dir(id), "lock")) }
 
 // lookWait is for how long others may have a container's lock who only look
 // whether it is held.

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"syscall"
@@ -35,7 +36,11 @@ func handle(ctx context.Context, nc net.Conn, s holders) {
 	}
 	h := s.held(req.ID)
 	if h == nil {
-		_ = c.writeJSON(response{NotHeld: true, Error: "not running"})
+		resp := response{NotHeld: true, Error: "not running"}
+		if err := s.unheld(req.ID); err != nil {
+			resp = answer(nil, err)
+		}
+		_ = c.writeJSON(resp)
 		return
 	}
 	switch req.Op {
@@ -62,6 +67,8 @@ func handle(ctx context.Context, nc net.Conn, s holders) {
 // holders are the containers that a process holds.
 type holders interface {
 	held(id string) *holder
+	// unheld is why a container that runs has no holder yet.
+	unheld(id string) error
 	// begin begins to hold a container. It returns with its lock held and
 	// nothing started.
 	begin(id string, warn func(string)) (*holder, error)
@@ -147,7 +154,7 @@ func serveStart(c *conn, s holders, req request) {
 	var v *view
 	if req.Attach != nil {
 		v = newView(c, *req.Attach)
-		h.watch(v)
+		h.watch(v.viewer)
 	}
 	result := make(chan error, 1)
 	s.keep(h, func(err error) { result <- err })
@@ -158,7 +165,7 @@ func serveStart(c *conn, s holders, req request) {
 	r.Warnings = warnings
 	mu.Unlock()
 	if c.writeJSON(r) != nil || err != nil || v == nil {
-		v.stop()
+		v.leave(h)
 		return
 	}
 	v.serve(h)
@@ -173,11 +180,10 @@ func serveAttach(c *conn, h *holder, req request) {
 	var v *view
 	if req.Attach != nil {
 		v = newView(c, *req.Attach)
-		h.watch(v)
+		h.watch(v.viewer)
 	}
 	if err := h.resize(req.Width, req.Height); err != nil || c.writeJSON(answer(&st, err)) != nil || v == nil {
-		h.unwatch(v)
-		v.stop()
+		v.leave(h)
 		return
 	}
 	v.serve(h)
@@ -227,65 +233,52 @@ func (h *holder) after(p *container.Process) State {
 
 // view is a client that is attached.
 type view struct {
+	*viewer
 	c    *conn
 	want attachment
-	gate chan struct{} // closed when output may be written
-	once sync.Once
-	dead chan struct{} // closed when the client is gone
 }
 
-func newView(c *conn, want attachment) *view {
-	return &view{c: c, want: want, gate: make(chan struct{}), dead: make(chan struct{})}
-}
+func newView(c *conn, want attachment) *view { return &view{viewer: newViewer(), c: c, want: want} }
 
-var errGone = errors.New("client is gone")
-
-// Output implements [Viewer]. It waits until the client has its answer.
-func (v *view) Output(s Stream, b []byte) error {
-	select {
-	case <-v.gate:
-	case <-v.dead:
-		return errGone
-	}
-	switch {
-	case s == Stdout && v.want.Stdout:
-		return v.c.writeFrame(frameStdout, b)
-	case s == Stderr && v.want.Stderr:
-		return v.c.writeFrame(frameStderr, b)
-	}
-	return nil
-}
-
-// stop lets go of a view that doesn't begin.
-func (v *view) stop() {
+// leave ends a view, if it is one.
+func (v *view) leave(h *holder) {
 	if v != nil {
-		v.once.Do(func() { close(v.dead) })
+		v.viewer.leave()
+		h.unwatch(v.viewer)
 	}
 }
 
-// serve passes input on until the client goes or the container ends.
+// frames are writers of the frames that the client wants.
+func (v *view) frames() (stdout, stderr io.Writer) {
+	if v.want.Stdout {
+		stdout = frameWriter{v.c, frameStdout}
+	}
+	if v.want.Stderr {
+		stderr = frameWriter{v.c, frameStderr}
+	}
+	return stdout, stderr
+}
+
+// serve passes input and output on until the client goes or the container ends.
+// It begins when the client has its answer.
 func (v *view) serve(h *holder) {
+	defer v.leave(h)
 	h.mu.Lock()
 	p := h.process
 	h.mu.Unlock()
-	close(v.gate)
 	go func() {
-		defer v.stop()
 		v.input(h)
+		v.viewer.leave()
 	}()
-	ended := make(chan struct{})
 	go func() {
-		defer close(ended)
 		if p != nil {
 			_ = p.Ended()
 			h.after(p)
 		}
+		v.close()
 	}()
-	select {
-	case <-v.dead:
-		h.unwatch(v)
+	if stdout, stderr := v.frames(); !v.copyTo(stdout, stderr) {
 		return
-	case <-ended:
 	}
 	data, err := json.Marshal(h.after(p))
 	if err == nil {

@@ -66,7 +66,7 @@ func (e *env) execIn(ctx context.Context, o execOptions, name string, args []str
 		return 0, err
 	}
 	records := supervisor.NewRecords(s)
-	c, err := records.Find(name)
+	c, err := e.find(ctx, records, name)
 	if err != nil {
 		return 0, err
 	}

@@ -59,7 +59,7 @@ func TestLifeFaults(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Duration(random.IntN(60)) * time.Millisecond)
-		victim := random.IntN(4)
+		victim := random.IntN(5)
 		switch m := w.monitors(); {
 		case victim == 0:
 			cmd.Process.Kill()
@@ -67,6 +67,8 @@ func TestLifeFaults(t *testing.T) {
 			syscall.Kill(m["monitor"], syscall.SIGKILL)
 		case victim == 2 && m["monitor"] != 0 && m["keeper"] != 0:
 			syscall.Kill(m["monitor"], syscall.SIGKILL)
+			syscall.Kill(m["keeper"], syscall.SIGKILL)
+		case victim == 3 && m["keeper"] != 0:
 			syscall.Kill(m["keeper"], syscall.SIGKILL)
 		default:
 			if c, err := records.Find("long"); err == nil && c.State.Alive() {
@@ -78,9 +80,8 @@ func TestLifeFaults(t *testing.T) {
 			seen[c.ID] = true
 		}
 		// It is started again whatever ended it, once somebody looks.
-		w.run("ps", "-q")
+		w.ok("ps", "-q")
 	}
-	w.run("start", "long")
 	w.waitField("long", "{{.State.Status}}", "running")
 	w.ok("rm", "-fa")
 	waitFor(t, "the monitor's end", func() bool { return len(w.monitors()) == 0 })

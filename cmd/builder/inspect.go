@@ -53,7 +53,7 @@ type inspectedMetadata struct {
 	LastTagTime time.Time
 }
 
-func runInspect(_ context.Context, e *env, args []string) error {
+func runInspect(ctx context.Context, e *env, args []string) error {
 	fs := flags("inspect")
 	format := fs.StringP("format", "f", "", "a Go template, or `json`")
 	platform := fs.String("platform", "", platformUsage)
@@ -67,11 +67,11 @@ func runInspect(_ context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	i := inspector{s: s, records: supervisor.NewRecords(s), platform: *platform, size: *size}
+	i := inspector{e: e, s: s, records: supervisor.NewRecords(s), platform: *platform, size: *size}
 	found := []any{}
 	var errs []error
 	for _, name := range names {
-		o, err := i.find(*kind, name)
+		o, err := i.find(ctx, *kind, name)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -83,20 +83,21 @@ func runInspect(_ context.Context, e *env, args []string) error {
 
 // inspector finds what a name means.
 type inspector struct {
+	e        *env
 	s        *store.Store
 	records  supervisor.Records
 	platform string
 	size     bool
 }
 
-func (i inspector) find(kind, name string) (any, error) {
+func (i inspector) find(ctx context.Context, kind, name string) (any, error) {
 	kinds := []struct {
 		name    string
 		missing error
 		find    func() (any, error)
 	}{
 		{"container", supervisor.ErrNotFound, func() (any, error) {
-			c, err := i.records.Find(name)
+			c, err := i.e.find(ctx, i.records, name)
 			if err != nil {
 				return nil, err
 			}

@@ -24,6 +24,8 @@ func runMonitor(ctx context.Context, e *env, args []string) error {
 	fs := flags("monitor")
 	worker := fs.Bool("kept", false, "be the monitor")
 	terminals := fs.StringArray("terminal", nil, "container whose terminal is inherited")
+	lock := fs.Int("lock", 0, "descriptor of the lock that a monitor has passed on to become the keeper")
+	outputs := fs.StringArray("output", nil, "container=descriptors of what it has passed on too")
 	if _, err := e.parse(fs, args, 0, 0); err != nil {
 		return err
 	}
@@ -43,16 +45,52 @@ func runMonitor(ctx context.Context, e *env, args []string) error {
 		fmt.Fprintf(e.stderr, "%s %s\n", time.Now().UTC().Format(time.RFC3339), msg)
 	}
 	records := e.records(s)
-	if !*worker {
-		command := []string{os.Args[0], "--root", s.Path(), "monitor", "--kept"}
+	keeper := []string{os.Args[0], "--root", s.Path(), "monitor"}
+	command := append(slices.Clone(keeper), "--kept")
+	switch {
+	case *lock > 0:
+		return supervisor.KeepOn(records, command, *lock, *outputs, log)
+	case !*worker:
 		return supervisor.Keep(records, command, os.NewFile(3, "ready"), log)
 	}
 	ready, kept := supervisor.Inherit(*terminals)
-	err = supervisor.NewMonitor(records, rfs.Snapshots(), kept, log).Run(ctx, func() { ready.Close() })
+	err = supervisor.NewMonitor(records, rfs.Snapshots(), kept, keeper, log).Run(ctx, func() { ready.Close() })
 	if errors.Is(err, supervisor.ErrMonitor) {
 		return nil
 	}
 	return err
+}
+
+// find finds a container for a command that only looks at it. A monitor that was
+// killed for good is started again: the container needs one.
+func (e *env) find(ctx context.Context, records supervisor.Records, name string) (supervisor.Container, error) {
+	c, err := records.Find(name)
+	if err == nil && e.revive(ctx, c) {
+		return records.Find(name)
+	}
+	return c, err
+}
+
+// list is find of all containers.
+func (e *env) list(ctx context.Context, records supervisor.Records) ([]supervisor.Container, error) {
+	all, err := records.List()
+	if err == nil && e.revive(ctx, all...) {
+		return records.List()
+	}
+	return all, err
+}
+
+// revive is [supervisor.Client.Revive]. That it fails is no reason not to look.
+func (e *env) revive(ctx context.Context, list ...supervisor.Container) bool {
+	client, err := e.client()
+	if err != nil {
+		return false
+	}
+	done, err := client.Revive(ctx, list...)
+	if err != nil {
+		e.warn(err.Error())
+	}
+	return done
 }
 
 // forContainers calls do for each container named and prints the name when it

@@ -229,7 +229,13 @@ func TestMonitorKilled(t *testing.T) {
 		w.ok("rm", name)
 	}
 	w.ok("stop", "count")
-	lines := strings.Split(strings.TrimSpace(w.ok("logs", "count")), "\n")
+	checkCounted(t, w.ok("logs", "count"))
+}
+
+// checkCounted looks for all lines of the script counting, which was stopped.
+func checkCounted(t *testing.T, log string) {
+	t.Helper()
+	lines := strings.Split(strings.TrimSpace(log), "\n")
 	for i, line := range lines[:len(lines)-1] {
 		if line != strconv.Itoa(i+1) {
 			t.Fatalf("line %d is %q", i+1, line)

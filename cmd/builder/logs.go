@@ -42,7 +42,7 @@ func runLogs(ctx context.Context, e *env, args []string) error {
 		return err
 	}
 	records := supervisor.NewRecords(s)
-	c, err := records.Find(words[0])
+	c, err := e.find(ctx, records, words[0])
 	if err != nil {
 		return err
 	}

@@ -47,7 +47,7 @@ var psHeader = psRow{
 	Mounts: "MOUNTS", Names: "NAMES", Networks: "NETWORKS", Ports: "PORTS", RunningFor: "CREATED", Size: "SIZE", State: "STATE", Status: "STATUS",
 }
 
-func runPs(_ context.Context, e *env, args []string) error {
+func runPs(ctx context.Context, e *env, args []string) error {
 	fs := flags("ps")
 	all := fs.BoolP("all", "a", false, "show containers that don't run too")
 	quiet := fs.BoolP("quiet", "q", false, "show only IDs")
@@ -69,7 +69,7 @@ func runPs(_ context.Context, e *env, args []string) error {
 		return err
 	}
 	records := supervisor.NewRecords(s)
-	list, err := records.List()
+	list, err := e.list(ctx, records)
 	if err != nil {
 		return err
 	}

@@ -29,7 +29,7 @@ func runTop(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	c, err := supervisor.NewRecords(s).Find(words[0])
+	c, err := e.find(ctx, supervisor.NewRecords(s), words[0])
 	if err != nil {
 		return err
 	}

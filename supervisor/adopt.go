@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"builder/container"
+)
+
+// adopt takes over what an earlier monitor held when it was killed. What can't
+// be taken over now, as the disk is full perhaps, is tried again.
+func (m *Monitor) adopt(ctx context.Context) error {
+	done, err := m.adoptAll()
+	if done || err != nil {
+		return err
+	}
+	m.busy.Add(1)
+	go func() {
+		defer m.release()
+		for pause := firstPause; ; pause = min(2*pause, longestPause) {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(pause):
+			}
+			if done, _ := m.adoptAll(); done { // what is left is told
+				return
+			}
+		}
+	}()
+	return nil
+}
+
+// adoptAll takes over the containers that have no holder. done is false if there
+// are some that could not be. They are noted in m.left.
+func (m *Monitor) adoptAll() (done bool, err error) {
+	all, err := m.records.configs()
+	if err != nil {
+		return false, err
+	}
+	left := map[string]error{}
+	for _, c := range all {
+		if err := m.adoptOne(c); err != nil {
+			left[c.ID] = fmt.Errorf("take over container %s: %w", c.Name, err)
+		}
+	}
+	m.mu.Lock()
+	before := m.left
+	m.left = left
+	m.mu.Unlock()
+	for id, err := range left {
+		if was := before[id]; was == nil || was.Error() != err.Error() {
+			m.log(err.Error())
+		}
+	}
+	if len(left) > 0 {
+		return false, nil
+	}
+	m.kept.all()
+	m.forgetExits()
+	return true, nil
+}
+
+// unheld is why a container that runs has no holder, nil if it has one or does
+// not run.
+func (m *Monitor) unheld(id string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.holders[id] != nil {
+		return nil
+	}
+	return m.left[id]
+}
+
+// forgetExits removes what the keeper has noted and nobody waits for: of
+// containers whose end is written down, and of orphans that were none.
+func (m *Monitor) forgetExits() {
+	dir := filepath.Dir(m.records.exitFile(0))
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) == 0 {
+		return
+	}
+	m.mu.Lock()
+	held, left := slices.Collect(maps.Values(m.holders)), len(m.left)
+	m.mu.Unlock()
+	if left > 0 {
+		return
+	}
+	wanted := map[string]bool{}
+	for _, h := range held {
+		wanted[strconv.Itoa(h.current().Pid)] = true
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") { // being written, or left by a killed keeper
+			if st, err := e.Info(); err != nil || time.Since(st.ModTime()) < time.Minute {
+				continue
+			}
+		}
+		if !wanted[e.Name()] {
+			_ = os.Remove(filepath.Join(dir, e.Name()))
+		}
+	}
+}
+
+// adoptOne takes over a container if it has no holder.
+func (m *Monitor) adoptOne(c Config) error {
+	st := m.records.readState(c.ID)
+	if !st.Alive() && st.Status != Restarting {
+		if c.AutoRemove && st.Status == Exited {
+			if err := m.records.Remove(c); err != nil && !errors.Is(err, ErrRunning) {
+				return err
+			}
+		}
+		return nil
+	}
+	if st.Foreground { // its holder is a command, or it has ended with it
+		return m.records.EndOrphan(c)
+	}
+	lock, err := m.records.lock(c)
+	if errors.Is(err, ErrRunning) && m.held(c.ID) == nil {
+		return err // somebody looks at it, who is slow
+	}
+	if errors.Is(err, ErrRunning) || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	h := newHolder(m.records, m.snaps, c, lock)
+	h.warn, h.kept = m.log, m.kept
+	if st.Alive() && st.processLives() {
+		err := h.takeOver(st)
+		if err == nil {
+			m.add(h, h.hold)
+			return nil
+		}
+		if !errors.Is(err, container.ErrGone) { // it has just ended
+			return errors.Join(err, lock.Release())
+		}
+	}
+	if m.adoptEnded(h, st) {
+		m.add(h, func() {
+			if h.restart() {
+				h.hold()
+			}
+		})
+		return nil
+	}
+	h.release()
+	return nil
+}
+
+// adoptEnded takes what a container has left that has ended without a holder, and
+// says whether it is to be started again.
+func (m *Monitor) adoptEnded(h *holder, st State) (again bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.state = st
+	if st.Alive() {
+		if err := h.drain(); err != nil {
+			m.log(fmt.Sprintf("output of container %s: %v", h.config.Name, err))
+		}
+		removeGroups(h.config)
+		h.state = m.records.abandonedState(st)
+		h.state.Network = nil
+		if st.Network != nil {
+			if err := m.records.networks.Forget(st.Network); err != nil {
+				m.log(err.Error())
+			}
+		}
+	}
+	h.last = h.state
+	// One word, so that a kill in between leaves nothing half said.
+	again = h.config.Restart.wants(h.state) && !h.state.Stopped
+	h.state.Status = Exited
+	if again {
+		h.state.Status = Restarting
+	}
+	h.save()
+	if st.Alive() {
+		h.tellEnd()
+	}
+	return again
+}
+
+func (m *Monitor) add(h *holder, run func()) {
+	m.mu.Lock()
+	m.holders[h.config.ID] = h
+	m.mu.Unlock()
+	go func() {
+		defer m.drop(h)
+		defer close(h.ended)
+		defer h.release()
+		run()
+	}()
+}

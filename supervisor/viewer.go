@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package supervisor
+
+import (
+	"io"
+	"sync"
+)
+
+// piece is some of a container's output.
+type piece struct {
+	stream Stream
+	bytes  []byte
+}
+
+// maxBehind is how many bytes a viewer may be behind before the container waits
+// for it.
+const maxBehind = 1 << 20
+
+// viewer is one who looks on: it gets what the container writes from the moment
+// on when it comes. One that doesn't take it makes the container wait, but not its
+// end.
+type viewer struct {
+	mu     sync.Mutex
+	change sync.Cond // of what follows
+	behind []piece
+	size   int
+	ended  bool // the container waits no more
+	closed bool // nothing comes any more
+	gone   bool // it looks on no more
+}
+
+func newViewer() *viewer {
+	v := &viewer{}
+	v.change.L = &v.mu
+	return v
+}
+
+// put passes a piece to the viewer. ok is false if it is gone.
+func (v *viewer) put(p piece) (ok bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for v.size >= maxBehind && !v.ended && !v.gone {
+		v.change.Wait()
+	}
+	if v.gone {
+		return false
+	}
+	v.behind = append(v.behind, p)
+	v.size += len(p.bytes)
+	v.change.Broadcast()
+	return true
+}
+
+// next waits for the next piece. ok is false when there will be none.
+func (v *viewer) next() (p piece, ok bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for len(v.behind) == 0 && !v.closed && !v.gone {
+		v.change.Wait()
+	}
+	if len(v.behind) == 0 || v.gone {
+		return piece{}, false
+	}
+	p = v.behind[0]
+	v.behind[0] = piece{}
+	v.behind = v.behind[1:]
+	v.size -= len(p.bytes)
+	v.change.Broadcast()
+	return p, true
+}
+
+func (v *viewer) set(what *bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	*what = true
+	v.change.Broadcast()
+}
+
+// end says that the container has ended, and waits no more.
+func (v *viewer) end() { v.set(&v.ended) }
+
+// close says that nothing comes after what has come.
+func (v *viewer) close() { v.set(&v.closed) }
+
+// leave says that it looks on no more.
+func (v *viewer) leave() { v.set(&v.gone) }
+
+// copyTo writes what comes to the writers, of which nil ones get nothing. It
+// returns when nothing comes any more or, with false, when the viewer leaves, which
+// it does if writing fails.
+func (v *viewer) copyTo(stdout, stderr io.Writer) (whole bool) {
+	for {
+		p, ok := v.next()
+		if !ok {
+			return !v.isGone()
+		}
+		to := stdout
+		if p.stream == Stderr {
+			to = stderr
+		}
+		if to == nil {
+			continue
+		}
+		if _, err := to.Write(p.bytes); err != nil {
+			v.leave()
+			return false
+		}
+	}
+}
+
+func (v *viewer) isGone() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.gone
+}

@@ -397,6 +397,7 @@ func (v *survey) temporary() {
 		}
 		v.add(p, path)
 	}
+	v.volumeRemains()
 	detached, damaged, err := v.rfs.Snapshots().Remains()
 	v.fail(err)
 	for _, id := range damaged {
@@ -412,6 +413,27 @@ func (v *survey) temporary() {
 		if v.add(p, path); v.pieces[before].size == 0 {
 			v.pieces = v.pieces[:before] // an image's or a layer's
 		}
+	}
+}
+
+// volumeRemains is what commands about volumes are doing, and what killed ones left.
+func (v *survey) volumeRemains() {
+	records := supervisor.NewRecords(v.s)
+	paths, err := records.Volumes().Remains()
+	v.fail(err)
+	busy := lockHeld(v.s.Path("volumes", "lock"))
+	for _, path := range paths {
+		name := filepath.Base(path)
+		p := piece{kind: kindTemporary, id: "volumes/" + name, about: "left of a volume", used: modified(path), garbage: true, path: path}
+		used, err := records.UsesVolume(name)
+		v.fail(err)
+		switch {
+		case busy:
+			p.need, p.garbage, p.about = needUse, false, "of a command that runs"
+		case used:
+			p.need, p.garbage, p.about = needUse, false, "a volume that lost its record"
+		}
+		v.add(p, path)
 	}
 }
 

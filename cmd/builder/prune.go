@@ -290,6 +290,13 @@ func removePieces(ctx context.Context, e *env, s *store.Store, chosen []piece) (
 				removed = append(removed, p)
 			}
 		case kindTemporary:
+			left, err := sweepVolumes(s, p)
+			if err != nil {
+				return removed, err
+			}
+			if left {
+				continue
+			}
 			s.Reap() // it may be a killed command's, or need the collection
 			if _, err := os.Lstat(p.path); errors.Is(err, os.ErrNotExist) {
 				removed = append(removed, p)
@@ -312,6 +319,20 @@ func removePieces(ctx context.Context, e *env, s *store.Store, chosen []piece) (
 		err = &busyError{}
 	}
 	return removed, err
+}
+
+// sweepVolumes removes what is left of volumes if a piece is a part of it, and
+// reports whether the piece stays: it may be a container's.
+func sweepVolumes(s *store.Store, p piece) (stays bool, err error) {
+	if filepath.Dir(p.path) != s.Path("volumes") {
+		return false, nil
+	}
+	records := supervisor.NewRecords(s)
+	if err := records.Volumes().Sweep(records.UsesVolume); err != nil {
+		return true, err
+	}
+	_, err = os.Lstat(p.path)
+	return err == nil, nil
 }
 
 // pruneWait is how long prune waits for other commands to end. No command begins

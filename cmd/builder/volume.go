@@ -360,6 +360,38 @@ func runVolumePrune(_ context.Context, e *env, args []string) error {
 		freed += size
 		fmt.Fprintln(e.stdout, v.Name)
 	}
-	fmt.Fprintf(e.stdout, "\nTotal reclaimed space: %s\n", humanSize(freed))
+	left, err := sweepRemains(records)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(e.stdout, "\nTotal reclaimed space: %s\n", humanSize(freed+left))
 	return nil
+}
+
+// sweepRemains removes what killed commands have left of volumes.
+func sweepRemains(records supervisor.Records) (freed int64, err error) {
+	paths, err := records.Volumes().Remains()
+	if err != nil {
+		return 0, err
+	}
+	size := func() (sum int64, err error) {
+		var m sys.Meter
+		for _, path := range paths {
+			n, err := m.Take(path)
+			if err != nil {
+				return 0, err
+			}
+			sum += n
+		}
+		return sum, nil
+	}
+	before, err := size()
+	if err != nil {
+		return 0, err
+	}
+	if err := records.Volumes().Sweep(records.UsesVolume); err != nil {
+		return 0, err
+	}
+	after, err := size()
+	return before - after, err
 }

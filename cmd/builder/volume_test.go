@@ -114,6 +114,44 @@ func TestVolumeCommands(t *testing.T) {
 	}
 }
 
+// TestVolumeRemains: prune and volume prune remove what killed commands have left of
+// volumes, but not what a container has.
+func TestVolumeRemains(t *testing.T) {
+	w := newLifeBench(t)
+	volumes := filepath.Join(w.root, "volumes")
+	w.ok("create", "--name", "user", "-v", "used:/used", "test/base", "true")
+	if err := os.Remove(filepath.Join(volumes, "used", "volume.json")); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct{ said, args string }{
+		{"volumes/.tmp ", "prune -f"}, {"kB\n", "volume prune"}, {"volumes/one ", "system prune -f"},
+	} {
+		for _, dir := range []string{".tmp/XYZ", "one/_data"} {
+			if err := os.MkdirAll(filepath.Join(volumes, dir), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.WriteFile(filepath.Join(volumes, "one/_data/file"), make([]byte, 70<<10), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		w.checkWhole()
+		if out := w.ok(strings.Fields(tc.args)...); !strings.Contains(out, tc.said) || strings.Contains(out, "used") {
+			t.Errorf("%s says %s", tc.args, out)
+		}
+		for name, stays := range map[string]bool{".tmp": false, "one": false, "used/_data": true} {
+			if _, err := os.Lstat(filepath.Join(volumes, name)); (err == nil) != stays {
+				t.Errorf("%s: %s: %v", tc.args, name, err)
+			}
+		}
+		w.checkWhole()
+	}
+	w.ok("rm", "user")
+	w.ok("prune", "-f")
+	if entries, err := os.ReadDir(volumes); err != nil || len(entries) != 1 {
+		t.Errorf("there is %v, %v", entries, err)
+	}
+}
+
 const dataTree = "2770 1000:50 . 4711 1000:50 one 755 1000:50 sub 644 1000:50 two one\n"
 
 // TestVolumeFill fills volumes from the image, with owners, modes, links and times.

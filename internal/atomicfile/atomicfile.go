@@ -12,6 +12,10 @@ import (
 	"path/filepath"
 )
 
+// TempPrefix begins the names of temporary files; the name of the file that is to
+// be replaced follows. What a killed process leaves has such a name.
+const TempPrefix = ".tmp-"
+
 // Write replaces the file name by data. It writes a temporary file in the same
 // directory and renames it; after a crash the name holds the old content or
 // the new. Nothing is flushed to disk: after a power cut a file written this
@@ -40,7 +44,7 @@ func WriteMkdir(name string, data []byte, perm os.FileMode) error {
 }
 
 func write(name string, data []byte, perm os.FileMode, sync bool) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(name), ".tmp-"+filepath.Base(name)+"-*")
+	f, err := os.CreateTemp(filepath.Dir(name), TempPrefix+filepath.Base(name)+"-*")
 	if err != nil {
 		return fmt.Errorf("replace %s: %w", name, err)
 	}

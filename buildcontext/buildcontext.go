@@ -185,23 +185,30 @@ func (t *Tree) Stats() Stats {
 
 // Open opens a regular file of the tree for reading, whether or not it is
 // ignored: the Dockerfile usually is. Symbolic links are followed within the
-// tree. Anything but a regular file is an error.
+// tree. Anything but a regular file is an error, and is not opened: the tree of an
+// archive may have devices.
 func (t *Tree) Open(name string) (*os.File, error) {
-	// O_NONBLOCK: opening a FIFO must not wait for its writer.
-	f, err := sys.OpenInRoot(t.root, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	f, err := t.openFile(name)
 	if err != nil {
 		return nil, fmt.Errorf("open %q in the build context: %w", name, unwrapPath(err))
 	}
-	fi, err := f.Stat()
+	return f, nil
+}
+
+func (t *Tree) openFile(name string) (*os.File, error) {
+	place, err := sys.OpenInRoot(t.root, name, unix.O_PATH, 0)
 	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("open %q in the build context: %w", name, err)
+		return nil, err
+	}
+	defer place.Close()
+	fi, err := place.Stat()
+	if err != nil {
+		return nil, err
 	}
 	if !fi.Mode().IsRegular() {
-		f.Close()
-		return nil, fmt.Errorf("open %q in the build context: not a regular file", name)
+		return nil, errors.New("not a regular file")
 	}
-	return f, nil
+	return os.Open(sys.FDPath(place))
 }
 
 // Owner is a numeric user and group.

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"builder/internal/testutil"
 )
 
@@ -194,6 +196,11 @@ func TestOpen(t *testing.T) {
 	dir := t.TempDir()
 	build(t, dir, "f Dockerfile 644 0:0 mine", "l link Dockerfile", "l out "+outside+"/Dockerfile", "d dir 755", "p fifo 600", "l up ../../../../../etc/passwd")
 	tree := open(t, dir, Options{Ignore: []string{"*"}})
+	watch, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	must(t, err)
+	defer unix.Close(watch)
+	_, err = unix.InotifyAddWatch(watch, dir+"/fifo", unix.IN_OPEN)
+	must(t, err)
 	for name, want := range map[string]string{"Dockerfile": "mine", "link": "mine", "/dir/../Dockerfile": "mine", "out": "", "dir": "", "fifo": "", "up": "", "none": ""} {
 		f, err := tree.Open(name)
 		if err != nil {
@@ -207,6 +214,9 @@ func TestOpen(t *testing.T) {
 		if err != nil || string(data) != want {
 			t.Errorf("%s: %q, %v", name, data, err)
 		}
+	}
+	if n, err := unix.Read(watch, make([]byte, 4096)); !errors.Is(err, unix.EAGAIN) {
+		t.Errorf("the FIFO was opened: %d bytes of events, %v", n, err)
 	}
 	if _, err := Open(filepath.Join(dir, "Dockerfile"), Options{}); err == nil {
 		t.Error("a file was opened as a tree")

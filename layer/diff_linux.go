@@ -35,7 +35,7 @@ var errReserved = errors.New(`names that begin with ".wh." can't be in an image:
 // hold.
 //
 // Nothing may change upper meanwhile; a file whose size or time is seen to
-// change, or that is gone, fails with [ErrChanged]. After an error what was
+// change, or that is gone, fails with [ErrChanged]. See [Options.Live]. After an error what was
 // written to w is worthless. Diff returns after its goroutines; when ctx ends
 // it does so promptly, unless it hangs in w.
 func Diff(ctx context.Context, w io.Writer, upper Upper, opts Options) (Layer, error) {
@@ -92,6 +92,7 @@ func writeTrees(ctx context.Context, w io.Writer, trees []*walker, opts Options)
 	return writeLayer(ctx, w, opts, func(ctx context.Context, s *sink) (int, error) {
 		p := &planner{sink: s, opts: opts}
 		for _, tree := range trees {
+			tree.live = opts.Live
 			root, wait := tree.start(ctx, min(runtime.GOMAXPROCS(0), maxWorkers))
 			err := p.all(tree, root)
 			if werr := wait(); err == nil {

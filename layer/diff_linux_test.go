@@ -476,6 +476,83 @@ func TestChangedWhileRead(t *testing.T) {
 	}
 }
 
+// opens counts how often a file is opened, and not merely as a place.
+func opens(t *testing.T, name string) func() int {
+	t.Helper()
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	if _, err := unix.InotifyAddWatch(fd, name, unix.IN_OPEN); err != nil {
+		t.Fatal(err)
+	}
+	return func() int {
+		// Equal events that follow each other are one.
+		n, err := unix.Read(fd, make([]byte, 4096))
+		if err != nil && !errors.Is(err, unix.EAGAIN) {
+			t.Fatal(err)
+		}
+		return max(n, 0) / unix.SizeofInotifyEvent
+	}
+}
+
+// TestLive: what somebody puts in the place of a file is not opened.
+func TestLive(t *testing.T) {
+	const want = `open "z": file changed while it was read: it is no regular file now`
+	live := Options{Compression: Uncompressed, Live: true}
+	write := func(r tree, w io.Writer) error {
+		_, err := WriteTree(t.Context(), w, r.open(), live)
+		return err
+	}
+	for name, do := range map[string]func(r tree, w io.Writer) error{
+		"tree": write,
+		"upper directory": func(r tree, w io.Writer) error {
+			_, err := Diff(t.Context(), w, Upper{Dir: r.dir, Lower: []string{newTree(t).dir}}, live)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newTree(t)
+			// More before it than all the units under way can hold.
+			r.file("a", "", 0o644).file("z", "zzzzzzzzzz", 0o644).mknod("fifo", unix.S_IFIFO|0o644, 0)
+			r.must(os.Truncate(r.path("a"), 100<<20))
+			opened := opens(t, r.path("fifo"))
+			c := &changer{change: func() { r.must(os.Rename(r.path("fifo"), r.path("z"))) }}
+			if err := do(r, c); !errors.Is(err, ErrChanged) || err.Error() != want {
+				t.Errorf("%v, want %s", err, want)
+			}
+			if n := opened(); n > 0 {
+				t.Errorf("it was opened %d times", n)
+			}
+		})
+	}
+	// What is compared with a lower directory is opened in the same way.
+	r := newTree(t).file("z", "z", 0o644)
+	other := newTree(t).mknod("z", unix.S_IFIFO|0o644, 0)
+	opened := opens(t, other.path("z"))
+	w := &walker{live: true}
+	dirs := []*os.File{r.open(), other.open()}
+	for _, i := range []int{0, 1} {
+		if _, err := w.sameData(int(dirs[i].Fd()), int(dirs[1-i].Fd()), "z"); !errors.Is(err, ErrChanged) {
+			t.Errorf("compare: %v", err)
+		}
+	}
+	if same, err := w.sameData(int(dirs[0].Fd()), int(dirs[0].Fd()), "z"); !same || err != nil {
+		t.Errorf("compare with itself: %v, %v", same, err)
+	}
+	if n := opened(); n > 0 {
+		t.Errorf("it was opened %d times", n)
+	}
+	// Nothing else is different.
+	v := varied(t)
+	var a, b bytes.Buffer
+	r.must(write(v, &a))
+	if _, err := WriteTree(t.Context(), &b, v.open(), plainTar); err != nil || !bytes.Equal(a.Bytes(), b.Bytes()) {
+		t.Errorf("a live tree has another layer: %v", err)
+	}
+}
+
 // failing fails its n-th write.
 type failing struct {
 	left int

@@ -58,6 +58,11 @@ type Options struct {
 	// Whole has [Diff] write everything in the upper directory, directories
 	// that are as below it too.
 	Whole bool
+	// Live says that something may be running in the tree, and put a device or
+	// a FIFO where a file was: opening one would do what it does on being
+	// opened. Then a file is looked at before it is opened, which costs three
+	// system calls. It is no part of the key.
+	Live bool
 	// Owners says which owners the files have in the layer, nil those that
 	// they have. It is no part of the key.
 	Owners Owners

@@ -213,7 +213,7 @@ func (l *lister) same(e *entry, b *below) (bool, error) {
 		if u.Size == 0 {
 			return true, nil
 		}
-		return sameData(l.fd, l.lower[b.at], e.name)
+		return l.w.sameData(l.fd, l.lower[b.at], e.name)
 	default:
 		return true, nil
 	}
@@ -229,13 +229,13 @@ func capabilityOf(xattrs []xattr) string {
 }
 
 // sameData compares the data of the regular file name in two directories.
-func sameData(a, b int, name string) (bool, error) {
-	fa, err := openData(a, name)
+func (w *walker) sameData(a, b int, name string) (bool, error) {
+	fa, err := w.openData(a, name)
 	if err != nil {
 		return false, err
 	}
 	defer fa.Close()
-	fb, err := openData(b, name)
+	fb, err := w.openData(b, name)
 	if err != nil {
 		return false, err
 	}
@@ -258,8 +258,8 @@ func sameData(a, b int, name string) (bool, error) {
 	}
 }
 
-func openData(dirFD int, name string) (*os.File, error) {
-	fd, err := openTree(dirFD, name, unix.O_RDONLY|unix.O_NONBLOCK)
+func (w *walker) openData(dirFD int, name string) (*os.File, error) {
+	fd, err := w.openFile(dirFD, name, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open: %w", err)
 	}

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -29,6 +30,7 @@ type walker struct {
 	prefix    string // of the overlay marks that count in tree and lower, or ""
 	elsewhere bool   // files may have names outside of the tree
 	users     bool   // keep user.* attributes
+	live      bool   // see Options.Live
 	below     string // the directory of the layer that the tree is put into, or ""
 	noAt      atomic.Bool
 	atime     atomic.Bool // O_NOATIME is not allowed
@@ -336,16 +338,41 @@ func (e *entry) readAt(dst []byte, offset int64) error {
 // open opens a regular file of the tree for reading, without noting the access
 // where that is allowed.
 func (w *walker) open(path string) (int, error) {
-	// O_NONBLOCK: something else may be there by now, such as a FIFO.
-	const flags = unix.O_RDONLY | unix.O_NONBLOCK
 	if !w.atime.Load() {
-		fd, err := openTree(w.root, path, flags|unix.O_NOATIME)
+		fd, err := w.openFile(w.root, path, unix.O_NOATIME)
 		if !errors.Is(err, unix.EPERM) {
 			return fd, err
 		}
 		w.atime.Store(true)
 	}
-	return openTree(w.root, path, flags)
+	return w.openFile(w.root, path, 0)
+}
+
+// openFile opens a regular file below dirFD for reading. In a live tree it opens
+// nothing else, whatever has the name by now; in another it doesn't wait for it.
+func (w *walker) openFile(dirFD int, path string, flags int) (int, error) {
+	flags |= unix.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY
+	if !w.live {
+		return openTree(dirFD, path, flags)
+	}
+	place, err := openTree(dirFD, path, unix.O_PATH)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(place)
+	var st unix.Stat_t
+	if err := unix.Fstat(place, &st); err != nil {
+		return -1, err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return -1, fmt.Errorf("%w: it is no regular file now", ErrChanged)
+	}
+	for {
+		fd, err := unix.Open("/proc/self/fd/"+strconv.Itoa(place), flags|unix.O_CLOEXEC, 0)
+		if !errors.Is(err, unix.EINTR) {
+			return fd, err
+		}
+	}
 }
 
 // openTree opens a path below dirFD in which nothing is a symbolic link.

@@ -30,7 +30,8 @@ func (r *RootFS) upper(ctx context.Context, dir string, parent snapshot.ID) (lay
 }
 
 // CommitUpper writes what a container has written as a layer, its blob in the
-// store. Nothing may change it meanwhile.
+// store. A file that the container changes meanwhile is an error, and does no more
+// than that.
 func (r *RootFS) CommitUpper(ctx context.Context, dir string, parent snapshot.ID, opts layer.Options) (layer.Layer, error) {
 	u, err := r.upper(ctx, dir, parent)
 	if err != nil {
@@ -41,6 +42,7 @@ func (r *RootFS) CommitUpper(ctx context.Context, dir string, parent snapshot.ID
 		return layer.Layer{}, err
 	}
 	defer w.Abort()
+	opts.Live = true
 	l, err := layer.Diff(ctx, w.File(), u, opts)
 	if err != nil {
 		return l, err
@@ -57,7 +59,7 @@ func (r *RootFS) UpperChanges(ctx context.Context, dir string, parent snapshot.I
 	}
 	pr, pw := io.Pipe()
 	go func() {
-		_, err := layer.Diff(ctx, pw, u, layer.Options{Compression: layer.Uncompressed})
+		_, err := layer.Diff(ctx, pw, u, layer.Options{Compression: layer.Uncompressed, Live: true})
 		pw.CloseWithError(err)
 	}()
 	defer func() { _ = pr.Close() }()

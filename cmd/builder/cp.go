@@ -223,7 +223,7 @@ func (src *copySource) writeShown(ctx context.Context, w io.Writer, name string)
 	if src.info.IsDir() {
 		// Its own entry is written by hand: in a layer it has no attributes.
 		if name == "" {
-			_, err := layer.WriteTree(ctx, w, src.file, layer.Options{Compression: layer.Uncompressed})
+			_, err := layer.WriteTree(ctx, w, src.file, layer.Options{Compression: layer.Uncompressed, Live: true})
 			return err
 		}
 		tw := tar.NewWriter(w)
@@ -268,7 +268,7 @@ func (src *copySource) header(tw *tar.Writer, name string) error {
 // theirs.
 func writeBelow(ctx context.Context, w io.Writer, dir *os.File, name string) error {
 	tree := func(w io.Writer) error {
-		_, err := layer.WriteTree(ctx, w, dir, layer.Options{Compression: layer.Uncompressed})
+		_, err := layer.WriteTree(ctx, w, dir, layer.Options{Compression: layer.Uncompressed, Live: true})
 		return err
 	}
 	return retar(w, tree, func(h *tar.Header) error {

@@ -280,3 +280,35 @@ func TestCpStreams(t *testing.T) {
 		t.Errorf("the volume has %s", got)
 	}
 }
+
+// TestCpLive: what a running container puts in the place of a file while it is
+// copied is not opened.
+func TestCpLive(t *testing.T) {
+	w := newLifeBench(t)
+	w.ok("run", "-d", "--name", "cc", "test/base", "sleep", "1000")
+	w.ok("exec", "cc", "sh", "-c", "mkdir /d; cd /d; truncate -s 100M a; echo z > z; mkfifo fifo")
+	for _, from := range []string{"cc:/d", "cc:/d/."} {
+		w.ok("exec", "cc", "sh", "-c", "cd /d; echo z > new; mv new z; rm -f fifo; mkfifo fifo")
+		cmd := w.command("cp", from, "-")
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		// The directory is listed by then, and z not yet read.
+		if _, err := io.CopyN(io.Discard, out, 1<<20); err != nil {
+			t.Error(err)
+		}
+		w.ok("exec", "cc", "mv", "/d/fifo", "/d/z")
+		if _, err := io.Copy(io.Discard, out); err != nil {
+			t.Error(err)
+		}
+		if err := cmd.Wait(); err == nil || !strings.Contains(stderr.String(), `open "z": file changed while it was read: it is no regular file now`) {
+			t.Errorf("cp %s -: %v, %s", from, err, stderr.String())
+		}
+	}
+}

@@ -51,7 +51,8 @@ func runExport(ctx context.Context, e *env, args []string) error {
 	}
 	defer root.Close()
 	return e.writeFile(*output, func(w io.Writer) error {
-		_, err := layer.WriteTrees(ctx, w, []layer.Tree{{Root: root}}, layer.Options{Compression: layer.Uncompressed, Owners: shownOwners(r.Spec.IDs)})
+		opts := layer.Options{Compression: layer.Uncompressed, Live: true, Owners: shownOwners(r.Spec.IDs)}
+		_, err := layer.WriteTrees(ctx, w, []layer.Tree{{Root: root}}, opts)
 		return err
 	})
 }

@@ -150,12 +150,23 @@ func (e *env) probeInside() []finding {
 	}
 	path, fix, err := container.Delegated()
 	add("control groups", false, path, fix, err)
+	err = checkDumpable(fileText("/proc/sys/fs/suid_dumpable"))
+	add("hidden memory", false, "yes", "as root: sysctl fs.suid_dumpable=0, or 2 for core dumps that only root can read", err)
 	tun, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
 	if err == nil {
 		tun.Close()
 	}
 	add("/dev/net/tun", false, "yes", "as root: modprobe tun; chmod 666 /dev/net/tun", err)
 	return all
+}
+
+// checkDumpable says what is wrong with a value of fs.suid_dumpable
+// (proc_sys_fs(5)). What isn't known is not wrong.
+func checkDumpable(value string) error {
+	if strings.TrimSpace(value) == "1" {
+		return errors.New("fs.suid_dumpable is 1: what changes its user can be traced by that user's processes, also what exec brings into a container")
+	}
+	return nil
 }
 
 // probeUserNS makes a user namespace and shows owners by it.

@@ -165,6 +165,10 @@ type Health struct {
 	Status        string  `json:"status"` // starting, healthy, unhealthy
 	FailingStreak int     `json:"failingStreak"`
 	Log           []Probe `json:"log,omitempty"` // the last five, oldest first
+	// Pid and PidStart are the process of a check that runs: without the monitor
+	// it would run without a bound.
+	Pid      int    `json:"pid,omitempty"`
+	PidStart uint64 `json:"pidStart,omitempty"` // see container.StartTime
 }
 
 // Probe is one health check.

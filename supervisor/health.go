@@ -7,6 +7,7 @@ import (
 	"errors"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"builder/container"
@@ -98,6 +99,7 @@ func (h *holder) probe(ctx context.Context) (probe Probe, ok bool) {
 	probe.Start = time.Now()
 	run, err := container.Exec(ctx, target, spec)
 	if err == nil {
+		h.probing(run.Pid())
 		ended := make(chan error, 1)
 		go func() { ended <- run.Wait() }()
 		select {
@@ -121,6 +123,31 @@ func (h *holder) probe(ctx context.Context) (probe Probe, ok bool) {
 		probe.ExitCode, probe.Output = -1, err.Error()
 	}
 	return probe, true
+}
+
+// probing notes the process of a check.
+func (h *holder) probing(pid int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.process == nil {
+		return // it ends with the container
+	}
+	now := *h.state.Health
+	now.Pid, now.PidStart = pid, container.StartTime(pid)
+	h.state.Health = &now
+	h.save()
+}
+
+// endProbe kills the process of a check whose monitor was killed: the next check is
+// another one.
+func (s State) endProbe() {
+	if s.Health == nil || s.Health.Pid == 0 {
+		return
+	}
+	if p, err := container.OpenProcess(s.Health.Pid, s.Health.PidStart); err == nil {
+		_ = container.SignalProcess(p, syscall.SIGKILL)
+		p.Close()
+	}
 }
 
 var errSlowProbe = errors.New("health check took too long")

@@ -825,6 +825,7 @@ func (h *holder) takeOver(st State) error {
 		}
 		return errors.Join(err, out.close())
 	}
+	st.endProbe()
 	delete(h.kept.terminals, h.config.ID) // it is the process's now
 	if err := h.keepOutput(out, a.Terminal); err != nil {
 		h.warn(fmt.Sprintf("container %s: %v", h.config.Name, err))

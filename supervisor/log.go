@@ -303,7 +303,7 @@ func (r Records) Logs(c Config, opts LogOptions, done <-chan struct{}, emit func
 	}
 	for {
 		// Asked before reading: what was written until its end is then read.
-		over := !opts.Follow || !opts.Until.IsZero() && time.Now().After(opts.Until) || !r.State(c.ID).Alive() && !r.held(c.ID)
+		over := !opts.Follow || !opts.Until.IsZero() && time.Now().After(opts.Until) || !r.State(c.ID).Alive() && !r.held(c.ID) && !r.awaited(c.ID)
 		if err := lr.read(); err != nil {
 			return err
 		}

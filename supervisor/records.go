@@ -539,6 +539,10 @@ func (r Records) abandonedState(s State) State {
 // held says whether a process holds a container.
 func (r Records) held(id string) bool { return locked(filepath.Join(r.Dir(id), "lock")) }
 
+// awaited says whether the next monitor, which the keeper is about to start, has to
+// see to a container first.
+func (r Records) awaited(id string) bool { return r.readState(id).background() && locked(r.keeperLock()) }
+
 // lookWait is for how long others may have a container's lock who only look
 // whether it is held.
 const lookWait = 100 * time.Millisecond

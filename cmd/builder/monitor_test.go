@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"builder/container"
+	"builder/supervisor"
 )
 
 // withoutMonitor kills the monitor, calls do while nobody holds the containers,
@@ -268,4 +270,54 @@ func TestEndWaitsForNobody(t *testing.T) {
 		}
 		held.Close()
 	}
+}
+
+// TestProbeEndsWithMonitor kills the monitor while a check runs, which nobody
+// would end otherwise.
+func TestProbeEndsWithMonitor(t *testing.T) {
+	w := newLifeBench(t)
+	w.ok("run", "-d", "--name", "hh", "--health-cmd", "sleep 1000", "--health-interval", "50ms", "test/base", "sleep", "1000")
+	state := filepath.Join(w.root, "containers", w.field("hh", "{{.Id}}"), "state.json")
+	var st supervisor.State
+	read := func() bool {
+		data, err := os.ReadFile(state)
+		return err == nil && json.Unmarshal(data, &st) == nil && st.Health != nil && st.Health.Pid != 0
+	}
+	waitFor(t, "a check", read)
+	w.withoutMonitor(func() {
+		if container.StartTime(st.Health.Pid) != st.Health.PidStart {
+			t.Error("the check has ended with the monitor")
+		}
+	})
+	waitFor(t, "the check's end", func() bool { return container.StartTime(st.Health.Pid) != st.Health.PidStart })
+	before := st.Health.Pid
+	waitFor(t, "another check", func() bool { return read() && st.Health.Pid != before })
+}
+
+// TestFollowWithoutMonitor follows the log of a container that ends while the
+// monitor is dead, and is started again by the next one.
+func TestFollowWithoutMonitor(t *testing.T) {
+	w := newLifeBench(t)
+	w.ok("run", "-d", "--name", "ff", "--restart", "always", "test/base", "sh", "-c", "while [ ! -e /go ]; do sleep 0.01; done; rm /go; echo round")
+	pid := w.pid("ff")
+	var out syncBuffer
+	follow := w.command("logs", "-f", "ff")
+	follow.Stdout = &out
+	w.withoutMonitor(func() {
+		if err := os.WriteFile(fmt.Sprintf("/proc/%d/root/go", pid), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		waitFor(t, "the container's end", func() bool { return container.StartTime(pid) == 0 })
+		if err := follow.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(300 * time.Millisecond) // it has looked by then
+	})
+	w.waitField("ff", "{{.State.Status}}", "running")
+	if err := os.WriteFile(fmt.Sprintf("/proc/%d/root/go", w.pid("ff")), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "both rounds", func() bool { return out.String() == "round\nround\n" })
+	w.ok("rm", "-f", "ff")
+	follow.Wait()
 }

@@ -76,7 +76,8 @@ func (a *Attachment) Gateway() netip.Addr {
 // Attach makes a network namespace and joins it to networks. What has been made
 // is gone again after a failure. [Attachment.Close] ends it. ns, if it is not
 // nil, is a namespace in which nothing is set up, which is taken instead, and is
-// the Attachment's from then on.
+// the Attachment's from then on. What the container has of an earlier start, whose
+// holder was killed, is dropped.
 func (n *Networks) Attach(e Endpoint, ns *os.File) (_ *Attachment, err error) {
 	a := &Attachment{Container: e.Container, networks: n}
 	defer func() {
@@ -88,6 +89,9 @@ func (n *Networks) Attach(e Endpoint, ns *os.File) (_ *Attachment, err error) {
 		a.ns, err = NewNamespace()
 	} else {
 		err = inNamespace(ns, setLoopbackUp)
+	}
+	if err == nil {
+		err = n.Drop(e.Container)
 	}
 	if err != nil {
 		return nil, err
@@ -193,8 +197,13 @@ func (n *Networks) lease(net *Network, a *Attachment, c Connection, names []stri
 	if err != nil {
 		return got, err
 	}
-	delete(have, a.Container) // of an earlier start, whose holder was killed
-	addrs, err := n.assign(net, have, c)
+	delete(have, a.Container) // of a connect that could not be undone
+	stale := n.sweep(have, lookAt)
+	addrs, err := net.assign(have, c)
+	if err != nil {
+		stale = n.sweep(have, len(have)) || stale
+		addrs, err = net.assign(have, c)
+	}
 	if err != nil {
 		return got, err
 	}
@@ -211,6 +220,11 @@ func (n *Networks) lease(net *Network, a *Attachment, c Connection, names []stri
 	}
 	have[a.Container] = l
 	return got, n.inBase(func() error {
+		if stale { // first: once the lease is gone nobody knows of its rules
+			if err := n.writeRules(""); err != nil {
+				return err
+			}
+		}
 		made, err := ensureBridge(net)
 		if err != nil {
 			return err
@@ -220,51 +234,61 @@ func (n *Networks) lease(net *Network, a *Attachment, c Connection, names []stri
 		}
 		table, err := n.haveTable()
 		if err == nil && (made || !table || len(ports) > 0) {
-			err = n.writeRules()
+			err = n.writeRules("")
 		}
 		return err
 	})
 }
 
-// assign chooses the addresses of a container. When none is free, those of
-// containers that are gone are.
-func (n *Networks) assign(net *Network, have leases, c Connection) ([]netip.Addr, error) {
-	for swept := false; ; swept = true {
-		used := map[netip.Addr]bool{}
-		var newest lease
-		for _, l := range have {
-			for _, a := range l.Addrs {
-				used[a] = true
-			}
-			if l.Created.After(newest.Created) {
-				newest = l
-			}
+// lookAt is how many leases are looked at for each new one. As no more than one is
+// left by each, there are by and by no more than a third as many of containers that
+// are gone as of others.
+const lookAt = 4
+
+// sweep deletes leases of containers that are gone, among that many of them,
+// chosen by chance. ports says that ports led to one.
+func (n *Networks) sweep(have leases, many int) (ports bool) {
+	for id, l := range have {
+		if many--; many < 0 {
+			break
 		}
-		var out []netip.Addr
-		var err error
-		for i, s := range net.Subnets {
-			want := c.IP
-			if s.Prefix.Addr().Is6() {
-				want = c.IP6
-			}
-			var last, got netip.Addr
-			if i < len(newest.Addrs) {
-				last = newest.Addrs[i]
-			}
-			if got, err = s.assign(want, used, last); err != nil {
-				break
-			}
-			out = append(out, got)
-		}
-		if err == nil || swept {
-			return out, err
-		}
-		for id := range have {
-			if !n.alive(id) {
-				delete(have, id)
-			}
+		if !n.alive(id) {
+			delete(have, id)
+			ports = ports || len(l.Ports) > 0
 		}
 	}
+	return ports
+}
+
+// assign chooses the addresses of a container.
+func (n *Network) assign(have leases, c Connection) ([]netip.Addr, error) {
+	used := map[netip.Addr]bool{}
+	var newest lease
+	for _, l := range have {
+		for _, a := range l.Addrs {
+			used[a] = true
+		}
+		if l.Created.After(newest.Created) {
+			newest = l
+		}
+	}
+	var out []netip.Addr
+	for i, s := range n.Subnets {
+		want := c.IP
+		if s.Prefix.Addr().Is6() {
+			want = c.IP6
+		}
+		var last netip.Addr
+		if i < len(newest.Addrs) {
+			last = newest.Addrs[i]
+		}
+		got, err := s.assign(want, used, last)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, got)
+	}
+	return out, nil
 }
 
 func (a *Attachment) nextInterface() int {
@@ -305,7 +329,7 @@ func (a *Attachment) Disconnect(name string) error {
 		stop()
 		delete(a.names, name)
 	}
-	return a.networks.release(c, a.Container)
+	return a.networks.release(a.Container, false, c.Network)
 }
 
 // Close ends the attachment: proxies, leases and rules. The interfaces go with
@@ -324,8 +348,12 @@ func (a *Attachment) Close() error {
 		stop()
 	}
 	a.names = nil
+	var on []string
 	for _, c := range a.Connected {
-		errs = append(errs, a.networks.release(c, a.Container))
+		on = append(on, c.Network)
+	}
+	if len(on) > 0 {
+		errs = append(errs, a.networks.release(a.Container, len(a.Ports) > 0, on...))
 	}
 	a.Connected = nil
 	if a.ns != nil {
@@ -335,30 +363,39 @@ func (a *Attachment) Close() error {
 	return errors.Join(errs...)
 }
 
-// release gives a lease back.
-func (n *Networks) release(c Connected, id string) error {
+// release gives a container's leases of networks back. ports says that ports lead
+// to it, whether a lease says so or not. The rules go first: while a lease is
+// there somebody knows of them.
+func (n *Networks) release(id string, ports bool, names ...string) error {
 	lock, err := n.lock()
 	if err != nil {
 		return err
 	}
 	defer lock.Release()
-	have, err := n.leases(c.Network)
-	if err != nil {
-		return err
+	left := map[string]leases{}
+	for _, name := range names {
+		have, err := n.leases(name)
+		if err != nil {
+			return err
+		}
+		if l, ok := have[id]; ok {
+			ports = ports || len(l.Ports) > 0
+			delete(have, id)
+			left[name] = have
+		}
 	}
-	l, ok := have[id]
-	if !ok {
-		return nil
+	if ports {
+		if err := n.inBaseIfThere(func() error { return n.writeRules(id) }); err != nil {
+			return err
+		}
 	}
-	delete(have, id)
-	if _, err := os.Stat(n.file(c.Network, ".json")); errors.Is(err, fs.ErrNotExist) {
-		return nil // the network was removed
-	}
-	if err := save(n.file(c.Network, ".leases"), have); err != nil {
-		return err
-	}
-	if len(l.Ports) > 0 {
-		return n.inBaseIfThere(n.writeRules)
+	for name, have := range left {
+		if _, err := os.Stat(n.file(name, ".json")); errors.Is(err, fs.ErrNotExist) {
+			continue // the network was removed
+		}
+		if err := save(n.file(name, ".leases"), have); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -396,7 +433,7 @@ func (a *Attachment) replug(net *Network, c Connected) error {
 		if _, err := ensureBridge(net); err != nil {
 			return err
 		}
-		return a.networks.writeRules()
+		return a.networks.writeRules("")
 	})
 	if err != nil {
 		return err
@@ -406,10 +443,4 @@ func (a *Attachment) replug(net *Network, c Connected) error {
 		return err
 	}
 	return a.networks.plugIn(net, a.ns, plug{name: c.Interface, mac: mac, addrs: c.Addrs, routed: len(c.Gateways) > 0})
-}
-
-// Forget gives back what a container has that is gone, whoever had it.
-func (n *Networks) Forget(a *Attachment) error {
-	a.networks = n
-	return a.Close()
 }

@@ -34,16 +34,17 @@ type published struct {
 	bridge string
 }
 
-// writeRules writes the table. The lock is held.
-func (n *Networks) writeRules() error {
-	r, err := n.rules()
+// writeRules writes the table, without what the container of the ID gone has: it
+// is about to give that back. The lock is held.
+func (n *Networks) writeRules(gone string) error {
+	r, err := n.rules(gone)
 	if err != nil {
 		return err
 	}
 	return r.write(n.table)
 }
 
-func (n *Networks) rules() (rules, error) {
+func (n *Networks) rules(gone string) (rules, error) {
 	var r rules
 	all, err := n.List()
 	if err != nil {
@@ -56,7 +57,7 @@ func (n *Networks) rules() (rules, error) {
 			return r, err
 		}
 		for id, l := range have {
-			if len(l.Ports) == 0 || !n.alive(id) {
+			if len(l.Ports) == 0 || id == gone || !n.alive(id) {
 				continue
 			}
 			for _, p := range l.Ports {

@@ -16,6 +16,7 @@
 package network
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -276,7 +277,7 @@ func (n *Networks) Remove(name string) error {
 	if err := os.Remove(n.file(net.Name, ".json")); err != nil {
 		return err
 	}
-	return n.inBaseIfThere(n.writeRules)
+	return n.inBaseIfThere(func() error { return n.writeRules("") })
 }
 
 // leases reads who is on a network.
@@ -293,6 +294,42 @@ func (n *Networks) leases(name string) (leases, error) {
 		return nil, fmt.Errorf("network %s: %w", name, err)
 	}
 	return l, nil
+}
+
+// on are the networks that a container has a lease of.
+func (n *Networks) on(id string) (names []string, err error) {
+	entries, err := os.ReadDir(n.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list networks: %w", err)
+	}
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(e.Name(), ".leases")
+		if !ok {
+			continue
+		}
+		data, err := os.ReadFile(filepath.Join(n.dir, e.Name()))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("network %s: %w", name, err)
+		}
+		if bytes.Contains(data, []byte(`"`+id+`"`)) { // to parse it takes a multiple of the time
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+// Drop gives back what a container has, whoever gave it that and was killed:
+// leases, and the rules of published ports. No process has them any more, and
+// none is about to. Repeating it does nothing.
+func (n *Networks) Drop(id string) error {
+	names, err := n.on(id)
+	if err != nil || len(names) == 0 {
+		return err
+	}
+	return n.release(id, false, names...)
 }
 
 // InUse says whether a container that is there is on a network.

@@ -173,11 +173,8 @@ func (m *Monitor) adoptEnded(h *holder, st State) (again bool) {
 		}
 		removeGroups(h.config)
 		h.state = m.records.abandonedState(st)
-		h.state.Network = nil
-		if st.Network != nil {
-			if err := m.records.networks.Forget(st.Network); err != nil {
-				m.log(err.Error())
-			}
+		if err := m.records.networks.Drop(h.config.ID); err != nil {
+			m.log(err.Error())
 		}
 	}
 	h.last = h.state

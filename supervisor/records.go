@@ -529,7 +529,7 @@ func (r Records) abandonedState(s State) State {
 	default:
 		s.ExitCode, s.Error = 255, "it ended, nobody knows how, while the monitor was not there"
 	}
-	s.Status, s.Pid = Exited, 0
+	s.Status, s.Pid, s.Network = Exited, 0, nil
 	if s.Finished.Before(s.Started) {
 		s.Finished = s.Started
 	}
@@ -577,7 +577,8 @@ func (r Records) Remove(c Config) error {
 		return fmt.Errorf("container %s: %w", c.Name, ErrRunning)
 	}
 	removeGroups(c)
-	return r.RemoveHeld(c)
+	// Rules that can't be dropped now are no reason to keep it.
+	return errors.Join(r.networks.Drop(c.ID), r.RemoveHeld(c))
 }
 
 // endOrphan ends the container of a command that was killed, and with which it
@@ -608,10 +609,10 @@ func (r Records) endOrphan(c Config) error {
 // command. It is one that is left if nobody holds it.
 func (s State) orphan() bool { return s.Foreground && s.Alive() && s.processLives() }
 
-// EndOrphan ends what a killed command has left of a container that it held. If
-// somebody holds it, nothing happens.
+// EndOrphan ends what a killed command has left of a container that it held, and
+// drops what that had of networks. If somebody holds it, nothing happens.
 func (r Records) EndOrphan(c Config) error {
-	if !r.readState(c.ID).orphan() {
+	if s := r.readState(c.ID); !s.Foreground || !s.Alive() {
 		return nil
 	}
 	lock, err := r.lock(c)
@@ -621,7 +622,11 @@ func (r Records) EndOrphan(c Config) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(r.endOrphan(c), lock.Release())
+	err = r.endOrphan(c)
+	if err == nil {
+		err = r.networks.Drop(c.ID)
+	}
+	return errors.Join(err, lock.Release())
 }
 
 // removeGroups removes the control groups that a killed holder has left of a

@@ -75,7 +75,7 @@ func runContainerPrune(_ context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	records := supervisor.NewRecords(s)
+	records := e.records(s)
 	list, err := records.List()
 	if err != nil {
 		return err

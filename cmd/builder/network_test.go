@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/google/nftables"
 
 	"builder/internal/testutil"
 )
@@ -181,6 +184,79 @@ func TestUserNetworks(t *testing.T) {
 	w.ok("network", "prune")
 	if out := w.ok("network", "ls", "--format", "{{.Name}}"); out != "bridge\n" {
 		t.Errorf("after prune: %q", out)
+	}
+}
+
+// publishing are the rules that lead from ports of the bench's machine to containers.
+func (w *workbench) publishing() (n int) {
+	w.t.Helper()
+	inNetNS(w.t, w.netns, func() error {
+		c, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		tables, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
+		for _, table := range tables {
+			if !strings.HasPrefix(table.Name, "builder-") {
+				continue
+			}
+			rules, err := c.GetRules(table, &nftables.Chain{Name: "prerouting", Table: table})
+			if err != nil {
+				return err
+			}
+			n += len(rules)
+		}
+		return err
+	})
+	return n
+}
+
+// leases is what the files of leases of the default network hold.
+func (w *workbench) leases() string {
+	w.t.Helper()
+	text, err := os.ReadFile(filepath.Join(w.root, "networks", "bridge.leases"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return string(text)
+}
+
+// TestCommandKilledOnNetwork kills commands whose containers have published ports:
+// whoever cleans up after them takes the rules and addresses too.
+func TestCommandKilledOnNetwork(t *testing.T) {
+	w, _ := newNetBench(t)
+	for _, tt := range []struct {
+		flags string
+		next  []string
+	}{
+		{"--name=fg", []string{"rm", "fg"}},
+		{"--name=fg", []string{"stop", "fg"}},
+		{"--name=fg", []string{"container", "prune"}},
+		{"--rm", []string{"run", "--rm", "--network", "host", "test/base", "true"}},
+	} {
+		cmd := w.command("run", tt.flags, "-p", "8080:80", "test/base", "sleep", "1000")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		var id string
+		waitFor(t, "the container", func() bool {
+			id = strings.TrimSpace(w.ok("ps", "-q", "--no-trunc"))
+			return id != ""
+		})
+		if n := w.publishing(); n != 1 || !strings.Contains(w.leases(), id) {
+			t.Errorf("%d rules and these leases while it runs: %s", n, w.leases())
+		}
+		cmd.Process.Kill()
+		cmd.Wait()
+		waitFor(t, "the container's end", func() bool { return w.ok("ps", "-q") == "" })
+		if out := w.ok("ps", "-a", "--format", "{{.Ports}}"); strings.TrimSpace(out) != "" {
+			t.Errorf("a killed one has ports %s", out)
+		}
+		w.ok(tt.next...)
+		if n := w.publishing(); n != 0 || strings.Contains(w.leases(), id) {
+			t.Errorf("%d rules and these leases after %v: %s", n, tt.next, w.leases())
+		}
+		w.run("rm", "-f", "fg")
 	}
 }
 

@@ -19,7 +19,7 @@ import (
 )
 
 // inNetNS runs f on a thread in a network namespace made by ip-netns(8).
-func inNetNS(t *testing.T, name string, f func() error) {
+func inNetNS(t testing.TB, name string, f func() error) {
 	t.Helper()
 	done := make(chan error, 1)
 	go func() {

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package network
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/vishvananda/netlink"
+
+	"builder/internal/testutil"
+)
+
+// These tests do what a process does that is killed in the middle, and then what
+// the next one does.
+
+// bench are networks in a namespace of their own.
+type bench struct {
+	*Networks
+	t       *testing.T
+	threads *Threads
+	gone    map[string]bool // containers that are not there any more
+}
+
+func (b *bench) Threads(bool) (*Threads, error) { return b.threads, nil }
+
+func newBench(t *testing.T) *bench {
+	testutil.Require(t, "root")
+	ns, err := NewNamespace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ns.Close() })
+	b := &bench{t: t, threads: NewThreads(ns), gone: map[string]bool{}}
+	dir := t.TempDir()
+	b.Networks = Open(dir, dir, func(id string) bool { return !b.gone[id] })
+	b.SetBase(b)
+	return b
+}
+
+func (b *bench) create(name, subnet string) Network {
+	b.t.Helper()
+	net, err := b.Create(Network{Name: name, Subnets: []Subnet{{Prefix: netip.MustParsePrefix(subnet)}}}, false)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return net
+}
+
+// containerID is the ID of one of a test's containers.
+func containerID(n int) string { return strings.Repeat(string(rune('a'+n)), 64) }
+
+// attach attaches a container, which publishes a port if it is to.
+func (b *bench) attach(id string, publish bool, networks ...string) *Attachment {
+	b.t.Helper()
+	e := Endpoint{Container: id, Names: []string{"name-" + id[:1]}}
+	for _, name := range networks {
+		e.Connections = append(e.Connections, Connection{Network: name})
+	}
+	if publish {
+		e.Ports = []Port{{Protocol: "tcp", HostIP: netip.MustParseAddr("127.0.0.1"), Container: 80}}
+	}
+	a, err := b.Attach(e, nil)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { a.Close() })
+	return a
+}
+
+// kill does to an attachment what the end of its process does.
+func (b *bench) kill(a *Attachment) {
+	for _, px := range a.proxies {
+		px.close()
+	}
+	for _, stop := range a.names {
+		stop()
+	}
+	if a.ns != nil {
+		a.ns.Close()
+	}
+	a.Connected, a.Ports, a.proxies, a.names, a.ns = nil, nil, nil, nil, nil
+}
+
+// leads are the addresses to which rules of published ports lead.
+func (b *bench) leads() (to []netip.Addr) {
+	b.t.Helper()
+	err := b.threads.Do(func() error {
+		c, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		table := &nftables.Table{Name: b.table, Family: nftables.TableFamilyINet}
+		list, err := c.GetRules(table, &nftables.Chain{Name: "prerouting", Table: table})
+		for _, r := range list {
+			for _, e := range r.Exprs {
+				if imm, ok := e.(*expr.Immediate); ok && imm.Register == 1 {
+					a, _ := netip.AddrFromSlice(imm.Data)
+					to = append(to, a)
+				}
+			}
+		}
+		return err
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return to
+}
+
+// onNetwork are the containers that have a lease.
+func (b *bench) onNetwork(name string) (ids []string) {
+	b.t.Helper()
+	have, err := b.leases(name)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for id := range have {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// links are the interfaces of a type where the bridges are.
+func (b *bench) links(kind string) (names []string) {
+	b.t.Helper()
+	err := b.threads.Do(func() error {
+		list, err := netlink.LinkList()
+		for _, l := range list {
+			if l.Type() == kind {
+				names = append(names, l.Attrs().Name)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return names
+}
+
+func (b *bench) want(when string, leads int, name string, ids ...string) {
+	b.t.Helper()
+	if to := b.leads(); len(to) != leads {
+		b.t.Errorf("%s published ports lead to %v, want %d", when, to, leads)
+	}
+	if on := b.onNetwork(name); !slices.Equal(on, ids) {
+		b.t.Errorf("%s leases of %s are %v, want %v", when, name, on, ids)
+	}
+}
+
+func TestDropKilled(t *testing.T) {
+	b := newBench(t)
+	b.create("one", "10.91.1.0/24")
+	b.create("two", "10.91.2.0/24")
+	first, second := containerID(0), containerID(1)
+	b.kill(b.attach(first, true, "one", "two"))
+	b.want("while it runs", 1, "one", first)
+	b.gone[first] = true
+	for range 2 {
+		if err := b.Drop(first); err != nil {
+			t.Fatal(err)
+		}
+		b.want("after Drop", 0, "one")
+		b.want("after Drop", 0, "two")
+	}
+	delete(b.gone, first)
+
+	// It is started again, on less.
+	b.kill(b.attach(first, true, "one", "two"))
+	a := b.attach(first, false, "two")
+	b.want("started again", 0, "one")
+	b.want("started again", 0, "two", first)
+
+	// One of others that is gone goes with the next lease on its network.
+	b.kill(b.attach(second, true, "one"))
+	b.gone[second] = true
+	if err := a.Connect(Connection{Network: "one"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	b.want("after another's lease", 0, "one", first)
+}
+
+// TestCloseWithoutLease closes an attachment whose lease somebody else has
+// dropped.
+func TestCloseWithoutLease(t *testing.T) {
+	b := newBench(t)
+	b.create("one", "10.91.1.0/24")
+	id := containerID(0)
+	a := b.attach(id, true, "one")
+	if err := save(b.file("one", ".leases"), leases{}); err != nil {
+		t.Fatal(err)
+	}
+	b.want("before", 1, "one")
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b.want("after Close", 0, "one")
+}

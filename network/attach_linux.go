@@ -126,7 +126,13 @@ func (a *Attachment) answerNames(net Network) {
 	}
 }
 
-// Connect joins one more network.
+// On says whether the container is on a network.
+func (a *Attachment) On(name string) bool {
+	return slices.ContainsFunc(a.Connected, func(c Connected) bool { return c.Network == name })
+}
+
+// Connect joins one more network. What has been made is gone again after a
+// failure.
 func (a *Attachment) Connect(c Connection, names []string) error {
 	return a.connect(c, names, nil)
 }
@@ -138,31 +144,41 @@ func (a *Attachment) connect(c Connection, names []string, ports []Port) error {
 	if err != nil {
 		return err
 	}
-	if slices.ContainsFunc(a.Connected, func(have Connected) bool { return have.Network == net.Name }) {
+	if a.On(net.Name) {
 		return fmt.Errorf("container %s is on network %s already", a.Container[:12], net.Name)
 	}
 	if !net.Names() && len(c.Aliases) > 0 {
 		return fmt.Errorf("network %s resolves no names: aliases are for networks that were made", net.Name)
 	}
 	got, err := a.networks.lease(&net, a, c, names, ports)
-	if err != nil {
-		return fmt.Errorf("network %s: %w", net.Name, err)
+	if err == nil {
+		err = a.join(net, got)
 	}
-	a.Connected = append(a.Connected, got)
+	if err != nil {
+		return fmt.Errorf("network %s: %w", net.Name, errors.Join(err, a.networks.release(a.Container, false, net.Name)))
+	}
+	return nil
+}
+
+// join gives the container the interface for a lease.
+func (a *Attachment) join(net Network, got Connected) error {
 	mac, err := parseMAC(got.MAC)
 	if err != nil {
 		return err
 	}
-	routed := !net.Internal && !slices.ContainsFunc(a.Connected[:len(a.Connected)-1], func(have Connected) bool { return len(have.Gateways) > 0 })
-	if net.Internal || !routed {
-		a.Connected[len(a.Connected)-1].Gateways = nil
+	routed := !net.Internal && !slices.ContainsFunc(a.Connected, func(have Connected) bool { return len(have.Gateways) > 0 })
+	if !routed {
+		got.Gateways = nil
 	}
 	if err := a.networks.plugIn(&net, a.ns, plug{name: got.Interface, mac: mac, addrs: got.Addrs, routed: routed}); err != nil {
-		return fmt.Errorf("network %s: %w", net.Name, err)
+		return err
 	}
+	a.Connected = append(a.Connected, got)
 	if net.Names() || !net.Internal && !reachable(nameServers()) {
 		for _, s := range net.Subnets {
-			a.DNS = append(a.DNS, s.Gateway)
+			if !slices.Contains(a.DNS, s.Gateway) {
+				a.DNS = append(a.DNS, s.Gateway)
+			}
 		}
 	}
 	a.answerNames(net)
@@ -314,7 +330,7 @@ func randomNumber() uint32 {
 	return binary.NativeEndian.Uint32(b[:])
 }
 
-// Disconnect leaves a network.
+// Disconnect leaves a network. After a failure or a kill it can be repeated.
 func (a *Attachment) Disconnect(name string) error {
 	i := slices.IndexFunc(a.Connected, func(c Connected) bool { return c.Network == name })
 	if i < 0 {
@@ -323,13 +339,15 @@ func (a *Attachment) Disconnect(name string) error {
 	if err := disconnect(a.ns, a.Connected[i].Interface); err != nil {
 		return err
 	}
-	c := a.Connected[i]
+	if err := a.networks.release(a.Container, false, name); err != nil {
+		return err
+	}
 	a.Connected = slices.Delete(a.Connected, i, i+1)
 	if stop := a.names[name]; stop != nil {
 		stop()
 		delete(a.names, name)
 	}
-	return a.networks.release(a.Container, false, c.Network)
+	return nil
 }
 
 // Close ends the attachment: proxies, leases and rules. The interfaces go with
@@ -401,14 +419,15 @@ func (n *Networks) release(id string, ports bool, names ...string) error {
 }
 
 // Adopt goes on with an attachment of a process that was killed, for a
-// container that runs on: pid is a process in it.
+// container that runs on: pid is a process in it. A Connect that was under way is
+// undone, a Disconnect is finished if it had come as far as the lease.
 func (n *Networks) Adopt(a *Attachment, pid int) error {
 	ns, err := os.Open("/proc/" + strconv.Itoa(pid) + "/ns/net")
 	if err != nil {
 		return err
 	}
 	a.networks, a.ns = n, ns
-	var errs []error
+	errs := []error{a.settle()}
 	for _, c := range a.Connected {
 		if net, err := n.load(c.Network); err == nil {
 			errs = append(errs, a.replug(&net, c))
@@ -416,6 +435,50 @@ func (n *Networks) Adopt(a *Attachment, pid int) error {
 		}
 	}
 	return errors.Join(append(errs, a.serve())...)
+}
+
+// settle has the attachment say what is so, whatever a killed process was about. A
+// Connect has left a lease that it doesn't know, and perhaps an interface with the
+// hardware address of that; a Disconnect an entry without a lease.
+func (a *Attachment) settle() error {
+	on, err := a.networks.on(a.Container)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	a.Connected = slices.DeleteFunc(a.Connected, func(c Connected) bool {
+		left := !slices.Contains(on, c.Network)
+		if left {
+			errs = append(errs, disconnect(a.ns, c.Interface))
+		}
+		return left
+	})
+	for _, name := range on {
+		if a.On(name) {
+			continue
+		}
+		have, err := a.networks.leases(name)
+		if err == nil {
+			err = a.unplug(have[a.Container].MAC)
+		}
+		if err == nil {
+			err = a.networks.release(a.Container, false, name)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// unplug removes the interfaces of a hardware address, but none that is known to
+// be on a network.
+func (a *Attachment) unplug(address string) error {
+	mac, err := parseMAC(address)
+	if err != nil {
+		return nil //nolint:nilerr // then no interface has it
+	}
+	return unplug(a.ns, mac, func(name string) bool {
+		return slices.ContainsFunc(a.Connected, func(c Connected) bool { return c.Interface == name })
+	})
 }
 
 // replug gives a container its interface again, which is gone if the namespace

@@ -4,6 +4,7 @@ package network
 
 import (
 	"net/netip"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -201,4 +202,136 @@ func TestCloseWithoutLease(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.want("after Close", 0, "one")
+}
+
+// runIn runs a process in a container's namespace until the test ends.
+func (b *bench) runIn(a *Attachment) (pid int) {
+	b.t.Helper()
+	cmd := exec.Command("sleep", "1000")
+	if err := inNamespace(a.ns, cmd.Start); err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	return cmd.Process.Pid
+}
+
+// adopted is what a process goes on with that takes over from one that was killed,
+// which had written the attachment down.
+func (b *bench) adopted(written *Attachment, pid int) *Attachment {
+	b.t.Helper()
+	a := &Attachment{Container: written.Container, Connected: slices.Clone(written.Connected), Ports: slices.Clone(written.Ports), DNS: slices.Clone(written.DNS)}
+	if err := b.Adopt(a, pid); err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { a.Close() })
+	return a
+}
+
+// TestConnectFails has a container already have an interface of the name that it
+// is to get.
+func TestConnectFails(t *testing.T) {
+	b := newBench(t)
+	b.create("one", "10.91.1.0/24")
+	b.create("two", "10.91.2.0/24")
+	id := containerID(0)
+	a := b.attach(id, false, "one")
+	err := inNamespace(a.ns, func() error {
+		return netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "eth1"}})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := len(b.links("veth"))
+	if err := a.Connect(Connection{Network: "two"}, nil); err == nil {
+		t.Fatal("it got the name")
+	}
+	if on := b.onNetwork("two"); len(on) > 0 || a.On("two") || len(b.links("veth")) != before {
+		t.Errorf("after a failure the leases are %v, and it has %+v", on, a.Connected)
+	}
+	if err := disconnect(a.ns, "eth1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Connect(Connection{Network: "two"}, nil); err != nil {
+		t.Errorf("once more: %v", err)
+	}
+}
+
+// TestConnectKilled kills a process after each step of Connect.
+func TestConnectKilled(t *testing.T) {
+	for _, steps := range []string{"lease", "lease and interface"} {
+		t.Run(steps, func(t *testing.T) {
+			b := newBench(t)
+			testutil.Require(t, "sleep")
+			b.create("one", "10.91.1.0/24")
+			net := b.create("two", "10.91.2.0/24")
+			id := containerID(0)
+			a := b.attach(id, false, "one")
+			pid := b.runIn(a)
+			got, err := b.lease(&net, a, Connection{Network: "two"}, nil, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			written := &Attachment{Container: id, Connected: slices.Clone(a.Connected), DNS: a.DNS}
+			if steps != "lease" {
+				if err := a.join(net, got); err != nil {
+					t.Fatal(err)
+				}
+			}
+			b.kill(a)
+			next := b.adopted(written, pid)
+			if on := b.onNetwork("two"); len(on) > 0 || has(next.ns, "eth1") || !has(next.ns, "eth0") {
+				t.Errorf("taken over, the leases are %v, and there is eth0: %v, eth1: %v", on, has(next.ns, "eth0"), has(next.ns, "eth1"))
+			}
+			if err := next.Connect(Connection{Network: "two"}, nil); err != nil {
+				t.Errorf("once more: %v", err)
+			}
+		})
+	}
+}
+
+// TestDisconnectKilled kills a process after each step of Disconnect.
+func TestDisconnectKilled(t *testing.T) {
+	for _, steps := range []string{"interface", "interface and lease"} {
+		t.Run(steps, func(t *testing.T) {
+			b := newBench(t)
+			testutil.Require(t, "sleep")
+			b.create("one", "10.91.1.0/24")
+			b.create("two", "10.91.2.0/24")
+			id := containerID(0)
+			a := b.attach(id, false, "one", "two")
+			pid := b.runIn(a)
+			written := &Attachment{Container: id, Connected: slices.Clone(a.Connected), DNS: a.DNS}
+			if err := disconnect(a.ns, "eth1"); err != nil {
+				t.Fatal(err)
+			}
+			if steps != "interface" {
+				if err := b.release(id, false, "two"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			b.kill(a)
+			next := b.adopted(written, pid)
+			if next.On("two") != (steps == "interface") {
+				t.Errorf("taken over, it is on two: %v", next.On("two"))
+			}
+			if steps == "interface" {
+				// Where it isn't plugged in again, as in a Base.
+				if err := disconnect(next.ns, "eth1"); err != nil {
+					t.Fatal(err)
+				}
+				if err := next.Disconnect("two"); err != nil {
+					t.Errorf("once more: %v", err)
+				}
+			}
+			if on := b.onNetwork("two"); len(on) > 0 || next.On("two") || has(next.ns, "eth1") || !has(next.ns, "eth0") {
+				t.Errorf("the leases are %v, and it has %+v", on, next.Connected)
+			}
+			if err := next.Disconnect("two"); err == nil {
+				t.Error("it left a network that it was not on")
+			}
+		})
+	}
 }

@@ -277,7 +277,7 @@ func has(ns *os.File, name string) bool {
 	}) == nil
 }
 
-// disconnect removes the interface of a container.
+// disconnect removes the interface of a container, if it is there.
 func disconnect(ns *os.File, name string) error {
 	return inNamespace(ns, func() error {
 		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
@@ -286,9 +286,37 @@ func disconnect(ns *os.File, name string) error {
 		}
 		defer h.Close()
 		link, err := h.LinkByName(name)
+		if missing := new(netlink.LinkNotFoundError); errors.As(err, missing) {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
 		return h.LinkDel(link)
+	})
+}
+
+// unplug removes the interfaces of a hardware address that are ends of pairs, but
+// those whose name is to stay.
+func unplug(ns *os.File, mac net.HardwareAddr, stays func(name string) bool) error {
+	return inNamespace(ns, func() error {
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		links, err := h.LinkList()
+		if err != nil {
+			return fmt.Errorf("list interfaces: %w", err)
+		}
+		for _, l := range links {
+			if l.Type() != "veth" || l.Attrs().HardwareAddr.String() != mac.String() || stays(l.Attrs().Name) {
+				continue
+			}
+			if err := h.LinkDel(l); err != nil {
+				return fmt.Errorf("remove %s: %w", l.Attrs().Name, err)
+			}
+		}
+		return nil
 	})
 }

@@ -4,12 +4,15 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"builder/container"
 	"builder/network"
@@ -101,12 +104,44 @@ func (h *holder) join(spec *container.Spec, id string) error {
 	return nil
 }
 
+// onNetwork says whether a container is to be on a network.
+func (c *Config) onNetwork(name string) bool {
+	return slices.ContainsFunc(c.Endpoint.Connections, func(have network.Connection) bool { return have.Network == name })
+}
+
+// enter has a container be on a network from its next start on.
+func (c *Config) enter(conn network.Connection) {
+	c.leave(conn.Network)
+	c.Endpoint.Connections = append(c.Endpoint.Connections, conn)
+}
+
+// leave has it not be on it.
+func (c *Config) leave(name string) {
+	c.Endpoint.Connections = slices.DeleteFunc(c.Endpoint.Connections, func(have network.Connection) bool { return have.Network == name })
+}
+
+func (c *Config) errOn(name string) error {
+	return fmt.Errorf("container %s is on network %s already", c.Name, name)
+}
+
+func (c *Config) errNotOn(name string) error {
+	return fmt.Errorf("container %s is not on network %s", c.Name, name)
+}
+
+// checkConnects says why a container can't be put on networks.
+func (c *Config) checkConnects() error {
+	if c.Endpoint == nil {
+		return fmt.Errorf("container %s has no network of its own: it was made with --network %s", c.Name, c.NetworkMode)
+	}
+	return nil
+}
+
 // connectTo joins a running container to one more network.
 func (h *holder) connectTo(c network.Connection) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.process == nil {
-		return h.notRunning()
+		return &NotRunningError{h.config.Name}
 	}
 	att := h.state.Network
 	if att == nil {
@@ -125,7 +160,7 @@ func (h *holder) disconnectFrom(name string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.process == nil {
-		return h.notRunning()
+		return &NotRunningError{h.config.Name}
 	}
 	if h.state.Network == nil {
 		return fmt.Errorf("container %s has no network of its own", h.config.Name)
@@ -141,30 +176,50 @@ func (h *holder) disconnectFrom(name string) error {
 
 // Connect joins a container to one more network, now if it runs.
 func (cl *Client) Connect(ctx context.Context, c Container, conn network.Connection) error {
-	if c.Endpoint == nil {
-		return fmt.Errorf("container %s has no network of its own: it was made with --network %s", c.Name, c.NetworkMode)
-	}
-	if slices.ContainsFunc(c.Endpoint.Connections, func(have network.Connection) bool { return have.Network == conn.Network }) {
-		return fmt.Errorf("container %s is on network %s already", c.Name, conn.Network)
-	}
-	if c.State.Alive() {
-		_, err := cl.simple(ctx, c.Config, request{Op: "connect", Connection: &conn})
-		return err
-	}
-	c.Endpoint.Connections = append(c.Endpoint.Connections, conn)
-	return cl.Records.Save(c.Config)
+	return cl.changeNetworks(ctx, c.Config, request{Op: "connect", Connection: &conn}, func(cfg *Config) error {
+		if cfg.onNetwork(conn.Network) {
+			return cfg.errOn(conn.Network)
+		}
+		cfg.enter(conn)
+		return nil
+	})
 }
 
 // Disconnect takes it from one.
 func (cl *Client) Disconnect(ctx context.Context, c Container, name string) error {
-	is := func(have network.Connection) bool { return have.Network == name }
-	if c.Endpoint == nil || !slices.ContainsFunc(c.Endpoint.Connections, is) {
-		return fmt.Errorf("container %s is not on network %s", c.Name, name)
-	}
-	if c.State.Alive() {
-		_, err := cl.simple(ctx, c.Config, request{Op: "disconnect", Connection: &network.Connection{Network: name}})
+	return cl.changeNetworks(ctx, c.Config, request{Op: "disconnect", Connection: &network.Connection{Network: name}}, func(cfg *Config) error {
+		if !cfg.onNetwork(name) {
+			return cfg.errNotOn(name)
+		}
+		cfg.leave(name)
+		return nil
+	})
+}
+
+// changeNetworks asks the holder of a container, or changes what it is to be if
+// nobody holds it.
+func (cl *Client) changeNetworks(ctx context.Context, c Config, req request, change func(*Config) error) error {
+	if err := c.checkConnects(); err != nil {
 		return err
 	}
-	c.Endpoint.Connections = slices.DeleteFunc(c.Endpoint.Connections, is)
-	return cl.Records.Save(c.Config)
+	for deadline := time.Now().Add(releaseWait); ; {
+		_, err := cl.simple(ctx, c, req)
+		if not := new(NotRunningError); !errors.As(err, &not) {
+			return err
+		}
+		lock, err := cl.Records.Hold(c)
+		switch {
+		case errors.Is(err, ErrRunning) && time.Now().Before(deadline):
+			time.Sleep(10 * time.Millisecond) // it is just being started, or let go of
+			continue
+		case errors.Is(err, fs.ErrNotExist):
+			return fmt.Errorf("%w: %s", ErrNotFound, c.Name)
+		case err != nil:
+			return err
+		}
+		defer lock.Release()
+		var failed error
+		err = cl.Records.Change(c.ID, func(cfg *Config) { failed = change(cfg) })
+		return errors.Join(failed, err)
+	}
 }

@@ -233,6 +233,7 @@ func TestCommandKilledOnNetwork(t *testing.T) {
 		{"--name=fg", []string{"stop", "fg"}},
 		{"--name=fg", []string{"container", "prune"}},
 		{"--rm", []string{"run", "--rm", "--network", "host", "test/base", "true"}},
+		{"--name=fg", []string{"network", "disconnect", "bridge", "fg"}},
 	} {
 		cmd := w.command("run", tt.flags, "-p", "8080:80", "test/base", "sleep", "1000")
 		if err := cmd.Start(); err != nil {

@@ -128,6 +128,22 @@ func (c *Config) errNotOn(name string) error {
 	return fmt.Errorf("container %s is not on network %s", c.Name, name)
 }
 
+// attached is what a container that runs has of networks, nil for one that waits
+// to be started again. The error is a [NotRunningError] for one that has ended, or
+// is just being started. h.mu is held.
+func (h *holder) attached() (*network.Attachment, error) {
+	if h.process == nil {
+		if !h.resting {
+			return nil, &NotRunningError{h.config.Name}
+		}
+		return nil, h.config.checkConnects()
+	}
+	if h.state.Network == nil {
+		return nil, fmt.Errorf("container %s has no network of its own", h.config.Name)
+	}
+	return h.state.Network, h.config.checkConnects()
+}
+
 // checkConnects says why a container can't be put on networks.
 func (c *Config) checkConnects() error {
 	if c.Endpoint == nil {
@@ -136,42 +152,65 @@ func (c *Config) checkConnects() error {
 	return nil
 }
 
-// connectTo joins a running container to one more network.
+// connectTo joins the container to one more network. If a holder was killed
+// between the network and the record, one that has the one or the other gets both.
 func (h *holder) connectTo(c network.Connection) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.process == nil {
-		return &NotRunningError{h.config.Name}
-	}
-	att := h.state.Network
-	if att == nil {
-		return fmt.Errorf("container %s has no network of its own", h.config.Name)
-	}
-	names := append([]string{h.config.Name}, h.config.Endpoint.Names...)
-	if err := att.Connect(c, names); err != nil {
+	att, err := h.attached()
+	if err != nil {
 		return err
 	}
+	wanted := h.config.onNetwork(c.Network)
+	if wanted && (att == nil || att.On(c.Network)) {
+		return h.config.errOn(c.Network)
+	}
+	enter := func(cfg *Config) { cfg.enter(c) }
+	if att == nil {
+		return h.change(enter)
+	}
+	if att.On(c.Network) { // perhaps with other addresses and names
+		if err := att.Disconnect(c.Network); err != nil {
+			return err
+		}
+	}
+	err = att.Connect(c, append([]string{h.config.Name}, h.config.Endpoint.Names...))
 	h.save()
-	return h.change(func(cfg *Config) { cfg.Endpoint.Connections = append(cfg.Endpoint.Connections, c) })
+	if err != nil {
+		return err
+	}
+	if err := h.change(enter); err != nil {
+		err = errors.Join(err, att.Disconnect(c.Network))
+		h.save()
+		return err
+	}
+	return nil
 }
 
-// disconnectFrom takes it from one.
+// disconnectFrom takes it from one, as far as it is on it.
 func (h *holder) disconnectFrom(name string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.process == nil {
-		return &NotRunningError{h.config.Name}
-	}
-	if h.state.Network == nil {
-		return fmt.Errorf("container %s has no network of its own", h.config.Name)
-	}
-	if err := h.state.Network.Disconnect(name); err != nil {
+	att, err := h.attached()
+	if err != nil {
 		return err
 	}
-	h.save()
-	return h.change(func(cfg *Config) {
-		cfg.Endpoint.Connections = slices.DeleteFunc(cfg.Endpoint.Connections, func(c network.Connection) bool { return c.Network == name })
-	})
+	wanted, on := h.config.onNetwork(name), att != nil && att.On(name)
+	if !wanted && !on {
+		return h.config.errNotOn(name)
+	}
+	if on {
+		if err := att.Disconnect(name); err != nil {
+			return err
+		}
+	}
+	if att != nil {
+		h.save()
+	}
+	if !wanted {
+		return nil
+	}
+	return h.change(func(cfg *Config) { cfg.leave(name) })
 }
 
 // Connect joins a container to one more network, now if it runs.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/nftables"
 
+	"builder/container"
 	"builder/internal/testutil"
 )
 
@@ -258,6 +259,65 @@ func TestCommandKilledOnNetwork(t *testing.T) {
 			t.Errorf("%d rules and these leases after %v: %s", n, tt.next, w.leases())
 		}
 		w.run("rm", "-f", "fg")
+	}
+}
+
+// TestNetworkConnectKilled has a monitor killed between a container's network and its
+// record: connect and disconnect can be repeated, and both are as was asked then.
+func TestNetworkConnectKilled(t *testing.T) {
+	w, _ := newNetBench(t)
+	w.ok("network", "create", "back")
+	w.ok("run", "-d", "--name", "cli", "--network", "bridge", "test/base", "sleep", "1000")
+	record := filepath.Join(w.root, "containers", w.field("cli", "{{.Id}}"), "container.json")
+	// what a container has: an interface, a place in its record
+	check := func(when string, live, recorded int) {
+		t.Helper()
+		out := w.run("exec", "cli", "sh", "-c", "ls /sys/class/net | grep -c eth").stdout
+		text, err := os.ReadFile(record)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if out != fmt.Sprintf("%d\n", 1+live) || strings.Count(string(text), `{"network":"back"`) != recorded {
+			t.Errorf("%s it has %s interfaces, and is to be %s", when, strings.TrimSpace(out), text)
+		}
+	}
+	for _, next := range []string{"connect", "disconnect"} {
+		for _, killed := range []string{"connect", "disconnect"} {
+			when := next + " after a killed " + killed
+			if killed == "connect" {
+				w.ok("network", "connect", "back", "cli")
+			}
+			// A killed connect has its interface and no record, a killed disconnect
+			// the other way round.
+			text, err := os.ReadFile(record)
+			if err != nil {
+				t.Fatal(err)
+			}
+			other := strings.Replace(string(text), `,{"network":"back"}`, "", 1)
+			if killed == "disconnect" {
+				other = strings.Replace(string(text), `{"network":"bridge"}`, `{"network":"bridge"},{"network":"back"}`, 1)
+			}
+			if other == string(text) {
+				t.Fatalf("the record is %s", text)
+			}
+			if err := os.WriteFile(record, []byte(other), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			monitor := w.monitors()["monitor"] // it doesn't read the record again
+			if monitor == 0 {
+				t.Fatal("there is no monitor")
+			}
+			syscall.Kill(monitor, syscall.SIGKILL)
+			waitFor(t, "the monitor's end", func() bool { return container.StartTime(monitor) == 0 })
+			w.ok("network", next, "back", "cli")
+			if next == "connect" {
+				check(when, 1, 1)
+				w.fails(1, []string{"already"}, "network", "connect", "back", "cli")
+				w.ok("network", "disconnect", "back", "cli")
+			}
+			check(when, 0, 0)
+			w.fails(1, []string{"not on network back"}, "network", "disconnect", "back", "cli")
+		}
 	}
 }
 

@@ -3,7 +3,10 @@
 package network
 
 import (
+	"errors"
+	"io/fs"
 	"net/netip"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -334,4 +337,19 @@ func TestDisconnectKilled(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestHalfWritten leaves what a process leaves that is killed while it writes.
+func TestHalfWritten(t *testing.T) {
+	b := newBench(t)
+	b.create("one", "10.91.1.0/24")
+	left := b.file(".tmp-one.leases-12345", "")
+	if err := os.WriteFile(left, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.attach(containerID(0), false, "one")
+	if _, err := os.Stat(left); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it is there (%v)", err)
+	}
+	b.want("after a start", 0, "one", containerID(0))
 }

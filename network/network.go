@@ -111,12 +111,26 @@ func Open(dir, tableOwner string, alive func(id string) bool) *Networks {
 
 var nameRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`) })
 
-// lock takes the lock on the state, which is short.
+// lock takes the lock on the state, which is short. Who has it writes, and nobody
+// else: what is half written then was left by a killed process, and is removed.
 func (n *Networks) lock() (*filelock.Lock, error) {
 	if err := os.MkdirAll(n.dir, 0o700); err != nil {
 		return nil, err
 	}
-	return filelock.Acquire(context.Background(), filepath.Join(n.dir, "lock"), filelock.Exclusive, nil)
+	lock, err := filelock.Acquire(context.Background(), filepath.Join(n.dir, "lock"), filelock.Exclusive, nil)
+	if err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir(n.dir)
+	if err != nil {
+		return nil, errors.Join(err, lock.Release())
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".tmp-") {
+			_ = os.Remove(filepath.Join(n.dir, e.Name()))
+		}
+	}
+	return lock, nil
 }
 
 func (n *Networks) file(name, suffix string) string { return filepath.Join(n.dir, name+suffix) }

@@ -241,18 +241,16 @@ func (n *Networks) lease(net *Network, a *Attachment, c Connection, names []stri
 				return err
 			}
 		}
-		made, err := ensureBridge(net)
-		if err != nil {
+		if err := ensureBridge(net); err != nil {
 			return err
 		}
 		if err := save(n.file(net.Name, ".leases"), have); err != nil {
 			return err
 		}
-		table, err := n.haveTable()
-		if err == nil && (made || !table || len(ports) > 0) {
-			err = n.writeRules("")
+		if len(ports) > 0 || !n.hasRules(net) {
+			return n.writeRules("")
 		}
-		return err
+		return nil
 	})
 }
 
@@ -493,7 +491,7 @@ func (a *Attachment) replug(net *Network, c Connected) error {
 	}
 	defer lock.Release()
 	err = a.networks.inBase(func() error {
-		if _, err := ensureBridge(net); err != nil {
+		if err := ensureBridge(net); err != nil {
 			return err
 		}
 		return a.networks.writeRules("")

@@ -20,6 +20,7 @@ import (
 //	prerouting,  packets to a published port of the machine go to the
 //	output       container; those to 127.0.0.1 and ::1 to the proxy
 //	forward      networks don't reach each other, internal ones nothing
+//	network-ID   empty: there are rules for this network
 
 // rules is what the table says.
 type rules struct {
@@ -72,25 +73,25 @@ func (n *Networks) rules(gone string) (rules, error) {
 	return r, nil
 }
 
-// haveTable says whether the table is there.
-func (n *Networks) haveTable() (bool, error) {
+// hasRules says whether the rules of a network are written. If that can't be told
+// they are not: to write them tells why.
+func (n *Networks) hasRules(net *Network) bool {
 	c, err := nftables.New()
 	if err != nil {
-		return false, err
+		return false
 	}
-	tables, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
-	if err != nil {
-		return false, fmt.Errorf("list tables of nftables: %w", explain(err))
-	}
-	for _, t := range tables {
-		if t.Name == n.table {
-			return true, nil
-		}
-	}
-	return false, nil
+	_, err = c.ListChain(&nftables.Table{Name: n.table, Family: nftables.TableFamilyINet}, mark(net))
+	return err == nil
 }
 
+// mark is the name of a chain that tells that a network's rules are written.
+func mark(net *Network) string { return "network-" + net.ID }
+
 func (r *rules) write(name string) error {
+	// First, as the table has the marks.
+	if err := r.passOthers(); err != nil {
+		return err
+	}
 	c, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("write rules of nftables: %w", err)
@@ -105,7 +106,7 @@ func (r *rules) write(name string) error {
 	if err := c.Flush(); err != nil {
 		return fmt.Errorf("write rules of nftables: %w", explain(err))
 	}
-	return r.passOthers()
+	return nil
 }
 
 func (r *rules) add(c *nftables.Conn, table *nftables.Table) {
@@ -137,6 +138,7 @@ func (r *rules) add(c *nftables.Conn, table *nftables.Table) {
 		rule(post, fromAddress(p.to), toAddress(p.to), protocol(p.Protocol), toPort(p.Container), masquerade())
 	}
 	for _, n := range r.networks {
+		c.AddChain(&nftables.Chain{Name: mark(&n), Table: table})
 		if n.Internal {
 			rule(forward, interfaceIs(expr.MetaKeyIIFNAME, n.Bridge, true), interfaceIs(expr.MetaKeyOIFNAME, n.Bridge, false), drop())
 			rule(forward, interfaceIs(expr.MetaKeyOIFNAME, n.Bridge, true), interfaceIs(expr.MetaKeyIIFNAME, n.Bridge, false), drop())

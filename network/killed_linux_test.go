@@ -4,7 +4,9 @@ package network
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
+	stdnet "net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -15,6 +17,7 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"builder/internal/testutil"
 )
@@ -352,4 +355,79 @@ func TestHalfWritten(t *testing.T) {
 		t.Errorf("it is there (%v)", err)
 	}
 	b.want("after a start", 0, "one", containerID(0))
+}
+
+// TestBridgeKilled kills a process after each step of making a network's bridge
+// and rules.
+func TestBridgeKilled(t *testing.T) {
+	b := newBench(t)
+	b.attach(containerID(0), false, b.create("one", "10.91.1.0/24").Name)
+	for i, steps := range []func(net *Network) error{
+		func(net *Network) error {
+			_, err := makeBridge(net)
+			return err
+		},
+		func(net *Network) error {
+			link, err := makeBridge(net)
+			if err != nil {
+				return err
+			}
+			return netlink.AddrAdd(link, &netlink.Addr{IPNet: ipNet(net.Subnets[0].Gateway, 24)})
+		},
+		ensureBridge,
+	} {
+		net := b.create(fmt.Sprintf("killed-%d", i), fmt.Sprintf("10.91.%d.0/24", 10+i))
+		if err := b.threads.Do(func() error { return steps(&net) }); err != nil {
+			t.Fatal(err)
+		}
+		if b.masquerades(net) {
+			t.Errorf("after %d steps its rules are there", i+1)
+		}
+		b.attach(containerID(1+i), false, net.Name)
+		err := b.threads.Do(func() error {
+			link, err := netlink.LinkByName(net.Bridge)
+			if err != nil {
+				return err
+			}
+			addrs, err := netlink.AddrList(link, unix.AF_INET)
+			if len(addrs) != 1 || link.Attrs().Flags&stdnet.FlagUp == 0 {
+				t.Errorf("after %d steps and a start its bridge is %+v and has %v", i+1, link.Attrs(), addrs)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var marked bool
+		if err := b.threads.Do(func() error { marked = b.hasRules(&net); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if !marked || !b.masquerades(net) {
+			t.Errorf("after %d steps and a start its rules are there: %v, and marked: %v", i+1, b.masquerades(net), marked)
+		}
+	}
+}
+
+// masquerades says whether there are rules about packets that leave a network.
+func (b *bench) masquerades(net Network) (is bool) {
+	b.t.Helper()
+	err := b.threads.Do(func() error {
+		c, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		table := &nftables.Table{Name: b.table, Family: nftables.TableFamilyINet}
+		list, err := c.GetRules(table, &nftables.Chain{Name: "postrouting", Table: table})
+		for _, r := range list {
+			for _, e := range r.Exprs {
+				cmp, ok := e.(*expr.Cmp)
+				is = is || ok && strings.TrimRight(string(cmp.Data), "\x00") == net.Bridge
+			}
+		}
+		return err
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return is
 }

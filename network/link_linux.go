@@ -38,19 +38,45 @@ func routes() ([]netip.Prefix, error) {
 }
 
 // ensureBridge makes a network's bridge if it isn't there, as after a restart
-// of the machine. made says that it was not.
-func ensureBridge(n *Network) (made bool, err error) {
+// of the machine, or is not yet up: it is set up last, so somebody was killed then.
+func ensureBridge(n *Network) error {
 	link, err := netlink.LinkByName(n.Bridge)
 	var missing netlink.LinkNotFoundError
-	if err == nil {
-		if link.Type() != "bridge" {
-			return false, fmt.Errorf("interface %s is no bridge", n.Bridge)
+	switch {
+	case errors.As(err, &missing):
+		if link, err = makeBridge(n); err != nil {
+			return err
 		}
-		return false, nil
+	case err != nil:
+		return fmt.Errorf("look up %s: %w", n.Bridge, err)
+	case link.Type() != "bridge":
+		return fmt.Errorf("interface %s is no bridge", n.Bridge)
+	case link.Attrs().Flags&net.FlagUp != 0:
+		return nil
 	}
-	if !errors.As(err, &missing) {
-		return false, fmt.Errorf("look up %s: %w", n.Bridge, err)
+	for _, s := range n.Subnets {
+		addr := &netlink.Addr{IPNet: ipNet(s.Gateway, s.Prefix.Bits())}
+		if s.Prefix.Addr().Is6() {
+			// Nobody else has it, and it is to be used at once.
+			addr.Flags = unix.IFA_F_NODAD
+		}
+		if err := netlink.AddrAdd(link, addr); err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("give bridge %s address %s: %w", n.Bridge, s.Gateway, err)
+		}
 	}
+	if !n.Internal {
+		if err := forward(n.IPv6()); err != nil {
+			return err
+		}
+	}
+	if err := netlink.LinkSetUp(link); err != nil {
+		return fmt.Errorf("set bridge %s up: %w", n.Bridge, err)
+	}
+	return nil
+}
+
+// makeBridge makes a bridge that is not up and has no address.
+func makeBridge(n *Network) (netlink.Link, error) {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = n.Bridge
 	if n.MTU > 0 {
@@ -59,31 +85,16 @@ func ensureBridge(n *Network) (made bool, err error) {
 	// A bridge that is given no hardware address takes one of its ports', and
 	// another when that goes: what has remembered the first reaches nobody then.
 	if len(n.Subnets) > 0 {
+		var err error
 		if attrs.HardwareAddr, err = parseMAC(macOf(n.Subnets[0].Gateway)); err != nil {
-			return false, err
+			return nil, err
 		}
 	}
 	bridge := &netlink.Bridge{LinkAttrs: attrs}
 	if err := netlink.LinkAdd(bridge); err != nil && !errors.Is(err, os.ErrExist) {
-		return false, fmt.Errorf("make bridge %s: %w", n.Bridge, explain(err))
+		return nil, fmt.Errorf("make bridge %s: %w", n.Bridge, explain(err))
 	}
-	for _, s := range n.Subnets {
-		addr := &netlink.Addr{IPNet: ipNet(s.Gateway, s.Prefix.Bits())}
-		if s.Prefix.Addr().Is6() {
-			// Nobody else has it, and it is to be used at once.
-			addr.Flags = unix.IFA_F_NODAD
-		}
-		if err := netlink.AddrAdd(bridge, addr); err != nil && !errors.Is(err, os.ErrExist) {
-			return false, fmt.Errorf("give bridge %s address %s: %w", n.Bridge, s.Gateway, err)
-		}
-	}
-	if err := netlink.LinkSetUp(bridge); err != nil {
-		return false, fmt.Errorf("set bridge %s up: %w", n.Bridge, err)
-	}
-	if n.Internal {
-		return true, nil
-	}
-	return true, forward(n.IPv6())
+	return bridge, nil
 }
 
 // Mine says whether the network namespace that this process is in is its to

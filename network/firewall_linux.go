@@ -26,6 +26,7 @@ import (
 type rules struct {
 	networks []Network
 	ports    []published
+	gone     string // bridge of a network that is about to be removed
 }
 
 // published is a port of a container that the machine's leads to.
@@ -35,8 +36,9 @@ type published struct {
 	bridge string
 }
 
-// writeRules writes the table, without what the container of the ID gone has: it
-// is about to give that back. The lock is held.
+// writeRules writes the table, without what the container of the ID gone has, which
+// is about to give that back, or without the network of that ID, which is about to be
+// removed. The lock is held.
 func (n *Networks) writeRules(gone string) error {
 	r, err := n.rules(gone)
 	if err != nil {
@@ -51,8 +53,12 @@ func (n *Networks) rules(gone string) (rules, error) {
 	if err != nil {
 		return r, err
 	}
-	r.networks = all
 	for _, net := range all {
+		if net.ID == gone {
+			r.gone = net.Bridge
+			continue
+		}
+		r.networks = append(r.networks, net)
 		have, err := n.leases(net.Name)
 		if err != nil {
 			return r, err
@@ -194,7 +200,8 @@ func (r *rules) passOthers() error {
 	return nil
 }
 
-// pass adds rules for each bridge that has none there.
+// pass adds rules for each bridge that has none there, and removes those of one that
+// is gone.
 func (r *rules) pass(c *nftables.Conn, chain *nftables.Chain) (changed bool, err error) {
 	have, err := c.GetRules(chain.Table, chain)
 	if err != nil {
@@ -202,10 +209,17 @@ func (r *rules) pass(c *nftables.Conn, chain *nftables.Chain) (changed bool, err
 	}
 	known := map[string]bool{}
 	for _, rule := range have {
-		known[string(rule.UserData)] = true
+		if r.gone == "" || string(rule.UserData) != passMark(r.gone) {
+			known[string(rule.UserData)] = true
+			continue
+		}
+		if err := c.DelRule(rule); err != nil {
+			return false, err
+		}
+		changed = true
 	}
 	for _, n := range r.networks {
-		mark := "builder:" + n.Bridge
+		mark := passMark(n.Bridge)
 		if known[mark] || n.Internal {
 			continue
 		}
@@ -219,6 +233,9 @@ func (r *rules) pass(c *nftables.Conn, chain *nftables.Chain) (changed bool, err
 	}
 	return changed, nil
 }
+
+// passMark is what tells rules for a bridge in another program's chain.
+func passMark(bridge string) string { return "builder:" + bridge }
 
 // The parts of rules. Register 1 is used by all.
 

@@ -431,3 +431,80 @@ func (b *bench) masquerades(net Network) (is bool) {
 	}
 	return is
 }
+
+// TestRemoveKilled removes a network where another program drops what it doesn't
+// know, after a process was killed that was about to.
+func TestRemoveKilled(t *testing.T) {
+	b := newBench(t)
+	b.create("one", "10.91.1.0/24")
+	net := b.create("two", "10.91.2.0/24")
+	other := &nftables.Table{Name: "other", Family: nftables.TableFamilyINet}
+	drop := nftables.ChainPolicyDrop
+	chain := &nftables.Chain{Name: "forward", Table: other, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter, Policy: &drop}
+	err := b.threads.Do(func() error {
+		c, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		c.AddTable(other)
+		c.AddChain(chain)
+		return c.Flush()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// passed are the rules of the other program that let the network's packets pass.
+	passed := func() (n int) {
+		t.Helper()
+		err := b.threads.Do(func() error {
+			c, err := nftables.New()
+			if err != nil {
+				return err
+			}
+			list, err := c.GetRules(other, chain)
+			for _, r := range list {
+				if string(r.UserData) == passMark(net.Bridge) {
+					n++
+				}
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	check := func(when string, there bool) {
+		t.Helper()
+		if is := b.masquerades(net); is != there {
+			t.Errorf("%s its rules are there: %v", when, is)
+		}
+		want := 0
+		if there {
+			want = 2
+		}
+		if n := passed(); n != want {
+			t.Errorf("%s the other program has %d rules for it", when, n)
+		}
+	}
+	a := b.attach(containerID(0), false, "one", "two")
+	check("in use", true)
+	if err := a.Disconnect("two"); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.threads.Do(func() error { return b.writeRules(net.ID) }); err != nil {
+		t.Fatal(err)
+	}
+	check("when it was about to be removed", false)
+	if err := a.Connect(Connection{Network: "two"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	check("in use again", true)
+	if err := a.Disconnect("two"); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Remove("two"); err != nil {
+		t.Fatal(err)
+	}
+	check("removed", false)
+}

@@ -282,16 +282,20 @@ func (n *Networks) Remove(name string) error {
 			return fmt.Errorf("%w: container %s is on network %s", ErrInUse, id[:12], net.Name)
 		}
 	}
-	if err := n.inBaseIfThere(func() error { return removeBridge(net.Bridge) }); err != nil {
+	// What the files tell of goes first: after a kill it can be repeated.
+	err = n.inBaseIfThere(func() error {
+		if err := n.writeRules(net.ID); err != nil {
+			return err
+		}
+		return removeBridge(net.Bridge)
+	})
+	if err != nil {
 		return err
 	}
 	if err := os.Remove(n.file(net.Name, ".leases")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := os.Remove(n.file(net.Name, ".json")); err != nil {
-		return err
-	}
-	return n.inBaseIfThere(func() error { return n.writeRules("") })
+	return os.Remove(n.file(net.Name, ".json"))
 }
 
 // leases reads who is on a network.

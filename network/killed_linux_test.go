@@ -508,3 +508,29 @@ func TestRemoveKilled(t *testing.T) {
 	}
 	check("removed", false)
 }
+
+// TestPortTakenMeanwhile has somebody take one of the ports of a killed process.
+func TestPortTakenMeanwhile(t *testing.T) {
+	b := newBench(t)
+	testutil.Require(t, "sleep")
+	b.create("one", "10.91.1.0/24")
+	port := Port{Protocol: "tcp", HostIP: netip.MustParseAddr("127.0.0.1"), Container: 80}
+	a, err := b.Attach(Endpoint{Container: containerID(0), Connections: []Connection{{Network: "one"}}, Ports: []Port{port, port}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid := b.runIn(a)
+	next := &Attachment{Container: a.Container, Connected: slices.Clone(a.Connected), Ports: slices.Clone(a.Ports)}
+	ports := slices.Clone(a.Ports)
+	b.kill(a)
+	l, err := stdnet.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", ports[0].HostPort))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	err = b.Adopt(next, pid)
+	t.Cleanup(func() { next.Close() })
+	if err == nil || !slices.Equal(next.Ports, ports) || len(next.proxies) != 1 || next.proxies[0].port != ports[1] {
+		t.Errorf("taken over (%v), it publishes %v, and %d of that are listened on", err, next.Ports, len(next.proxies))
+	}
+}

@@ -137,17 +137,22 @@ func (px *proxy) close() {
 }
 
 // serve begins to pass on what comes to published ports. An attachment that
-// was taken over has to get them back first.
+// was taken over has to get them back first; to those that somebody else has got
+// meanwhile the rules alone lead.
 func (a *Attachment) serve() error {
-	if len(a.proxies) == 0 && len(a.Ports) > 0 {
-		ports := a.Ports
-		a.Ports = nil
-		if err := a.reserve(ports); err != nil {
-			return err
+	var errs []error
+	if len(a.proxies) == 0 {
+		for _, p := range a.Ports {
+			px, err := newProxy(p)
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			a.proxies = append(a.proxies, px)
 		}
 	}
 	if len(a.Connected) == 0 {
-		return nil
+		return errors.Join(errs...)
 	}
 	for _, px := range a.proxies {
 		to := netip.AddrPortFrom(a.Connected[0].Addrs[0], px.port.Container)
@@ -158,7 +163,7 @@ func (a *Attachment) serve() error {
 			go a.networks.serveUDP(c, to)
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // dialTimeout bounds the wait for a container that doesn't answer.

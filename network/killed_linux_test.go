@@ -342,7 +342,8 @@ func TestDisconnectKilled(t *testing.T) {
 	}
 }
 
-// TestHalfWritten leaves what a process leaves that is killed while it writes.
+// TestHalfWritten leaves what a process leaves that is killed while it writes, and
+// what a power cut leaves.
 func TestHalfWritten(t *testing.T) {
 	b := newBench(t)
 	b.create("one", "10.91.1.0/24")
@@ -355,6 +356,11 @@ func TestHalfWritten(t *testing.T) {
 		t.Errorf("it is there (%v)", err)
 	}
 	b.want("after a start", 0, "one", containerID(0))
+	if err := os.WriteFile(b.file("one", ".leases"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.attach(containerID(1), true, "one")
+	b.want("after a power cut", 1, "one", containerID(1))
 }
 
 // TestBridgeKilled kills a process after each step of making a network's bridge

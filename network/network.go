@@ -247,7 +247,11 @@ func (n *Networks) Create(net Network, ipv6 bool) (Network, error) {
 	if err := chooseSubnets(&net, all, ipv6); err != nil {
 		return net, fmt.Errorf("network %s: %w", net.Name, err)
 	}
-	return net, save(n.file(net.Name, ".json"), net)
+	data, err := json.Marshal(net)
+	if err != nil {
+		return net, err
+	}
+	return net, atomicfile.WriteSync(n.file(net.Name, ".json"), data, 0o600)
 }
 
 func save(name string, v any) error {
@@ -298,10 +302,11 @@ func (n *Networks) Remove(name string) error {
 	return os.Remove(n.file(net.Name, ".json"))
 }
 
-// leases reads who is on a network.
+// leases reads who is on a network. An empty file is one that a power cut has left,
+// after which nobody is.
 func (n *Networks) leases(name string) (leases, error) {
 	data, err := os.ReadFile(n.file(name, ".leases"))
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(data) == 0 {
 		return leases{}, nil
 	}
 	var l leases

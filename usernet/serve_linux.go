@@ -210,6 +210,9 @@ func openOf(pid int, text string) (*os.File, error) {
 	var start uint64
 	var fd int
 	if _, err := fmt.Sscanf(text, "%d %d", &start, &fd); err != nil {
+		if container.StartTime(pid) == 0 { // killed while it wrote
+			err = container.ErrGone
+		}
 		return nil, err
 	}
 	ns, err := os.Open(fmt.Sprintf("/proc/%d/fd/%d", pid, fd))

@@ -836,18 +836,16 @@ func (h *holder) takeOver(st State) error {
 		}
 	}
 	// A monitor that was killed as it paused the container has not said so.
-	frozen, err := p.Frozen()
-	changed := err == nil && frozen != (st.Status == Paused)
+	if frozen, err := p.Frozen(); err == nil {
+		st.Status = Running
+		if frozen {
+			st.Status = Paused
+		}
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.process, h.out, h.input, h.state, h.stopping = p, out, in, st, st.Stopped
-	if changed {
-		h.state.Status = Running
-		if frozen {
-			h.state.Status = Paused
-		}
-		h.save()
-	}
+	h.save() // with what its networks have become, too
 	go h.watchHealth(p)
 	return nil
 }

@@ -12,10 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
-	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -36,6 +33,8 @@ import (
 //	containers/ID/fs, work        its file system on top of the image's
 //	containers/ID/log/            its output
 //	containers/ID/out, err        the pipes of its output
+//	container-names/              which of them has a name: names.go
+//	container-leaving/            those that remove themselves: names.go
 type Records struct {
 	s        *store.Store
 	networks *network.Networks
@@ -86,16 +85,6 @@ var ErrNotFound = errors.New("no such container")
 // ErrRunning says that something can't be done to a container that runs.
 var ErrRunning = errors.New("container is running")
 
-var nameRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`) })
-
-// CheckName says what is wrong with a name.
-func CheckName(name string) error {
-	if !nameRE().MatchString(name) {
-		return fmt.Errorf("invalid container name %q: want two or more letters, digits, _, . and -, beginning with a letter or digit", name)
-	}
-	return nil
-}
-
 // NewID makes an ID.
 func NewID() string {
 	var b [32]byte
@@ -109,7 +98,7 @@ func NewID() string {
 func (r Records) Create(c *Config, prepare func(dir string) error) (*filelock.Lock, error) {
 	own := c.Name == "" // and so nobody else's
 	if own {
-		c.Name = "c-" + c.ID[:12]
+		c.Name = ownName(c.ID)
 	}
 	if err := CheckName(c.Name); err != nil {
 		return nil, err
@@ -122,10 +111,14 @@ func (r Records) Create(c *Config, prepare func(dir string) error) (*filelock.Lo
 	if err != nil {
 		return nil, err
 	}
-	if err := prepare(dir); err != nil {
-		return nil, errors.Join(err, lock.Release())
+	err = prepare(dir)
+	if err == nil && c.AutoRemove {
+		err = r.noteLeaving(c.ID)
 	}
-	if err := r.publish(c, dir, !own); err != nil {
+	if err == nil {
+		err = r.publish(c, dir, !own)
+	}
+	if err != nil {
 		return nil, errors.Join(err, lock.Release())
 	}
 	return lock, nil
@@ -140,8 +133,10 @@ func (r Records) publish(c *Config, dir string, check bool) error {
 			return err
 		}
 		defer names.Release()
-		if err := r.nameFree(c.Name, c.ID); err != nil {
-			return err
+		if check {
+			if err := r.takeName(c.Name, c.ID); err != nil {
+				return err
+			}
 		}
 		if err := r.chooseIDs(c); err != nil {
 			return err
@@ -176,78 +171,6 @@ func (r Records) chooseIDs(c *Config) error {
 		return fmt.Errorf("--userns %s: %w", c.UserNSMode, err)
 	}
 	return nil
-}
-
-// lockNames takes the lock on which container has which name, and which ids.
-func (r Records) lockNames() (*filelock.Lock, error) {
-	return filelock.Acquire(context.Background(), r.s.Path("locks", "containers"), filelock.Exclusive, nil)
-}
-
-// nameFree says whether no container but the one of that ID has a name. On the
-// way it removes what nobody wants any more.
-func (r Records) nameFree(name, id string) error {
-	all, err := r.heads()
-	if err != nil {
-		return err
-	}
-	for _, c := range all {
-		if c.AutoRemove && c.ID != id && r.abandoned(c) {
-			whole, err := r.loadOrBroken(c.ID)
-			if err == nil {
-				err = r.Remove(whole)
-			}
-			if err != nil && !errors.Is(err, ErrRunning) && !errors.Is(err, fs.ErrNotExist) {
-				return err
-			}
-			continue
-		}
-		if c.Name == name && c.ID != id {
-			return fmt.Errorf("the name %q is in use by container %s: remove it with builder rm, or take another name", name, c.ID[:12])
-		}
-	}
-	return nil
-}
-
-// abandoned says whether a container that removes itself can't do it any more:
-// its holder was killed.
-func (r Records) abandoned(c head) bool {
-	if r.held(c.ID) {
-		return false
-	}
-	s := r.State(c.ID)
-	if s.Status == Created {
-		made, _ := processLives(c.Maker) // it is about to have the monitor start it
-		return c.ToRun && !made
-	}
-	return !s.Alive() || s.orphan()
-}
-
-// Sweep removes the containers that would have removed themselves, and that a
-// kill or a power cut has kept from it. [Records.Create] does so as well where it
-// has to look at all containers anyway.
-func (r Records) Sweep() error {
-	names, err := r.lockNames()
-	if err != nil {
-		return err
-	}
-	defer names.Release()
-	return r.nameFree("", "")
-}
-
-// Rename gives a container another name.
-func (r Records) Rename(c Config, name string) error {
-	if err := CheckName(name); err != nil {
-		return err
-	}
-	names, err := r.lockNames()
-	if err != nil {
-		return err
-	}
-	defer names.Release()
-	if err := r.nameFree(name, c.ID); err != nil {
-		return err
-	}
-	return r.changeNamed(c.ID, func(c *Config) { c.Name = name })
 }
 
 // Change changes what a container is to be, as it is written down now.
@@ -321,41 +244,6 @@ func (r Records) configs() ([]Config, error) {
 	return out, nil
 }
 
-// head is what is looked for in the records of all containers. To read it alone
-// takes a fraction of the time.
-type head struct {
-	ID         string `json:"id"`
-	Name       string `json:"name"`
-	AutoRemove bool   `json:"autoRemove"`
-	ToRun      bool   `json:"toRun"`
-	Maker      string `json:"maker"`
-}
-
-// heads is configs, in any order, as far as head goes.
-func (r Records) heads() ([]head, error) {
-	ids, err := r.ids()
-	if err != nil {
-		return nil, err
-	}
-	out := make([]head, 0, len(ids))
-	for _, id := range ids {
-		var h head
-		data, err := os.ReadFile(r.config(id))
-		if err != nil || json.Unmarshal(data, &h) != nil || h.ID != id {
-			c, err := r.loadOrBroken(id)
-			if errors.Is(err, fs.ErrNotExist) {
-				continue // removed meanwhile
-			}
-			if err != nil {
-				return nil, err
-			}
-			h = head{ID: c.ID, Name: c.Name, AutoRemove: c.AutoRemove, ToRun: c.ToRun, Maker: c.Maker}
-		}
-		out = append(out, h)
-	}
-	return out, nil
-}
-
 // loadOrBroken is load, or what stands for a container that a power cut has left
 // without a record. The error wraps [fs.ErrNotExist] if it is not there.
 func (r Records) loadOrBroken(id string) (Config, error) {
@@ -404,78 +292,6 @@ func (r Records) List() ([]Container, error) {
 		out[i] = Container{Config: c, State: r.State(c.ID)}
 	}
 	return out, nil
-}
-
-// Find returns the container of a name, an ID or the beginning of one. The
-// error wraps [ErrNotFound] if there is none.
-func (r Records) Find(name string) (Container, error) {
-	c, err := r.find(name)
-	if err != nil {
-		return Container{}, err
-	}
-	return Container{Config: c, State: r.State(c.ID)}, nil
-}
-
-func (r Records) find(name string) (Config, error) {
-	if len(name) == 64 {
-		if c, err := r.load(name); err == nil {
-			return c, nil
-		}
-	}
-	all, err := r.heads()
-	if err != nil {
-		return Config{}, err
-	}
-	return r.findIn(all, name)
-}
-
-// findIn is find among containers of which the heads are known.
-func (r Records) findIn(all []head, name string) (Config, error) {
-	h, err := named(all, name)
-	if err != nil {
-		return Config{}, err
-	}
-	c, err := r.loadOrBroken(h.ID)
-	if errors.Is(err, fs.ErrNotExist) {
-		err = fmt.Errorf("%w: %s", ErrNotFound, name)
-	}
-	return c, err
-}
-
-// Finder is Find for many names: it reads all containers once. A container that
-// is made or renamed after that is not found.
-func (r Records) Finder() (find func(name string) (Container, error), err error) {
-	all, err := r.heads()
-	if err != nil {
-		return nil, err
-	}
-	return func(name string) (Container, error) {
-		c, err := r.findIn(all, name)
-		if err != nil {
-			return Container{}, err
-		}
-		return Container{Config: c, State: r.State(c.ID)}, nil
-	}, nil
-}
-
-// named is the container of a name, an ID or the beginning of one.
-func named(all []head, name string) (head, error) {
-	var found []head
-	for _, c := range all {
-		if c.Name == name || c.ID == name || "/"+c.Name == name {
-			return c, nil
-		}
-		if name != "" && strings.HasPrefix(c.ID, name) {
-			found = append(found, c)
-		}
-	}
-	switch len(found) {
-	case 0:
-		return head{}, fmt.Errorf("%w: %s", ErrNotFound, name)
-	case 1:
-		return found[0], nil
-	}
-	return head{}, fmt.Errorf("container ID %s is ambiguous: give more of its digits", name)
 }
 
 // State tells how a container fares. Its holder's word counts, but not against
@@ -541,7 +357,9 @@ func (r Records) held(id string) bool { return locked(filepath.Join(r.Dir(id), "
 
 // awaited says whether the next monitor, which the keeper is about to start, has to
 // see to a container first.
-func (r Records) awaited(id string) bool { return r.readState(id).background() && locked(r.keeperLock()) }
+func (r Records) awaited(id string) bool {
+	return r.readState(id).background() && locked(r.keeperLock())
+}
 
 // lookWait is for how long others may have a container's lock who only look
 // whether it is held.
@@ -652,10 +470,12 @@ func (r Records) RemoveHeld(c Config) error {
 		return fmt.Errorf("remove container %s: %w", c.Name, err)
 	}
 	_ = os.Remove(r.s.Path("run", socketOf(c.ID))) // of a killed command
-	if c.AutoRemove {
-		return r.RemoveVolumes(c)
+	r.forgetName(c)
+	if !c.AutoRemove {
+		return nil
 	}
-	return nil
+	_ = os.Remove(r.leaving(c.ID)) // or the next sweep does so
+	return r.RemoveVolumes(c)
 }
 
 // Snapshots are those that containers stand on.

@@ -101,10 +101,7 @@ func (e *env) forContainers(names []string, do func(*supervisor.Client, supervis
 	if err != nil {
 		return err
 	}
-	find, err := client.Records.Finder()
-	if err != nil {
-		return err
-	}
+	find := client.Records.Finder()
 	errs := make([]error, len(names))
 	var wg sync.WaitGroup
 	var mu sync.Mutex
@@ -327,10 +324,7 @@ func (e *env) known(names []string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	find, err := supervisor.NewRecords(s).Finder()
-	if err != nil {
-		return nil, err
-	}
+	find := supervisor.NewRecords(s).Finder()
 	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
 		_, err := find(name)
 		return errors.Is(err, supervisor.ErrNotFound)

@@ -167,15 +167,13 @@ func (e *env) runHere(o *runOptions, c supervisor.Config, lock *filelock.Lock) (
 		defer caught.stop()
 	}
 	records := e.records(s)
-	if o.name == "" { // else all were looked at
-		swept := make(chan error, 1)
-		go func() { swept <- records.Sweep() }()
-		defer func() {
-			if err := <-swept; err != nil {
-				e.warn(err.Error())
-			}
-		}()
-	}
+	swept := make(chan error, 1)
+	go func() { swept <- records.Sweep() }()
+	defer func() {
+		if err := <-swept; err != nil {
+			e.warn(err.Error())
+		}
+	}()
 	f, err := records.RunForeground(rfs.Snapshots(), c, lock, streams, e.warn)
 	if err != nil {
 		return 0, err

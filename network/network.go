@@ -355,6 +355,38 @@ func (n *Networks) Drop(id string) error {
 	return n.release(id, false, names...)
 }
 
+// Rename has a container be known by another name on the networks that it is on.
+// On those where it is not known by the old one, nothing happens.
+func (n *Networks) Rename(id, from, to string) error {
+	lock, err := n.lock()
+	if err != nil {
+		return err
+	}
+	defer lock.Release()
+	names, err := n.on(id)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		all, err := n.leases(name)
+		if err != nil {
+			return err
+		}
+		l := all[id]
+		at := slices.Index(l.Names, from)
+		if at < 0 {
+			continue
+		}
+		l.Names = slices.Clone(l.Names)
+		l.Names[at] = to
+		all[id] = l
+		if err := save(n.file(name, ".leases"), all); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // InUse says whether a container that is there is on a network.
 func (n *Networks) InUse() bool {
 	all, err := n.List()

@@ -152,6 +152,12 @@ func (cl *Client) again(ctx context.Context, req request, before State) (bool, e
 		if !now.Started.After(before.Started) {
 			return true, nil
 		}
+	case "connect", "disconnect":
+		c, err := cl.Records.load(req.ID)
+		if err == nil && c.onNetwork(req.Connection.Network) == (req.Op == "connect") {
+			return false, errCarriedOut // it is asked for only where the record is different
+		}
+		return true, nil
 	default:
 		return true, nil
 	}

@@ -32,7 +32,7 @@ func (h *holder) connect(spec *container.Spec, ns *os.File) (*network.Attachment
 		return nil, nil
 	}
 	e := *h.config.Endpoint
-	e.Container, e.Names = h.config.ID, append([]string{h.config.Name}, e.Names...)
+	e.Container, e.Names = h.config.ID, append([]string{h.records.nameOf(h.config)}, e.Names...)
 	att, err := h.records.networks.Attach(e, ns)
 	if err != nil {
 		return nil, err
@@ -174,7 +174,7 @@ func (h *holder) connectTo(c network.Connection) error {
 			return err
 		}
 	}
-	err = att.Connect(c, append([]string{h.config.Name}, h.config.Endpoint.Names...))
+	err = att.Connect(c, append([]string{h.records.nameOf(h.config)}, h.config.Endpoint.Names...))
 	h.save()
 	if err != nil {
 		return err

@@ -30,7 +30,7 @@ func (r Records) eventFile() string { return r.s.Path("events") }
 // event notes an event. What can't be written is not known: nothing else
 // depends on it.
 func (r Records) event(c Config, action string, more map[string]string) {
-	attributes := map[string]string{"name": c.Name, "image": c.Image}
+	attributes := map[string]string{"name": r.nameOf(c), "image": c.Image}
 	for k, v := range c.Labels {
 		attributes[k] = v
 	}

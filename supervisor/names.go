@@ -243,7 +243,16 @@ func (r Records) sweep() error {
 	return nil
 }
 
-// Rename gives a container another name.
+// nameOf is the name that a container has by now: who holds it may know an old one.
+func (r Records) nameOf(c Config) string {
+	if now, err := r.head(c.ID); err == nil {
+		return now.Name
+	}
+	return c.Name
+}
+
+// Rename gives a container another name, by which it is known on its networks as
+// well, at once if it runs.
 func (r Records) Rename(c Config, name string) error {
 	if err := CheckName(name); err != nil {
 		return err
@@ -262,7 +271,10 @@ func (r Records) Rename(c Config, name string) error {
 	if c.Name != name {
 		r.unlink(c)
 	}
-	return nil
+	if c.Endpoint == nil {
+		return nil
+	}
+	return r.networks.Rename(c.ID, c.Name, name)
 }
 
 // head is what is looked for in the records of all containers. To read it alone

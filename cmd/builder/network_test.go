@@ -354,3 +354,30 @@ func TestWrongNetworks(t *testing.T) {
 		w.fails(tt.code, []string{tt.word}, tt.args...)
 	}
 }
+
+// TestRenameOnNetwork renames a container that runs: others find it by the new name,
+// also after it was started again, and events have that.
+func TestRenameOnNetwork(t *testing.T) {
+	w, _ := newNetBench(t)
+	w.ok("network", "create", "app")
+	w.serveHTTP("web", "here", "--network", "app")
+	w.ok("run", "-d", "--name", "cli", "--network", "app", "test/base", "sleep", "1000")
+	get := func(name string) string { return w.run("exec", "cli", "wget", "-qO-", "http://"+name+"/").stdout }
+	waitFor(t, "the answer of web", func() bool { return get("web") == "here\n" })
+	w.ok("rename", "web", "site")
+	for range 2 {
+		waitFor(t, "the answer of site", func() bool { return get("site") == "here\n" })
+		if out := get("web"); out != "" {
+			t.Errorf("the old name answers %q", out)
+		}
+		w.ok("restart", "-t", "0", "site")
+	}
+	w.ok("network", "create", "other")
+	w.ok("network", "connect", "other", "site")
+	w.ok("run", "-d", "--replace", "--name", "cli", "--network", "other", "test/base", "sleep", "1000")
+	waitFor(t, "the answer of site on another network", func() bool { return get("site") == "here\n" })
+	w.ok("stop", "-t", "0", "site")
+	if out := w.ok("events", "--since", "1h", "--stream=false", "--filter", "event=stop", "--format", "{{.Actor.Attributes.name}}"); out != "site\n" {
+		t.Errorf("the event of its stop names %q", out)
+	}
+}

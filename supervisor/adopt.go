@@ -45,6 +45,8 @@ func (m *Monitor) adopt(ctx context.Context) error {
 // adoptAll takes over the containers that have no holder. done is false if there
 // are some that could not be. They are noted in m.left.
 func (m *Monitor) adoptAll() (done bool, err error) {
+	m.adopting.Lock()
+	defer m.adopting.Unlock()
 	all, err := m.records.configs()
 	if err != nil {
 		return false, err

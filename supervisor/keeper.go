@@ -131,8 +131,12 @@ func keep(r Records, command, outputs []string, ready *os.File, log func(string)
 		return err
 	}
 	k := &keeper{records: r, command: command, log: log, outputs: map[string]keptOutput{}}
-	if err := k.inherit(outputs); err != nil {
-		return err
+	for _, text := range outputs {
+		id, o, err := inheritOutput(text)
+		if err != nil {
+			return err
+		}
+		k.outputs[id] = o
 	}
 	for failures := 0; ; failures++ {
 		begun := time.Now()
@@ -156,43 +160,6 @@ func keep(r Records, command, outputs []string, ready *os.File, log func(string)
 		}
 		time.Sleep(firstPause << min(failures, 6) / 10)
 	}
-}
-
-// inherit takes the outputs that passOn has passed on.
-func (k *keeper) inherit(outputs []string) error {
-	for _, text := range outputs {
-		id, numbers, _ := strings.Cut(text, "=")
-		var o keptOutput
-		for _, n := range strings.Split(numbers, ",") {
-			fd, err := strconv.Atoi(n)
-			if err != nil {
-				return fmt.Errorf("output %q: %w", text, err)
-			}
-			syscall.CloseOnExec(fd)
-			o.fds = append(o.fds, fd)
-		}
-		k.outputs[id] = o
-	}
-	return nil
-}
-
-// passOn has the descriptors of an output stay open in the program that this
-// process executes next, and names them for inherit.
-func passOn(id string, output []*os.File) (string, error) {
-	var numbers []string
-	for _, f := range output {
-		conn, err := f.SyscallConn()
-		if err != nil {
-			return "", err
-		}
-		var n int
-		var errDup error
-		if err := conn.Control(func(fd uintptr) { n, errDup = sys.DupInherited(fd) }); err != nil || errDup != nil {
-			return "", errors.Join(err, errDup)
-		}
-		numbers = append(numbers, strconv.Itoa(n))
-	}
-	return id + "=" + strings.Join(numbers, ","), nil
 }
 
 func describe(s syscall.WaitStatus) string {

@@ -10,10 +10,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"builder/internal/filelock"
@@ -84,6 +82,8 @@ type Monitor struct {
 	log     func(string) // where warnings of containers go that nobody waits for
 	kept    Kept
 	keeper  []string // the command that runs [Keep]
+
+	adopting sync.Mutex // held while containers are taken over
 
 	mu      sync.Mutex
 	holders map[string]*holder
@@ -157,42 +157,6 @@ func (m *Monitor) Run(ctx context.Context, ready func()) error {
 			return err
 		}
 	}
-}
-
-// becomeKeeper executes the keeper in place of this process, which is the parent
-// of the containers and has to stay it. For them it is as if the monitor was
-// killed. It returns only if that can't be done.
-func (m *Monitor) becomeKeeper(ctx context.Context) error {
-	// A new one may be there for a moment, until it sees that there is a monitor.
-	lock, err := filelock.Acquire(ctx, m.records.keeperLock(), filelock.Exclusive, nil)
-	if err != nil {
-		return err
-	}
-	defer lock.Release()
-	fd, err := lock.PassOn()
-	if err != nil {
-		return err
-	}
-	m.mu.Lock() // for good, if all goes well
-	defer m.mu.Unlock()
-	args := append(m.keeper[:len(m.keeper):len(m.keeper)], "--lock", strconv.Itoa(fd))
-	for id, h := range m.holders {
-		h.mu.Lock()
-		out := h.out
-		h.mu.Unlock()
-		if out == nil || len(out.from) == 0 {
-			continue
-		}
-		text, err := passOn(id, out.from)
-		if errors.Is(err, os.ErrClosed) {
-			continue // it has just ended
-		}
-		if err != nil {
-			return fmt.Errorf("container %s: pass on its output: %w", h.config.Name, err)
-		}
-		args = append(args, "--output", text)
-	}
-	return os.NewSyscallError("execve", syscall.Exec("/proc/self/exe", args, os.Environ()))
 }
 
 // idle says whether nothing is held or asked for.

@@ -69,8 +69,6 @@ type Config struct {
 	// ToRun says that it was made to be started at once: if it never was,
 	// nobody wants it.
 	ToRun bool `json:"toRun,omitempty"`
-	// Maker is the [ProcessID] of the command that makes it, and starts it then.
-	Maker string `json:"maker,omitempty"`
 	// Options are the command line that it was made by, for inspect.
 	Options json.RawMessage `json:"options,omitempty"`
 }

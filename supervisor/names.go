@@ -134,6 +134,19 @@ func (r Records) noteLeaving(id string) error {
 	return err
 }
 
+// maker says whether the process lives that has made a container which removes
+// itself.
+func (r Records) maker(id string) (lives bool) {
+	process, err := os.Readlink(r.leaving(id))
+	if err == nil {
+		lives, _ = processLives(process)
+	}
+	return lives
+}
+
+// nobody stands for a maker that has ended.
+const nobody = "-"
+
 // linkAll makes the links of all containers, once since the machine has started: a
 // power cut can have lost some, and older versions made none. The caller has the
 // lock on names.
@@ -152,7 +165,7 @@ func (r Records) linkAll() error {
 	}
 	for _, c := range all {
 		if c.AutoRemove {
-			if err := link(or(c.Maker, "-"), r.leaving(c.ID)); err != nil {
+			if err := os.Symlink(nobody, r.leaving(c.ID)); err != nil && !errors.Is(err, fs.ErrExist) {
 				return err
 			}
 		}
@@ -188,8 +201,7 @@ func (r Records) abandoned(c head) bool {
 	}
 	s := r.State(c.ID)
 	if s.Status == Created {
-		made, _ := processLives(c.Maker) // it is about to have the monitor start it
-		return c.ToRun && !made
+		return c.ToRun && !r.maker(c.ID) // else that is about to have the monitor start it
 	}
 	return !s.Alive() || s.orphan()
 }
@@ -220,8 +232,7 @@ func (r Records) sweep() error {
 	for _, e := range entries {
 		c, err := r.head(e.Name())
 		if errors.Is(err, fs.ErrNotExist) { // not there yet, or not any more
-			maker, err := os.Readlink(r.leaving(e.Name()))
-			if lives, _ := processLives(maker); err == nil && !lives {
+			if !r.maker(e.Name()) {
 				_ = os.Remove(r.leaving(e.Name()))
 			}
 			continue
@@ -284,7 +295,6 @@ type head struct {
 	Name       string `json:"name"`
 	AutoRemove bool   `json:"autoRemove"`
 	ToRun      bool   `json:"toRun"`
-	Maker      string `json:"maker"`
 }
 
 // head reads that of a container. The error wraps [fs.ErrNotExist] if it is not
@@ -296,7 +306,7 @@ func (r Records) head(id string) (head, error) {
 		return h, nil
 	}
 	c, err := r.loadOrBroken(id)
-	return head{ID: c.ID, Name: c.Name, AutoRemove: c.AutoRemove, ToRun: c.ToRun, Maker: c.Maker}, err
+	return head{ID: c.ID, Name: c.Name, AutoRemove: c.AutoRemove, ToRun: c.ToRun}, err
 }
 
 // heads is configs, in any order, as far as head goes.

@@ -127,9 +127,6 @@ func (e *env) createContainer(ctx context.Context, o *createOptions, name string
 		ID: supervisor.NewID(), Name: o.name, Image: name, ImageID: img.ID().String(), Snapshot: string(below), Created: time.Now(),
 		OpenStdin: o.interactive, StdinOnce: o.attachStdin, AutoRemove: o.rm, ToRun: o.atOnce,
 	}
-	if o.atOnce && o.rm {
-		c.Maker = supervisor.ProcessID()
-	}
 	if err := o.fill(e, img, args, &c); err != nil {
 		return c, nil, err
 	}

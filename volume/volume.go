@@ -54,6 +54,7 @@ type Volume struct {
 var (
 	ErrNotFound = errors.New("no such volume")
 	ErrInUse    = errors.New("volume is in use")
+	ErrDamaged  = errors.New("its record is damaged: copy what is in its directory, and remove it")
 )
 
 // Names in a directory of volumes, and in that of one.
@@ -161,7 +162,7 @@ func (v Volumes) makeWay(name string) error {
 }
 
 // Get returns a volume. The error wraps [ErrNotFound] if there is none of the
-// name.
+// name, or [ErrDamaged] if nothing but its name and directory is known.
 func (v Volumes) Get(name string) (Volume, error) {
 	var out Volume
 	if err := CheckName(name); err != nil {
@@ -171,11 +172,11 @@ func (v Volumes) Get(name string) (Volume, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return out, fmt.Errorf("%w: %s", ErrNotFound, name)
 	}
-	if err == nil {
-		err = json.Unmarshal(data, &out)
-	}
 	if err != nil {
 		return out, fmt.Errorf("volume %s: %w", name, err)
+	}
+	if err := json.Unmarshal(data, &out); err != nil {
+		return Volume{Name: name, Dir: filepath.Join(v.path(name), dataDir)}, fmt.Errorf("volume %s: %w: %w", name, ErrDamaged, err)
 	}
 	if out.Dir = filepath.Join(v.path(name), dataDir); out.Device != "" {
 		out.Dir = out.Device
@@ -183,7 +184,8 @@ func (v Volumes) Get(name string) (Volume, error) {
 	return out, nil
 }
 
-// List returns all volumes by name.
+// List returns all volumes by name. Of a damaged one there is its name and
+// directory.
 func (v Volumes) List() ([]Volume, error) {
 	entries, err := os.ReadDir(v.dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -201,7 +203,7 @@ func (v Volumes) List() ([]Volume, error) {
 		if errors.Is(err, ErrNotFound) {
 			continue // half made or half removed
 		}
-		if err != nil {
+		if err != nil && !errors.Is(err, ErrDamaged) {
 			return nil, err
 		}
 		out = append(out, vol)
@@ -219,7 +221,7 @@ func (v Volumes) Remove(name string, used func(name string) (bool, error)) error
 		return err
 	}
 	defer lock.Release()
-	if _, err := v.Get(name); err != nil {
+	if _, err := v.Get(name); err != nil && !errors.Is(err, ErrDamaged) {
 		return err
 	}
 	in, err := used(name)

@@ -264,3 +264,30 @@ func TestFill(t *testing.T) {
 		files(t, source, "late")
 	}
 }
+
+// TestDamaged: a volume whose record a power cut has emptied is listed, is not used,
+// and can be removed; others are not concerned.
+func TestDamaged(t *testing.T) {
+	v := Open(t.TempDir())
+	for _, name := range []string{"good", "bad"} {
+		if _, err := v.Create(Volume{Name: name}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Truncate(filepath.Join(v.path("bad"), recordFile), 0); err != nil {
+		t.Fatal(err)
+	}
+	all, err := v.List()
+	if err != nil || len(all) != 2 || all[0].Name != "bad" || all[0].Dir != filepath.Join(v.path("bad"), dataDir) {
+		t.Errorf("listed are %+v, %v", all, err)
+	}
+	if _, err := v.Create(Volume{Name: "bad"}); !errors.Is(err, ErrDamaged) {
+		t.Errorf("it is used: %v", err)
+	}
+	if err := v.Remove("bad", func(string) (bool, error) { return false, nil }); err != nil {
+		t.Error(err)
+	}
+	if all, err := v.List(); err != nil || len(all) != 1 {
+		t.Errorf("listed are then %+v, %v", all, err)
+	}
+}

@@ -117,26 +117,25 @@ func (m *Monitor) forgetExits() {
 
 // adoptOne takes over a container if it has no holder.
 func (m *Monitor) adoptOne(c Config) error {
+	if m.held(c.ID) != nil {
+		return nil
+	}
 	st := m.records.readState(c.ID)
-	if !st.Alive() && st.Status != Restarting {
+	switch {
+	case st.Foreground && st.Alive(): // its holder is a command, or it has ended with it
+		m.tell(c, m.records.EndOrphan(c))
+		return nil
+	case !st.Alive() && st.Status != Restarting:
 		if c.AutoRemove && st.Status == Exited {
-			if err := m.records.Remove(c); err != nil && !errors.Is(err, ErrRunning) {
-				return err
-			}
+			m.tell(c, m.records.Remove(c))
 		}
 		return nil
 	}
-	if st.Foreground { // its holder is a command, or it has ended with it
-		return m.records.EndOrphan(c)
-	}
 	lock, err := m.records.lock(c)
-	if errors.Is(err, ErrRunning) && m.held(c.ID) == nil {
-		return err // somebody looks at it, who is slow
-	}
-	if errors.Is(err, ErrRunning) || errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err != nil {
+	if err != nil { // somebody looks at it, perhaps, who is slow
 		return err
 	}
 	h := newHolder(m.records, m.snaps, c, lock)
@@ -163,6 +162,13 @@ func (m *Monitor) adoptOne(c Config) error {
 	return nil
 }
 
+// tell logs what is nobody's concern later.
+func (m *Monitor) tell(c Config, err error) {
+	if err != nil && !errors.Is(err, ErrRunning) {
+		m.log(fmt.Sprintf("container %s: %v", c.Name, err))
+	}
+}
+
 // adoptEnded takes what a container has left that has ended without a holder, and
 // says whether it is to be started again.
 func (m *Monitor) adoptEnded(h *holder, st State) (again bool) {
@@ -170,14 +176,10 @@ func (m *Monitor) adoptEnded(h *holder, st State) (again bool) {
 	defer h.mu.Unlock()
 	h.state = st
 	if st.Alive() {
-		if err := h.drain(); err != nil {
-			m.log(fmt.Sprintf("output of container %s: %v", h.config.Name, err))
-		}
+		m.tell(h.config, h.drain())
 		removeGroups(h.config)
 		h.state = m.records.abandonedState(st)
-		if err := m.records.networks.Drop(h.config.ID); err != nil {
-			m.log(err.Error())
-		}
+		m.tell(h.config, m.records.networks.Drop(h.config.ID))
 	}
 	h.last = h.state
 	// One word, so that a kill in between leaves nothing half said.

@@ -294,13 +294,29 @@ func (s *stdio) wait(ended bool) error {
 }
 
 // ReadPresent copies what is in a pipe or terminal, opened for non-blocking
-// reading, without waiting for more.
+// reading, without waiting for more, nor for others that go on writing.
 func ReadPresent(to io.Writer, from *os.File) error {
-	_, err := io.Copy(to, present{from})
-	if errors.Is(err, unix.EIO) {
-		err = nil // how a terminal ends
+	_, err := io.CopyN(to, present{from}, Present(from))
+	if errors.Is(err, unix.EIO) || errors.Is(err, io.EOF) {
+		err = nil // EIO is how a terminal ends
 	}
 	return err
+}
+
+// Present is how many bytes there may be in a pipe or terminal. Of a terminal not
+// all are counted that are on their way.
+func Present(f *os.File) int64 {
+	const most = 1 << 20
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return most
+	}
+	n := 0
+	err = conn.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
+	if err != nil {
+		return most
+	}
+	return max(int64(n), most)
 }
 
 // present reads what a non-blocking file has, and then says that it has ended.

@@ -69,20 +69,35 @@ func (m *Monitor) adoptAll() (done bool, err error) {
 	if len(left) > 0 {
 		return false, nil
 	}
-	m.kept.all()
+	m.mu.Lock()
+	m.adopted = true
+	m.mu.Unlock()
+	m.kept.dropOthers()
 	m.forgetExits()
 	return true, nil
 }
 
-// unheld is why a container that runs has no holder, nil if it has one or does
-// not run.
-func (m *Monitor) unheld(id string) error {
+// takeOver tries anew to take over a container that could not be.
+func (m *Monitor) takeOver(id string) error {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.holders[id] != nil {
+	why := m.left[id]
+	m.mu.Unlock()
+	if why == nil {
 		return nil
 	}
-	return m.left[id]
+	m.adopting.Lock()
+	defer m.adopting.Unlock()
+	c, err := m.records.load(id)
+	if err == nil {
+		err = m.adoptOne(c)
+	}
+	if err != nil {
+		return fmt.Errorf("container %s can't be taken over: %w", id[:12], err)
+	}
+	m.mu.Lock()
+	delete(m.left, id)
+	m.mu.Unlock()
+	return nil
 }
 
 // forgetExits removes what the keeper has noted and nobody waits for: of
@@ -94,10 +109,10 @@ func (m *Monitor) forgetExits() {
 		return
 	}
 	m.mu.Lock()
-	held, left := slices.Collect(maps.Values(m.holders)), len(m.left)
+	held, adopted := slices.Collect(maps.Values(m.holders)), m.adopted
 	m.mu.Unlock()
-	if left > 0 {
-		return
+	if !adopted {
+		return // some are for those that are not looked at yet
 	}
 	wanted := map[string]bool{}
 	for _, h := range held {
@@ -138,6 +153,9 @@ func (m *Monitor) adoptOne(c Config) error {
 	if err != nil { // somebody looks at it, perhaps, who is slow
 		return err
 	}
+	if st = m.records.readState(c.ID); !st.background() { // it has ended meanwhile
+		return lock.Release()
+	}
 	h := newHolder(m.records, m.snaps, c, lock)
 	h.warn, h.kept = m.log, m.kept
 	if st.Alive() && st.processLives() {
@@ -150,7 +168,11 @@ func (m *Monitor) adoptOne(c Config) error {
 			return errors.Join(err, lock.Release())
 		}
 	}
-	if m.adoptEnded(h, st) {
+	again, err := m.adoptEnded(h, st)
+	if err != nil {
+		return errors.Join(err, lock.Release())
+	}
+	if again {
 		m.add(h, func() {
 			if h.restart() {
 				h.hold()
@@ -170,14 +192,16 @@ func (m *Monitor) tell(c Config, err error) {
 }
 
 // adoptEnded takes what a container has left that has ended without a holder, and
-// says whether it is to be started again.
-func (m *Monitor) adoptEnded(h *holder, st State) (again bool) {
+// says whether it is to be started again. After an error it can be repeated.
+func (m *Monitor) adoptEnded(h *holder, st State) (again bool, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.state = st
 	if st.Alive() {
-		m.tell(h.config, h.drain())
-		removeGroups(h.config)
+		removeGroups(h.config) // with what is left of its processes
+		if err := h.drain(); err != nil {
+			return false, err
+		}
 		h.state = m.records.abandonedState(st)
 		m.tell(h.config, m.records.networks.Drop(h.config.ID))
 	}
@@ -188,11 +212,14 @@ func (m *Monitor) adoptEnded(h *holder, st State) (again bool) {
 	if again {
 		h.state.Status = Restarting
 	}
-	h.save()
+	if err := h.records.saveState(h.config.ID, h.state); err != nil {
+		return false, err
+	}
+	h.kept.drop(h.config)
 	if st.Alive() {
 		h.tellEnd()
 	}
-	return again
+	return again, nil
 }
 
 func (m *Monitor) add(h *holder, run func()) {

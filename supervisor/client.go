@@ -108,9 +108,10 @@ func (cl *Client) request(ctx context.Context, c Config, req request, spawn bool
 			return nil, resp, context.Cause(ctx)
 		case err != nil && try < 5:
 			_ = nc.Close() // a monitor that was just ending, or was killed
-			if again, err := cl.again(ctx, req, before); !again {
+			if repeat, err := cl.toRepeat(ctx, req, before); !repeat {
 				return nil, resp, err
 			}
+			req.Repeated = true
 			time.Sleep(time.Duration(try) * 10 * time.Millisecond)
 			continue
 		case err != nil:
@@ -138,27 +139,16 @@ func (cl *Client) request(ctx context.Context, c Config, req request, spawn bool
 // killed before it could answer.
 var errCarriedOut = errors.New("the monitor was killed after it had done that")
 
-// again says whether a request is to be repeated of which no answer came, or else
-// with which error it ends: to repeat what has been done may do it twice.
-func (cl *Client) again(ctx context.Context, req request, before State) (bool, error) {
-	now := cl.Records.readState(req.ID)
+// toRepeat says whether a request is to be repeated of which no answer came, or
+// else with which error it ends: what starts a container may have done so, and that
+// is not to be done twice.
+func (cl *Client) toRepeat(ctx context.Context, req request, before State) (bool, error) {
 	switch req.Op {
-	case "pause":
-		if now.Status == Paused && before.Status != Paused {
-			return false, errCarriedOut
-		}
-		return true, nil
 	case opStart, opStartMapped, "restart":
-		if !now.Started.After(before.Started) {
-			return true, nil
-		}
-	case "connect", "disconnect":
-		c, err := cl.Records.load(req.ID)
-		if err == nil && c.onNetwork(req.Connection.Network) == (req.Op == "connect") {
-			return false, errCarriedOut // it is asked for only where the record is different
-		}
-		return true, nil
 	default:
+		return true, nil
+	}
+	if now := cl.Records.readState(req.ID); !now.Started.After(before.Started) {
 		return true, nil
 	}
 	// It was about to run, but perhaps the monitor was killed before it did. The
@@ -168,7 +158,11 @@ func (cl *Client) again(ctx context.Context, req request, before State) (bool, e
 		return false, err
 	}
 	_ = nc.Close()
-	if now = cl.Records.State(req.ID); now.Status == Exited && now.ExitCode == notExecuted {
+	now := cl.Records.State(req.ID)
+	if _, err := cl.Records.load(req.ID); err != nil {
+		return false, fmt.Errorf("the monitor was killed as it started container %s, which has removed itself", req.ID[:12])
+	}
+	if now.Status == Exited && now.ExitCode == notExecuted {
 		return true, nil
 	}
 	if req.Attach != nil {
@@ -177,7 +171,8 @@ func (cl *Client) again(ctx context.Context, req request, before State) (bool, e
 	return false, errCarriedOut
 }
 
-// notExecuted is how a process ends that was not let execute its command.
+// notExecuted is how a process ends that was not let execute its command. One that
+// did, and ended so at that moment, can't be told from it.
 const notExecuted = 125
 
 // connect finds who holds a container. A container that lives and has no
@@ -191,7 +186,7 @@ func (cl *Client) connect(ctx context.Context, c Config, spawn bool) (*conn, err
 		return nil, err
 	}
 	st := cl.Records.readState(c.ID)
-	if spawn || st.Alive() && !st.Foreground || st.Status == Restarting {
+	if spawn || st.background() {
 		return cl.monitor(ctx)
 	}
 	return cl.Records.dial(monitorSocket)
@@ -322,7 +317,8 @@ func (cl *Client) Wait(ctx context.Context, c Config) (State, error) {
 		if not := new(NotRunningError); errors.As(err, &not) {
 			return st, nil
 		}
-		// The holder was killed while it waited.
+		// The holder was killed while it waited, or there is none yet.
+		time.Sleep(lookWait)
 	}
 }
 
@@ -338,12 +334,24 @@ func (cl *Client) Revive(ctx context.Context, list ...Container) (bool, error) {
 	if !slices.ContainsFunc(list, func(c Container) bool { return cl.Records.readState(c.ID).background() }) {
 		return false, nil
 	}
-	nc, err := cl.monitor(ctx)
-	if err != nil {
-		return false, err
+	err := make(chan error, 1)
+	go func() {
+		nc, errStart := cl.monitor(ctx)
+		if errStart == nil {
+			errStart = nc.Close()
+		}
+		err <- errStart
+	}()
+	select {
+	case err := <-err:
+		return err == nil, err
+	case <-time.After(reviveTime):
+		return false, errors.New("the monitor that holds the containers in the background does not start")
 	}
-	return true, nc.Close()
 }
+
+// reviveTime is how long Revive waits for the monitor.
+const reviveTime = 3 * time.Second
 
 // background says whether it is the state of a container that a monitor holds.
 func (s State) background() bool {

@@ -50,7 +50,7 @@ func TestNotDoneTwice(t *testing.T) {
 			State{Status: Exited, Started: time.Now(), ExitCode: 125}, 2, false},
 		"attached":  {func(cl *Client, c Config) error { _, err := cl.Start(t.Context(), c, &Session{}); return err }, runs, 1, true},
 		"restarted": {func(cl *Client, c Config) error { return cl.Restart(t.Context(), c, 15, 0) }, runs, 1, false},
-		"paused":    {func(cl *Client, c Config) error { return cl.Pause(t.Context(), c) }, State{Status: Paused}, 1, false},
+		"paused":    {func(cl *Client, c Config) error { return cl.Pause(t.Context(), c) }, State{Status: Paused}, 2, false},
 		"killed":    {func(cl *Client, c Config) error { return cl.Kill(t.Context(), c, 9) }, State{}, 2, false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -74,7 +74,10 @@ func TestNotDoneTwice(t *testing.T) {
 					conn := newConn(nc)
 					var req request
 					if conn.readJSON(&req) == nil {
-						if n++; n == 1 {
+						if n++; req.Repeated != (n > 1) {
+							t.Errorf("request %d is repeated: %v", n, req.Repeated)
+						}
+						if n == 1 {
 							if test.after.Status != "" && r.saveState(c.ID, test.after) != nil {
 								return
 							}

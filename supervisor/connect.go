@@ -154,7 +154,7 @@ func (c *Config) checkConnects() error {
 
 // connectTo joins the container to one more network. If a holder was killed
 // between the network and the record, one that has the one or the other gets both.
-func (h *holder) connectTo(c network.Connection) error {
+func (h *holder) connectTo(c network.Connection, repeated bool) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	att, err := h.attached()
@@ -163,6 +163,9 @@ func (h *holder) connectTo(c network.Connection) error {
 	}
 	wanted := h.config.onNetwork(c.Network)
 	if wanted && (att == nil || att.On(c.Network)) {
+		if repeated {
+			return nil
+		}
 		return h.config.errOn(c.Network)
 	}
 	enter := func(cfg *Config) { cfg.enter(c) }
@@ -188,7 +191,7 @@ func (h *holder) connectTo(c network.Connection) error {
 }
 
 // disconnectFrom takes it from one, as far as it is on it.
-func (h *holder) disconnectFrom(name string) error {
+func (h *holder) disconnectFrom(name string, repeated bool) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	att, err := h.attached()
@@ -197,6 +200,9 @@ func (h *holder) disconnectFrom(name string) error {
 	}
 	wanted, on := h.config.onNetwork(name), att != nil && att.On(name)
 	if !wanted && !on {
+		if repeated {
+			return nil
+		}
 		return h.config.errNotOn(name)
 	}
 	if on {

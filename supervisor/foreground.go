@@ -61,7 +61,7 @@ func (r Records) RunForeground(snaps *snapshot.Overlay, c Config, lock *filelock
 
 // endView returns when the output has been shown.
 func (f *Foreground) endView() {
-	f.viewer.close()
+	f.viewer.close(State{}) // if it isn't yet
 	f.shown.Wait()
 }
 
@@ -100,7 +100,7 @@ func (f *Foreground) held(id string) *holder {
 	return f.h
 }
 
-func (f *Foreground) unheld(string) error { return nil }
+func (f *Foreground) takeOver(string) error { return nil }
 
 func (f *Foreground) begin(string, func(string)) (*holder, error) { return nil, ErrRunning }
 

@@ -72,7 +72,7 @@ func (h *holder) watchHealth(p *container.Process) {
 			if h.current().Status == Paused {
 				continue
 			}
-			if probe, ok := h.probe(ctx); ok {
+			if probe, ok := h.probe(ctx, p); ok {
 				h.judge(p, probe, time.Since(begun) < c.StartPeriod)
 			}
 		}
@@ -80,7 +80,7 @@ func (h *holder) watchHealth(p *container.Process) {
 }
 
 // probe runs one check. ok is false if the container ended meanwhile.
-func (h *holder) probe(ctx context.Context) (probe Probe, ok bool) {
+func (h *holder) probe(ctx context.Context, p *container.Process) (probe Probe, ok bool) {
 	c := h.config.Health
 	args := c.Test[1:]
 	if c.Test[0] == "CMD-SHELL" {
@@ -99,7 +99,7 @@ func (h *holder) probe(ctx context.Context) (probe Probe, ok bool) {
 	probe.Start = time.Now()
 	run, err := container.Exec(ctx, target, spec)
 	if err == nil {
-		h.probing(run.Pid())
+		h.probing(p, run.Pid())
 		ended := make(chan error, 1)
 		go func() { ended <- run.Wait() }()
 		select {
@@ -126,11 +126,11 @@ func (h *holder) probe(ctx context.Context) (probe Probe, ok bool) {
 }
 
 // probing notes the process of a check.
-func (h *holder) probing(pid int) {
+func (h *holder) probing(p *container.Process, pid int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.process == nil {
-		return // it ends with the container
+	if h.process != p {
+		return // it has ended with the container
 	}
 	now := *h.state.Health
 	now.Pid, now.PidStart = pid, container.StartTime(pid)

@@ -37,8 +37,8 @@ type holder struct {
 	out     *output            // while it runs
 	waiting []*viewer          // for the next start
 
-	foreground *IO  // of a container in the foreground
-	kept       Kept // of the monitor
+	foreground *IO   // of a container in the foreground
+	kept       *Kept // of the monitor
 
 	joined *os.File // network namespace of another container, during a start
 	root   *os.File // of the process; nil if another holder has mounted it
@@ -317,7 +317,7 @@ func (h *holder) start() (err error) {
 			in.close()
 		}
 		_ = out.close() // nothing was written
-		h.kept.drop(h.config.ID)
+		h.kept.drop(h.config)
 		return errors.Join(err, att.Close())
 	}
 	h.mu.Lock()
@@ -331,14 +331,18 @@ func (h *holder) start() (err error) {
 // keepOutput has the keeper keep open where the output comes from, so that nothing
 // of it is lost with this process.
 func (h *holder) keepOutput(out *output, terminal *os.File) error {
-	from := out.readers
+	var errs []error
 	if terminal != nil {
-		from = []*os.File{terminal}
+		errs = append(errs, h.kept.keep(h.config.ID, terminal))
 	}
-	if err := h.kept.keep(h.config.ID, from...); err != nil {
+	for stream, pipe := range out.readers {
+		if pipe != nil {
+			errs = append(errs, h.kept.keep(pipeKey(h.config.ID, Stream(stream)), pipe))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("keep its output: %w", err)
 	}
-	out.from = from
 	return nil
 }
 
@@ -424,7 +428,20 @@ func (h *holder) wait() {
 		in.close()
 	}
 	logErr := out.close()
-	h.kept.drop(h.config.ID)
+	h.noteEnd(err, logErr)
+	h.kept.drop(h.config) // when the end is written down, in case nobody listens
+	out.tellViewers(h.lastEnd())
+}
+
+// lastEnd is how the process has ended last.
+func (h *holder) lastEnd() State {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.last
+}
+
+// noteEnd writes down how the process has ended.
+func (h *holder) noteEnd(err, logErr error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.state.Network.Close(); err != nil {
@@ -692,9 +709,12 @@ func (h *holder) awaitEnd(ctx context.Context) error {
 }
 
 // pause stops all its processes until thaw.
-func (h *holder) pause() error {
+func (h *holder) pause(repeated bool) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.state.Status == Paused && repeated {
+		return nil
+	}
 	if h.state.Status == Paused {
 		return fmt.Errorf("container %s is already paused", h.config.Name)
 	}
@@ -741,9 +761,12 @@ func (h *holder) resize(width, height uint16) error {
 func (h *holder) watch(v *viewer) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.out != nil {
+	switch {
+	case h.out != nil:
 		h.out.add(v)
-	} else {
+	case h.last.Status != "": // it has ended, and is perhaps started again
+		v.close(h.last)
+	default:
 		h.waiting = append(h.waiting, v)
 	}
 }
@@ -801,13 +824,13 @@ func (h *holder) takeOver(st State) error {
 		return err
 	}
 	a := container.Adoption{
-		Pid: st.Pid, Start: st.PidStart, Terminal: h.kept.terminals[h.config.ID],
+		Pid: st.Pid, Start: st.PidStart,
 		Exit: func() (syscall.WaitStatus, bool) { return h.records.exitOf(st.Pid, st.PidStart) },
 	}
 	var in *input
 	if !spec.Terminal {
 		_, err = out.pipes(dir, false)
-	} else if a.Terminal != nil {
+	} else if a.Terminal = h.kept.terminal(h.config.ID); a.Terminal != nil {
 		spec.Stdout = out
 		if h.config.OpenStdin {
 			if in, err = newInput(); err == nil {
@@ -826,7 +849,6 @@ func (h *holder) takeOver(st State) error {
 		return errors.Join(err, out.close())
 	}
 	st.endProbe()
-	delete(h.kept.terminals, h.config.ID) // it is the process's now
 	if err := h.keepOutput(out, a.Terminal); err != nil {
 		h.warn(fmt.Sprintf("container %s: %v", h.config.Name, err))
 	}
@@ -860,7 +882,7 @@ func (h *holder) drain() error {
 	}
 	if !h.config.Spec.Terminal {
 		_, err = out.pipes(dir, false)
-	} else if f := h.kept.terminals[h.config.ID]; f != nil {
+	} else if f := h.kept.terminal(h.config.ID); f != nil {
 		err = container.ReadPresent(out, f)
 	}
 	return errors.Join(err, out.close())

@@ -76,23 +76,15 @@ type keeper struct {
 	log     func(string)
 
 	mu        sync.Mutex
-	outputs   map[string]keptOutput // by the container's ID
+	outputs   map[string]keptOutput // by their keys: see [Kept]
 	receiving sync.WaitGroup
 }
 
-// keptOutput is where a container's output comes from: its terminal, or its two
-// pipes. They are descriptors and no files, as nobody waits for them here.
+// keptOutput is where output of a container comes from. It is a descriptor and no
+// file, as nobody waits for it here.
 type keptOutput struct {
-	fds     []int
+	fd      int
 	monitor int // the process that has given it
-}
-
-func (o keptOutput) terminal() bool { return len(o.fds) == 1 }
-
-func (o keptOutput) close() {
-	for _, fd := range o.fds {
-		_ = syscall.Close(fd)
-	}
 }
 
 // Keep runs a monitor, by a command line to which it adds one --terminal ID for
@@ -116,32 +108,50 @@ func Keep(r Records, command []string, ready *os.File, log func(string)) error {
 		return err
 	}
 	defer lock.Release()
-	return keep(r, command, nil, ready, log)
+	return newKeeper(r, command, log).run(ready)
 }
 
 // KeepOn is [Keep] in the process of a monitor whose keeper has ended, which has
-// passed on the lock and the outputs.
+// passed on the lock's descriptor, and outputs: KEY=DESCRIPTOR. As the parent of
+// the containers has to stay, nothing of that is an error.
 func KeepOn(r Records, command []string, lock int, outputs []string, log func(string)) error {
-	defer filelock.Inherit(lock).Release()
-	return keep(r, command, outputs, nil, log)
+	if held, err := sys.Inherit(lock); err != nil {
+		log(fmt.Sprintf("inherit the lock: %v", err))
+	} else {
+		defer held.Close()
+	}
+	k := newKeeper(r, command, log)
+	for _, text := range outputs {
+		key, number, _ := strings.Cut(text, "=")
+		fd, err := strconv.Atoi(number)
+		if err == nil {
+			err = sys.CloseOnExec(fd)
+		}
+		if err != nil {
+			log(fmt.Sprintf("inherit output %s: %v", text, err))
+			continue
+		}
+		k.outputs[key] = keptOutput{fd: fd}
+	}
+	return k.run(nil)
 }
 
-func keep(r Records, command, outputs []string, ready *os.File, log func(string)) error {
+func newKeeper(r Records, command []string, log func(string)) *keeper {
+	return &keeper{records: r, command: command, log: log, outputs: map[string]keptOutput{}}
+}
+
+// run runs monitors. ready is nil if nobody waits.
+func (k *keeper) run(ready *os.File) error {
 	if err := sys.AdoptOrphans(true); err != nil {
 		return err
-	}
-	k := &keeper{records: r, command: command, log: log, outputs: map[string]keptOutput{}}
-	for _, text := range outputs {
-		id, o, err := inheritOutput(text)
-		if err != nil {
-			return err
-		}
-		k.outputs[id] = o
 	}
 	for failures := 0; ; failures++ {
 		begun := time.Now()
 		pid, err := k.spawn(ready)
-		ready.Close()
+		if ready != nil {
+			ready.Close()
+			ready = nil
+		}
 		if err == nil {
 			var status syscall.WaitStatus
 			status, err = k.await(pid)
@@ -151,7 +161,7 @@ func keep(r Records, command, outputs []string, ready *os.File, log func(string)
 			err = fmt.Errorf("the monitor ended (%s) and is started again", describe(status))
 		}
 		k.receiving.Wait()
-		log(err.Error())
+		k.log(err.Error())
 		if time.Since(begun) > steady {
 			failures = 0
 		}
@@ -181,16 +191,16 @@ func (k *keeper) spawn(ready *os.File) (pid int, err error) {
 		return 0, err
 	}
 	defer null.Close()
-	if _, err := ready.Stat(); err != nil {
-		ready = null // a later one: nobody waits
+	if ready == nil {
+		ready = null
 	}
 	args := k.command
 	fds := []uintptr{null.Fd(), null.Fd(), os.Stderr.Fd(), ready.Fd(), theirs.Fd()}
 	k.mu.Lock()
-	for id, o := range k.outputs {
-		if o.terminal() { // pipes have names
-			args = append(args[:len(args):len(args)], "--terminal", id)
-			fds = append(fds, uintptr(o.fds[0]))
+	for key, o := range k.outputs {
+		if !isPipe(key) { // these have names
+			args = append(args[:len(args):len(args)], "--terminal", key)
+			fds = append(fds, uintptr(o.fd))
 		}
 	}
 	k.mu.Unlock()
@@ -206,42 +216,38 @@ func (k *keeper) spawn(ready *os.File) (pid int, err error) {
 	return pid, nil
 }
 
-// What the monitor says of a container's output is its ID, with the output, or,
-// when that has ended, its ID with a sign before it.
-const (
-	dropOutput = "-"
-	// dropOthers stands alone: what a killed monitor has given and this one
-	// hasn't is not needed.
-	dropOthers = "="
-)
-
 // receive keeps the outputs that a monitor gives, and drops those that it says
 // have ended, until the monitor does.
 func (k *keeper) receive(socket *os.File, monitor int) {
 	for {
-		text, fds, err := sys.ReceiveFiles(socket)
+		text, fd, err := sys.ReceiveFile(socket)
 		if err != nil || text == "" {
 			return
 		}
-		id, dropped := strings.CutPrefix(text, dropOutput)
+		key, dropped := strings.CutPrefix(text, dropOutput)
 		k.mu.Lock()
-		switch {
-		case text == dropOthers:
-			maps.DeleteFunc(k.outputs, func(_ string, o keptOutput) bool {
-				if o.monitor != monitor {
-					o.close()
-				}
-				return o.monitor != monitor
-			})
-		case dropped:
-			k.outputs[id].close()
-			delete(k.outputs, id)
-		case len(fds) > 0:
-			k.outputs[id].close()
-			k.outputs[id] = keptOutput{fds, monitor}
+		for have, o := range k.replaced(key, monitor) {
+			_ = syscall.Close(o.fd)
+			delete(k.outputs, have)
+		}
+		if !dropped && fd >= 0 {
+			k.outputs[key] = keptOutput{fd, monitor}
 		}
 		k.mu.Unlock()
 	}
+}
+
+// replaced are the outputs that are not kept any more when a monitor says a key.
+func (k *keeper) replaced(key string, monitor int) map[string]keptOutput {
+	if key != dropOthers {
+		if o, ok := k.outputs[key]; ok {
+			return map[string]keptOutput{key: o}
+		}
+		return nil
+	}
+	others := maps.Clone(k.outputs)
+	maps.DeleteFunc(others, func(_ string, o keptOutput) bool { return o.monitor == monitor })
+	return others
 }
 
 // await waits for the end of the monitor and notes how others end meanwhile.
@@ -266,74 +272,4 @@ func (k *keeper) await(monitor int) (syscall.WaitStatus, error) {
 			return status, nil
 		}
 	}
-}
-
-// Kept is what the keeper gives its monitor. The zero value is nothing.
-type Kept struct {
-	socket    *os.File
-	mu        *sync.Mutex
-	terminals map[string]*os.File
-}
-
-// Inherit takes what the keeper gives to the monitor's process, with the IDs of
-// the terminals from its command line.
-func Inherit(ids []string) (ready *os.File, kept Kept) {
-	_ = syscall.SetNonblock(socketFD, true) // so that no thread waits for the keeper's end
-	kept = Kept{socket: inherited(socketFD), mu: new(sync.Mutex), terminals: map[string]*os.File{}}
-	for i, id := range ids {
-		_ = syscall.SetNonblock(terminalFD+i, true) // so that reading ends where there is no more
-		kept.terminals[id] = inherited(terminalFD + i)
-	}
-	return inherited(readyFD), kept
-}
-
-// inherited is a descriptor that no program of ours is to inherit further.
-func inherited(fd int) *os.File {
-	syscall.CloseOnExec(fd)
-	return os.NewFile(uintptr(fd), "inherited")
-}
-
-// awaitEnd returns when the keeper has ended.
-func (k Kept) awaitEnd() {
-	for {
-		if text, _, err := sys.ReceiveFiles(k.socket); err != nil || text == "" {
-			return
-		}
-	}
-}
-
-// keep has the keeper keep open where a container's output comes from.
-func (k Kept) keep(id string, output ...*os.File) error {
-	if k.socket == nil {
-		return nil
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	err := sys.SendFiles(k.socket, id, output...)
-	if errors.Is(err, syscall.EPIPE) {
-		err = nil // there is no keeper any more
-	}
-	return err
-}
-
-// drop says that a container's output has ended.
-func (k Kept) drop(id string) { k.say(dropOutput + id) }
-
-// all says that nothing is needed of what an earlier monitor has given and this
-// one hasn't.
-func (k Kept) all() {
-	for _, f := range k.terminals {
-		f.Close()
-	}
-	clear(k.terminals)
-	k.say(dropOthers)
-}
-
-func (k Kept) say(text string) {
-	if k.socket == nil {
-		return
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	_ = sys.SendFiles(k.socket, text) // the keeper is gone: so is what it kept
 }

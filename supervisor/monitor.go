@@ -80,14 +80,15 @@ type Monitor struct {
 	records Records
 	snaps   *snapshot.Overlay
 	log     func(string) // where warnings of containers go that nobody waits for
-	kept    Kept
-	keeper  []string // the command that runs [Keep]
+	kept    *Kept
+	keeper  []string // the command that runs [KeepOn]
 
 	adopting sync.Mutex // held while containers are taken over
 
 	mu      sync.Mutex
 	holders map[string]*holder
 	left    map[string]error // what could not be taken over yet, and why
+	adopted bool             // all have been taken over
 	busy    atomic.Int64     // connections being served
 	changed chan struct{}
 }
@@ -97,7 +98,7 @@ var ErrMonitor = errors.New("there is a monitor already")
 
 // NewMonitor makes the monitor of a state directory. keeper is the command that
 // runs [KeepOn]: to it are added --lock and, for each output, --output.
-func NewMonitor(r Records, snaps *snapshot.Overlay, kept Kept, keeper []string, log func(string)) *Monitor {
+func NewMonitor(r Records, snaps *snapshot.Overlay, kept *Kept, keeper []string, log func(string)) *Monitor {
 	return &Monitor{records: r, snaps: snaps, kept: kept, keeper: keeper, log: log, holders: map[string]*holder{}, changed: make(chan struct{}, 1)}
 }
 
@@ -132,12 +133,7 @@ func (m *Monitor) Run(ctx context.Context, ready func()) error {
 		return err
 	}
 	ready()
-	if m.kept.socket != nil {
-		go func() {
-			m.kept.awaitEnd()
-			m.log(fmt.Sprintf("the keeper has ended, and its place can't be taken: %v", m.becomeKeeper(ctx)))
-		}()
-	}
+	go m.succeed(ctx)
 	for {
 		gone := make(chan struct{})
 		go func() {
@@ -220,6 +216,9 @@ func (m *Monitor) held(id string) *holder {
 }
 
 func (m *Monitor) begin(id string, warn func(string)) (*holder, error) {
+	if err := m.takeOver(id); err != nil {
+		return nil, err
+	}
 	c, err := m.records.load(id)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %s", ErrNotFound, id)

@@ -7,11 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"slices"
 	"sync"
 	"syscall"
 	"time"
+
+	"builder/container"
 )
 
 // output takes what a container writes to its log and to those who look on.
@@ -20,9 +23,9 @@ type output struct {
 
 	mu      sync.Mutex
 	viewers []*viewer
-	ended   bool       // all of the container's processes have
-	readers []*os.File // of the pipes
-	from    []*os.File // where it comes from, if it was kept: the readers, or the terminal
+	ended   bool        // all of the container's processes have
+	told    *State      // what viewers were told at the end
+	readers [3]*os.File // of the pipes, by stream
 	pumps   sync.WaitGroup
 }
 
@@ -32,6 +35,9 @@ func (o *output) add(v *viewer) {
 	o.viewers = append(o.viewers, v)
 	if o.ended {
 		v.end()
+	}
+	if o.told != nil {
+		v.close(*o.told)
 	}
 }
 
@@ -44,7 +50,7 @@ func (o *output) remove(v *viewer) {
 func (o *output) watched() []*viewer {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.viewers[:len(o.viewers):len(o.viewers)]
+	return slices.Clone(o.viewers)
 }
 
 // show gives those who look on what was written, which is theirs then.
@@ -79,7 +85,20 @@ func (o *output) end() {
 		v.end()
 	}
 	for _, r := range o.readers {
-		_ = r.SetReadDeadline(time.Unix(1, 0))
+		if r != nil {
+			_ = r.SetReadDeadline(time.Unix(1, 0))
+		}
+	}
+}
+
+// tellViewers tells those who look on how the container has ended, when they have
+// got all that it wrote.
+func (o *output) tellViewers(last State) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.told = &last
+	for _, v := range o.viewers {
+		v.close(last)
 	}
 }
 
@@ -87,6 +106,7 @@ func (o *output) end() {
 func (o *output) close() error {
 	o.end()
 	o.pumps.Wait()
+	closeAll(o.readers[:])
 	if o.log == nil {
 		return nil
 	}
@@ -123,12 +143,9 @@ func (o *output) pipes(dir string, fresh bool) (child [3]*os.File, err error) {
 			child[s] = os.NewFile(uintptr(fd), name)
 		}
 		o.mu.Lock()
-		o.readers = append(o.readers, reader)
+		o.readers[s] = reader
 		o.mu.Unlock()
-		o.pumps.Go(func() {
-			defer reader.Close()
-			o.pump(s, reader)
-		})
+		o.pumps.Go(func() { o.pump(s, reader) })
 	}
 	return child, nil
 }
@@ -149,7 +166,7 @@ func makePipe(name string) error {
 const pieceSize = 64 << 10
 
 // pump moves what comes through a pipe until nobody has its other end or, after
-// the container's end, until it is empty.
+// the container's end, what is there then.
 func (o *output) pump(s Stream, pipe *os.File) {
 	conn, err := pipe.SyscallConn()
 	if err != nil {
@@ -157,8 +174,8 @@ func (o *output) pump(s Stream, pipe *os.File) {
 	}
 	var copies [2]*os.File
 	defer func() { closeAll(copies[:]) }()
-	wait := conn.Read
-	for {
+	wait, left := conn.Read, int64(math.MaxInt64)
+	for left > 0 {
 		var n int64
 		var moved error
 		var seen []byte
@@ -171,9 +188,12 @@ func (o *output) pump(s Stream, pipe *os.File) {
 		}
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
+			left = container.Present(pipe)
 			wait = func(move func(fd uintptr) bool) error { return conn.Control(func(fd uintptr) { move(fd) }) }
 		case err != nil || moved != nil || n == 0:
 			return
+		default:
+			left -= n
 		}
 	}
 }

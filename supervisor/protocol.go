@@ -29,6 +29,9 @@ type request struct {
 	ID     string        `json:"id"` // whole
 	Signal int           `json:"signal,omitempty"`
 	Grace  time.Duration `json:"grace,omitempty"` // negative: for ever
+	// Repeated says that it was asked before, of a monitor that was killed: it may
+	// have been carried out.
+	Repeated bool `json:"repeated,omitempty"`
 	// Shutdown is that of [Client.ShutDown].
 	Shutdown bool        `json:"shutdown,omitempty"`
 	Attach   *attachment `json:"attach,omitempty"`

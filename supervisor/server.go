@@ -36,11 +36,14 @@ func handle(ctx context.Context, nc net.Conn, s holders) {
 	}
 	h := s.held(req.ID)
 	if h == nil {
-		resp := response{NotHeld: true, Error: "not running"}
-		if err := s.unheld(req.ID); err != nil {
-			resp = answer(nil, err)
+		if err := s.takeOver(req.ID); err != nil {
+			_ = c.writeJSON(answer(nil, err))
+			return
 		}
-		_ = c.writeJSON(resp)
+		h = s.held(req.ID)
+	}
+	if h == nil {
+		_ = c.writeJSON(response{NotHeld: true, Error: "not running"})
 		return
 	}
 	switch req.Op {
@@ -67,8 +70,9 @@ func handle(ctx context.Context, nc net.Conn, s holders) {
 // holders are the containers that a process holds.
 type holders interface {
 	held(id string) *holder
-	// unheld is why a container that runs has no holder yet.
-	unheld(id string) error
+	// takeOver tries to begin to hold a container that runs and that nobody holds
+	// yet, if it is one.
+	takeOver(id string) error
 	// begin begins to hold a container. It returns with its lock held and
 	// nothing started.
 	begin(id string, warn func(string)) (*holder, error)
@@ -99,16 +103,16 @@ func serve(ctx context.Context, h *holder, req request) error {
 	case "kill":
 		return h.kill(syscall.Signal(req.Signal))
 	case "pause":
-		return h.pause()
+		return h.pause(req.Repeated)
 	case "unpause":
-		if h.current().Status != Paused {
+		if h.current().Status != Paused && !req.Repeated {
 			return fmt.Errorf("container %s is not paused", h.config.Name)
 		}
 		return h.thaw()
 	case "connect":
-		return h.connectTo(*req.Connection)
+		return h.connectTo(*req.Connection, req.Repeated)
 	case "disconnect":
-		return h.disconnectFrom(req.Connection.Network)
+		return h.disconnectFrom(req.Connection.Network, req.Repeated)
 	case "resize":
 		return h.resize(req.Width, req.Height)
 	}
@@ -263,24 +267,14 @@ func (v *view) frames() (stdout, stderr io.Writer) {
 // It begins when the client has its answer.
 func (v *view) serve(h *holder) {
 	defer v.leave(h)
-	h.mu.Lock()
-	p := h.process
-	h.mu.Unlock()
 	go func() {
 		v.input(h)
 		v.viewer.leave()
 	}()
-	go func() {
-		if p != nil {
-			_ = p.Ended()
-			h.after(p)
-		}
-		v.close()
-	}()
 	if stdout, stderr := v.frames(); !v.copyTo(stdout, stderr) {
 		return
 	}
-	data, err := json.Marshal(h.after(p))
+	data, err := json.Marshal(v.last)
 	if err == nil {
 		_ = v.c.writeFrame(frameEnd, data)
 	}

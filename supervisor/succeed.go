@@ -8,12 +8,22 @@ import (
 	"fmt"
 	"os"
 	"strconv"
-	"strings"
 	"syscall"
+	"time"
 
 	"builder/internal/filelock"
 	"builder/internal/sys"
 )
+
+// succeed waits for the keeper's end and then becomes the keeper.
+func (m *Monitor) succeed(ctx context.Context) {
+	m.kept.awaitEnd()
+	for ctx.Err() == nil {
+		err := m.becomeKeeper(ctx)
+		m.log(fmt.Sprintf("the keeper has ended, and its place can't be taken: %v", err))
+		time.Sleep(longestPause)
+	}
+}
 
 // becomeKeeper executes the keeper in place of this process, which is the parent
 // of the containers and has to stay it. For them it is as if the monitor was
@@ -25,91 +35,42 @@ func (m *Monitor) becomeKeeper(ctx context.Context) error {
 		return err
 	}
 	defer lock.Release()
-	// All of these for good, if all goes well.
-	m.adopting.Lock()
-	defer m.adopting.Unlock()
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	// For good, if all goes well: what is not kept yet is not executed either.
+	m.kept.mu.Lock()
+	defer m.kept.mu.Unlock()
 	syscall.ForkLock.RLock() // nobody else is to inherit what this passes on
 	defer syscall.ForkLock.RUnlock()
-	p := passedOn{args: m.keeper[:len(m.keeper):len(m.keeper)]}
-	defer p.close()
-	if err := p.lock(lock); err != nil {
+	var fds []int
+	defer func() {
+		for _, fd := range fds {
+			_ = syscall.Close(fd)
+		}
+	}()
+	args := m.keeper[:len(m.keeper):len(m.keeper)]
+	passOn := func(flag, name string, f *os.File) error {
+		fd, err := sys.PassOn(f)
+		if errors.Is(err, os.ErrClosed) {
+			return nil // all of it was taken
+		}
+		if err != nil {
+			return fmt.Errorf("pass on %s %s: %w", flag, name, err)
+		}
+		fds = append(fds, fd)
+		args = append(args, flag, name+strconv.Itoa(fd))
+		return nil
+	}
+	if err := passOn("--lock", "", lock.File()); err != nil {
 		return err
 	}
-	for id, f := range m.kept.terminals { // of containers that could not be taken over
-		if err := p.output(id, []*os.File{f}); err != nil {
+	for key, f := range m.kept.files {
+		if err := passOn("--output", key+"=", f); err != nil {
 			return err
 		}
 	}
-	for id, h := range m.holders {
-		h.mu.Lock()
-		out := h.out
-		h.mu.Unlock()
-		if out == nil || len(out.from) == 0 {
-			continue
-		}
-		if err := p.output(id, out.from); err != nil && !errors.Is(err, os.ErrClosed) { // else it has just ended
-			return fmt.Errorf("container %s: pass on its output: %w", h.config.Name, err)
-		}
-	}
-	return os.NewSyscallError("execve", syscall.Exec("/proc/self/exe", p.args, os.Environ()))
-}
-
-// passedOn is a command with descriptors that stay open for it.
-type passedOn struct {
-	args []string
-	fds  []int
-}
-
-func (p *passedOn) lock(l *filelock.Lock) error {
-	fd, err := l.PassOn()
-	if err != nil {
+	var files syscall.Rlimit // which executing sets back to what this process was started with
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
 		return err
 	}
-	p.fds = append(p.fds, fd)
-	p.args = append(p.args, "--lock", strconv.Itoa(fd))
-	return nil
-}
-
-// output passes on where a container's output comes from.
-func (p *passedOn) output(id string, from []*os.File) error {
-	var numbers []string
-	for _, f := range from {
-		conn, err := f.SyscallConn()
-		if err != nil {
-			return err
-		}
-		var fd int
-		var errDup error
-		err = conn.Control(func(from uintptr) { fd, errDup = sys.DupInherited(from) })
-		if err := errors.Join(err, errDup); err != nil {
-			return err
-		}
-		p.fds = append(p.fds, fd)
-		numbers = append(numbers, strconv.Itoa(fd))
-	}
-	p.args = append(p.args, "--output", id+"="+strings.Join(numbers, ","))
-	return nil
-}
-
-// inheritOutput takes what output has passed on.
-func inheritOutput(text string) (id string, o keptOutput, err error) {
-	id, numbers, _ := strings.Cut(text, "=")
-	for n := range strings.SplitSeq(numbers, ",") {
-		fd, err := strconv.Atoi(n)
-		if err != nil {
-			return id, o, fmt.Errorf("output %q: %w", text, err)
-		}
-		syscall.CloseOnExec(fd)
-		o.fds = append(o.fds, fd)
-	}
-	return id, o, nil
-}
-
-// close undoes it where nothing was executed.
-func (p *passedOn) close() {
-	for _, fd := range p.fds {
-		_ = syscall.Close(fd)
-	}
+	err = syscall.Exec("/proc/self/exe", args, os.Environ())
+	return errors.Join(os.NewSyscallError("execve", err), syscall.Setrlimit(syscall.RLIMIT_NOFILE, &files))
 }

@@ -13,6 +13,9 @@ type piece struct {
 	bytes  []byte
 }
 
+// size is about what it takes of memory.
+func (p piece) size() int { return len(p.bytes) + 64 }
+
 // maxBehind is how many bytes a viewer may be behind before the container waits
 // for it.
 const maxBehind = 1 << 20
@@ -28,6 +31,8 @@ type viewer struct {
 	ended  bool // the container waits no more
 	closed bool // nothing comes any more
 	gone   bool // it looks on no more
+
+	last State // of the container, when nothing comes any more
 }
 
 func newViewer() *viewer {
@@ -47,53 +52,65 @@ func (v *viewer) put(p piece) (ok bool) {
 		return false
 	}
 	v.behind = append(v.behind, p)
-	v.size += len(p.bytes)
+	v.size += p.size()
 	v.change.Broadcast()
 	return true
 }
 
-// next waits for the next piece. ok is false when there will be none.
-func (v *viewer) next() (p piece, ok bool) {
+// next waits for the next piece. ok is false when there will be none, as nothing
+// comes any more, or it looks on no more: gone.
+func (v *viewer) next() (p piece, ok, gone bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for len(v.behind) == 0 && !v.closed && !v.gone {
 		v.change.Wait()
 	}
 	if len(v.behind) == 0 || v.gone {
-		return piece{}, false
+		return piece{}, false, v.gone
 	}
 	p = v.behind[0]
 	v.behind[0] = piece{}
 	v.behind = v.behind[1:]
-	v.size -= len(p.bytes)
+	v.size -= p.size()
 	v.change.Broadcast()
-	return p, true
-}
-
-func (v *viewer) set(what *bool) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	*what = true
-	v.change.Broadcast()
+	return p, true, false
 }
 
 // end says that the container has ended, and waits no more.
-func (v *viewer) end() { v.set(&v.ended) }
+func (v *viewer) end() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.ended = true
+	v.change.Broadcast()
+}
 
-// close says that nothing comes after what has come.
-func (v *viewer) close() { v.set(&v.closed) }
+// close says that nothing comes after what has come, and how the container has
+// ended. Only the first time counts.
+func (v *viewer) close(last State) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !v.closed {
+		v.closed, v.last = true, last
+	}
+	v.change.Broadcast()
+}
 
 // leave says that it looks on no more.
-func (v *viewer) leave() { v.set(&v.gone) }
+func (v *viewer) leave() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.gone, v.behind = true, nil
+	v.change.Broadcast()
+}
 
 // copyTo writes what comes to the writers, of which nil ones get nothing. It
 // returns when nothing comes any more or, with false, when the viewer leaves, which
 // it does if writing fails.
 func (v *viewer) copyTo(stdout, stderr io.Writer) (whole bool) {
 	for {
-		p, ok := v.next()
+		p, ok, gone := v.next()
 		if !ok {
-			return !v.isGone()
+			return !gone
 		}
 		to := stdout
 		if p.stream == Stderr {
@@ -107,10 +124,4 @@ func (v *viewer) copyTo(stdout, stderr io.Writer) (whole bool) {
 			return false
 		}
 	}
-}
-
-func (v *viewer) isGone() bool {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return v.gone
 }

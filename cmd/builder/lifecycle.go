@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"builder/internal/sys"
+	"builder/rootfs"
+	"builder/store"
 	"builder/supervisor"
 	"builder/userns"
 )
@@ -29,20 +31,17 @@ func runMonitor(ctx context.Context, e *env, args []string) error {
 	if _, err := e.parse(fs, args, 0, 0); err != nil {
 		return err
 	}
-	s, rfs, err := e.rootFS()
-	if err != nil {
-		return err
-	}
-	if err := s.Leave(); err != nil {
-		return err
-	}
-	if rootless() {
-		if err := userns.Register(s.Path(membersDir)); err != nil {
-			return err
-		}
-	}
 	log := func(msg string) {
 		fmt.Fprintf(e.stderr, "%s %s\n", time.Now().UTC().Format(time.RFC3339), msg)
+	}
+	s, rfs, err := e.monitorStore(*worker)
+	for *lock > 0 && err != nil { // the parent of containers stays, whatever happens
+		log(err.Error())
+		time.Sleep(time.Second)
+		s, rfs, err = e.monitorStore(*worker)
+	}
+	if err != nil {
+		return err
 	}
 	records := e.records(s)
 	keeper := []string{os.Args[0], "--root", s.Path(), "monitor"}
@@ -53,12 +52,32 @@ func runMonitor(ctx context.Context, e *env, args []string) error {
 	case !*worker:
 		return supervisor.Keep(records, command, os.NewFile(3, "ready"), log)
 	}
-	ready, kept := supervisor.Inherit(*terminals)
+	ready, kept, err := supervisor.Inherit(*terminals)
+	if err != nil {
+		return err
+	}
 	err = supervisor.NewMonitor(records, rfs.Snapshots(), kept, keeper, log).Run(ctx, func() { ready.Close() })
 	if errors.Is(err, supervisor.ErrMonitor) {
 		return nil
 	}
 	return err
+}
+
+// monitorStore is the store of a process that stays, for which others need not
+// wait, with what images are unpacked to if it needs that.
+func (e *env) monitorStore(unpacked bool) (s *store.Store, rfs *rootfs.RootFS, err error) {
+	if unpacked {
+		s, rfs, err = e.rootFS()
+	} else {
+		s, err = e.store()
+	}
+	if err == nil {
+		err = s.Leave()
+	}
+	if err == nil && rootless() {
+		err = userns.Register(s.Path(membersDir))
+	}
+	return s, rfs, err
 }
 
 // find finds a container for a command that only looks at it. A monitor that was
@@ -81,7 +100,11 @@ func (e *env) list(ctx context.Context, records supervisor.Records) ([]superviso
 }
 
 // revive is [supervisor.Client.Revive]. That it fails is no reason not to look.
+// Commands outside of the user's namespace leave it to those inside.
 func (e *env) revive(ctx context.Context, list ...supervisor.Container) bool {
+	if entersNamespace("monitor", nil) {
+		return false
+	}
 	client, err := e.client()
 	if err != nil {
 		return false

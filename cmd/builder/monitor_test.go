@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -160,7 +161,7 @@ func TestTakenOverLater(t *testing.T) {
 		}
 	})
 	waitFor(t, "the monitor", func() bool { return w.monitors()["monitor"] != 0 })
-	w.fails(1, []string{"take over container bad", "not a directory"}, "stop", "bad")
+	w.fails(1, []string{"be taken over", "not a directory"}, "stop", "bad")
 	if out := w.ok("ps", "--format", "{{.State}}"); out != "running\n" {
 		t.Errorf("ps says %q", out)
 	}
@@ -225,7 +226,7 @@ func TestEndWaitsForNobody(t *testing.T) {
 		if tty {
 			args = append(args, "-t")
 		}
-		w.ok(append(args, "test/base", "sh", "-c", "while [ ! -e /go ]; do sleep 0.01; done; yes | head -c 3000000; sleep 1000")...)
+		w.ok(append(args, "test/base", "sh", "-c", "while [ ! -e /go ]; do echo x; sleep 0.01; done; yes | head -c 3000000; sleep 1000")...)
 		pid := w.pid("slow")
 		held, err := os.OpenFile(fmt.Sprintf("/proc/%d/fd/1", pid), os.O_WRONLY|syscall.O_NOCTTY, 0)
 		if err != nil {
@@ -239,7 +240,10 @@ func TestEndWaitsForNobody(t *testing.T) {
 		if err := attached.Start(); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(200 * time.Millisecond) // it is attached then
+		first := make([]byte, 1)
+		if _, err := io.ReadFull(out, first); err != nil {
+			t.Fatal(err)
+		}
 		if err := os.WriteFile(fmt.Sprintf("/proc/%d/root/go", pid), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -250,7 +254,7 @@ func TestEndWaitsForNobody(t *testing.T) {
 			if st, err := os.Stat(log); err == nil {
 				size = st.Size()
 			}
-			return size > 1<<20 && size == before
+			return size > 1<<18 && size == before
 		})
 		w.ok("stop", "-t", "0", "slow")
 		if st := w.field("slow", "{{.State.Status}} {{.State.ExitCode}}"); st != "exited 137" {
@@ -265,7 +269,8 @@ func TestEndWaitsForNobody(t *testing.T) {
 		if attached.Wait(); attached.ProcessState.ExitCode() != 137 {
 			t.Errorf("attach ended with %d", attached.ProcessState.ExitCode())
 		}
-		if !bytes.Equal(seen, []byte(logged)) {
+		seen = append(first, seen...)
+		if len(seen) < 1<<18 || !bytes.HasSuffix([]byte(logged), seen) {
 			t.Errorf("terminal %v: of %d bytes logged the viewer has seen %d", tty, len(logged), len(seen))
 		}
 		held.Close()
@@ -320,4 +325,132 @@ func TestFollowWithoutMonitor(t *testing.T) {
 	waitFor(t, "both rounds", func() bool { return out.String() == "round\nround\n" })
 	w.ok("rm", "-f", "ff")
 	follow.Wait()
+}
+
+// TestLeavingViewers has viewers come and go while a container writes: neither the
+// monitor nor a command in the foreground minds.
+func TestLeavingViewers(t *testing.T) {
+	w := newLifeBench(t)
+	w.ok("run", "-d", "--name", "yes", "test/base", "yes")
+	monitor := w.monitors()["monitor"]
+	for range 4 {
+		var viewers []*exec.Cmd
+		for range 4 {
+			cmd := w.command("attach", "--no-stdin", "yes")
+			out, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(out, make([]byte, 100)); err != nil {
+				t.Error(err)
+			}
+			go io.Copy(io.Discard, out) // else the container waits, and the others too
+			viewers = append(viewers, cmd)
+		}
+		for _, cmd := range viewers {
+			cmd.Process.Kill()
+			cmd.Wait()
+		}
+	}
+	if now := w.monitors()["monitor"]; now != monitor {
+		t.Errorf("the monitor was %d and is %d", monitor, now)
+	}
+	// The reader of the command's own output goes while another one looks on.
+	cmd := w.command("run", "--name", "fg", "test/base", "sh", "-c", "trap '' PIPE; while :; do echo x; sleep 0.01; done")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(out, make([]byte, 2)); err != nil {
+		t.Fatal(err)
+	}
+	attached := w.command("attach", "--no-stdin", "fg")
+	seen, err := attached.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := attached.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(seen, make([]byte, 2)); err != nil {
+		t.Fatal(err)
+	}
+	out.Close()
+	if _, err := io.ReadFull(seen, make([]byte, 100)); err != nil {
+		t.Errorf("what the other one sees then: %v", err)
+	}
+	if st := w.field("fg", "{{.State.Status}}"); st != "running" {
+		t.Errorf("it is %s", st)
+	}
+	w.ok("stop", "-t", "0", "fg")
+	io.Copy(io.Discard, seen)
+	attached.Wait()
+	cmd.Wait()
+}
+
+// TestKeeperKilledQuiet kills the keeper of containers of which one writes nothing
+// more, and of which one ends when the monitor is killed after that.
+func TestKeeperKilledQuiet(t *testing.T) {
+	w := newLifeBench(t)
+	w.ok("run", "-d", "--name", "quiet", "test/base", "sh", "-c", "exec >/dev/null; while [ ! -e /go ]; do sleep 0.01; done; echo tail >&2; exit 4")
+	m := w.monitors()
+	syscall.Kill(m["keeper"], syscall.SIGKILL)
+	waitFor(t, "the monitor in the keeper's place", func() bool {
+		now := w.monitors()
+		return now["keeper"] == m["monitor"] && now["monitor"] != 0
+	})
+	pid := w.pid("quiet")
+	w.ok("update", "--restart", "no", "quiet")
+	for range 2 {
+		w.withoutMonitor(func() {})
+		w.ok("update", "--restart", "no", "quiet")
+	}
+	w.withoutMonitor(func() {
+		if err := os.WriteFile(fmt.Sprintf("/proc/%d/root/go", pid), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		waitFor(t, "the container's end", func() bool { return container.StartTime(pid) == 0 })
+	})
+	w.waitField("quiet", "{{.State.Status}} {{.State.ExitCode}}", "exited 4")
+	if r := w.run("logs", "quiet"); r.stderr != "tail\n" {
+		t.Errorf("logs say %q", r.stderr)
+	}
+}
+
+// TestManyEndWithoutMonitor has many containers end while the monitor is dead, and
+// those that it looks at first just after: how all ended is known.
+func TestManyEndWithoutMonitor(t *testing.T) {
+	w := newLifeBench(t)
+	var names []string
+	var pids []int
+	for i := range 20 {
+		name := fmt.Sprintf("m%d", i)
+		w.ok("run", "-d", "--name", name, "test/base", "sh", "-c", "while [ ! -e /go ]; do sleep 0.01; done; exit 6")
+		names, pids = append(names, name), append(pids, w.pid(name))
+	}
+	end := func(pid int) {
+		if err := os.WriteFile(fmt.Sprintf("/proc/%d/root/go", pid), nil, 0o600); err != nil {
+			t.Error(err)
+		}
+	}
+	w.withoutMonitor(func() {
+		for _, pid := range pids[:15] {
+			end(pid)
+		}
+		for _, pid := range pids[:15] {
+			waitFor(t, "the container's end", func() bool { return container.StartTime(pid) == 0 })
+		}
+	})
+	for _, pid := range pids[15:] {
+		end(pid)
+	}
+	for _, name := range names {
+		w.waitField(name, "{{.State.Status}} {{.State.ExitCode}}", "exited 6")
+	}
 }

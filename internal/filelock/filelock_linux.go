@@ -88,22 +88,9 @@ func same(f *os.File, name string) bool {
 	return err == nil && os.SameFile(a, b)
 }
 
-// PassOn has the lock stay held by the program that this process executes next,
-// as the descriptor that it returns, of which [Inherit] makes a Lock again.
-func (l *Lock) PassOn() (fd int, err error) {
-	n, _, errno := syscall.Syscall(syscall.SYS_FCNTL, l.f.Fd(), syscall.F_DUPFD, 3)
-	if errno != 0 {
-		return 0, os.NewSyscallError("fcntl", errno)
-	}
-	return int(n), nil
-}
-
-// Inherit is the lock of a descriptor that [Lock.PassOn] has returned in the
-// program that this process has executed before.
-func Inherit(fd int) *Lock {
-	syscall.CloseOnExec(fd)
-	return &Lock{os.NewFile(uintptr(fd), "lock")}
-}
+// File is the open file that the lock belongs to: as long as it is open anywhere,
+// the lock is held.
+func (l *Lock) File() *os.File { return l.f }
 
 // Release gives the lock up. Repeating it does nothing.
 func (l *Lock) Release() error {

@@ -5,6 +5,7 @@ package sys
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"syscall"
 	"unsafe"
@@ -54,36 +55,23 @@ func PeekEnded(child, options int) (pid int, status syscall.WaitStatus, err erro
 // cldExited is CLD_EXITED of sigaction(2).
 const cldExited = 1
 
-// maxSent is how many files [SendFiles] sends at most.
-const maxSent = 2
-
-// SendFiles sends a text with at most two open files over a socket (unix(7),
-// SCM_RIGHTS).
-func SendFiles(socket *os.File, text string, files ...*os.File) error {
-	return sendFiles(socket, text, nil, files)
-}
-
-// The sockets' and files' own descriptors are used by way of the runtime:
+// SendFile sends an open file with a text over a socket (unix(7), SCM_RIGHTS).
+// A nil file sends the text alone. Both are used by way of the runtime:
 // [os.File.Fd] would make them block.
-
-func sendFiles(socket *os.File, text string, fds []int, files []*os.File) error {
-	if len(files) == 0 {
-		return sendDescriptors(socket, text, fds)
+func SendFile(socket *os.File, text string, f *os.File) error {
+	if f == nil {
+		return sendMessage(socket, text, nil)
 	}
-	conn, err := files[0].SyscallConn()
+	conn, err := f.SyscallConn()
 	if err != nil {
 		return err
 	}
 	var sent error
-	err = conn.Control(func(fd uintptr) { sent = sendFiles(socket, text, append(fds, int(fd)), files[1:]) })
+	err = conn.Control(func(fd uintptr) { sent = sendMessage(socket, text, unix.UnixRights(int(fd))) })
 	return errors.Join(err, sent)
 }
 
-func sendDescriptors(socket *os.File, text string, fds []int) error {
-	var rights []byte
-	if len(fds) > 0 {
-		rights = unix.UnixRights(fds...)
-	}
+func sendMessage(socket *os.File, text string, rights []byte) error {
 	conn, err := socket.SyscallConn()
 	if err != nil {
 		return err
@@ -97,18 +85,21 @@ func sendDescriptors(socket *os.File, text string, fds []int) error {
 			}
 		}
 	})
-	return errors.Join(err, os.NewSyscallError("sendmsg", sent))
+	if err != nil {
+		return err
+	}
+	return os.NewSyscallError("sendmsg", sent)
 }
 
-// ReceiveFiles receives what [SendFiles] sends: the files as descriptors, which
-// nothing in this process waits for. The text is empty when the other end is
-// closed.
-func ReceiveFiles(socket *os.File) (text string, fds []int, err error) {
-	buf, rights := make([]byte, 4096), make([]byte, unix.CmsgSpace(4*maxSent))
+// ReceiveFile receives what [SendFile] sends: the file as a descriptor, for which
+// nothing in this process waits, -1 for none. The text is empty when the other end
+// is closed.
+func ReceiveFile(socket *os.File) (text string, fd int, err error) {
+	buf, rights := make([]byte, 4096), make([]byte, unix.CmsgSpace(4))
 	var n, rn int
 	conn, err := socket.SyscallConn()
 	if err != nil {
-		return "", nil, err
+		return "", -1, err
 	}
 	var received error
 	err = conn.Read(func(fd uintptr) bool {
@@ -120,25 +111,50 @@ func ReceiveFiles(socket *os.File) (text string, fds []int, err error) {
 		}
 	})
 	if err := errors.Join(err, os.NewSyscallError("recvmsg", received)); err != nil {
-		return "", nil, err
+		return "", -1, err
 	}
 	msgs, err := unix.ParseSocketControlMessage(rights[:rn])
 	if err != nil {
-		return "", nil, err
+		return "", -1, err
 	}
+	fd = -1
 	for _, m := range msgs {
-		if more, err := unix.ParseUnixRights(&m); err == nil {
-			fds = append(fds, more...)
+		if fds, err := unix.ParseUnixRights(&m); err == nil && len(fds) > 0 {
+			fd = fds[0]
 		}
 	}
-	return string(buf[:n]), fds, nil
+	return string(buf[:n]), fd, nil
 }
 
-// DupInherited duplicates a descriptor to one that stays open in the program that
-// this process executes next.
-func DupInherited(fd uintptr) (int, error) {
-	n, err := unix.FcntlInt(fd, unix.F_DUPFD, 3)
-	return n, os.NewSyscallError("fcntl", err)
+// PassOn duplicates a file's descriptor to one that stays open in the program that
+// this process executes next. The error wraps [os.ErrClosed] if the file is closed.
+func PassOn(f *os.File) (fd int, err error) {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	var failed error
+	err = conn.Control(func(from uintptr) { fd, failed = unix.FcntlInt(from, unix.F_DUPFD, 3) })
+	if err != nil { // the runtime's own, which wraps nothing
+		return -1, fmt.Errorf("%w: %w", os.ErrClosed, err)
+	}
+	return fd, os.NewSyscallError("fcntl", failed)
+}
+
+// Inherit is a file of a descriptor that [PassOn] or another program's parent has
+// left open, which goes no further. The error is EBADF if there is none.
+func Inherit(fd int) (*os.File, error) {
+	if err := CloseOnExec(fd); err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "inherited"), nil
+}
+
+// CloseOnExec has a descriptor close when a program is executed. The error is EBADF
+// if it isn't open.
+func CloseOnExec(fd int) error {
+	_, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, unix.FD_CLOEXEC)
+	return os.NewSyscallError("fcntl", err)
 }
 
 // SocketPair makes two connected sockets that keep messages apart.

@@ -160,6 +160,9 @@ func (a *Attachment) connect(c Connection, names []string, ports []Port) error {
 	return nil
 }
 
+// maxInterfaces bounds how many names are tried for an interface.
+const maxInterfaces = 100
+
 // join gives the container the interface for a lease.
 func (a *Attachment) join(net Network, got Connected) error {
 	mac, err := parseMAC(got.MAC)
@@ -170,7 +173,13 @@ func (a *Attachment) join(net Network, got Connected) error {
 	if !routed {
 		got.Gateways = nil
 	}
-	if err := a.networks.plugIn(&net, a.ns, plug{name: got.Interface, mac: mac, addrs: got.Addrs, routed: routed}); err != nil {
+	err = fs.ErrExist
+	for i := 0; i < maxInterfaces && errors.Is(err, fs.ErrExist); i++ { // the container may have made some of its own
+		if got.Interface = "eth" + strconv.Itoa(i); !a.hasInterface(got.Interface) {
+			err = a.networks.plugIn(&net, a.ns, plug{name: got.Interface, mac: mac, addrs: got.Addrs, routed: routed})
+		}
+	}
+	if err != nil {
 		return err
 	}
 	a.Connected = append(a.Connected, got)
@@ -223,7 +232,7 @@ func (n *Networks) lease(net *Network, a *Attachment, c Connection, names []stri
 	if err != nil {
 		return got, err
 	}
-	got = Connected{Network: net.Name, ID: net.ID, Interface: "eth" + strconv.Itoa(a.nextInterface()), Addrs: addrs, MAC: c.MAC, Aliases: c.Aliases}
+	got = Connected{Network: net.Name, ID: net.ID, Addrs: addrs, MAC: c.MAC, Aliases: c.Aliases}
 	for _, s := range net.Subnets {
 		got.Gateways, got.Bits = append(got.Gateways, s.Gateway), append(got.Bits, s.Prefix.Bits())
 	}
@@ -303,15 +312,6 @@ func (n *Network) assign(have leases, c Connection) ([]netip.Addr, error) {
 		out = append(out, got)
 	}
 	return out, nil
-}
-
-func (a *Attachment) nextInterface() int {
-	for i := 0; ; i++ {
-		name := "eth" + strconv.Itoa(i)
-		if !slices.ContainsFunc(a.Connected, func(c Connected) bool { return c.Interface == name }) {
-			return i
-		}
-	}
 }
 
 // macOf makes a hardware address of an address, as docker does: who has the
@@ -474,9 +474,12 @@ func (a *Attachment) unplug(address string) error {
 	if err != nil {
 		return nil //nolint:nilerr // then no interface has it
 	}
-	return unplug(a.ns, mac, func(name string) bool {
-		return slices.ContainsFunc(a.Connected, func(c Connected) bool { return c.Interface == name })
-	})
+	return unplug(a.ns, mac, a.hasInterface)
+}
+
+// hasInterface says whether an interface is known to be on a network.
+func (a *Attachment) hasInterface(name string) bool {
+	return slices.ContainsFunc(a.Connected, func(c Connected) bool { return c.Interface == name })
 }
 
 // replug gives a container its interface again, which is gone if the namespace

@@ -236,32 +236,49 @@ func (b *bench) adopted(written *Attachment, pid int) *Attachment {
 	return a
 }
 
-// TestConnectFails has a container already have an interface of the name that it
-// is to get.
+// TestConnectFails has an interface not be made once the lease is.
 func TestConnectFails(t *testing.T) {
 	b := newBench(t)
 	b.create("one", "10.91.1.0/24")
 	b.create("two", "10.91.2.0/24")
 	id := containerID(0)
 	a := b.attach(id, false, "one")
+	before := len(b.links("veth"))
+	if err := a.Connect(Connection{Network: "two", MAC: "01:00:00:00:00:01"}, nil); err == nil { // of a group
+		t.Fatal("it got the address")
+	}
+	if on := b.onNetwork("two"); len(on) > 0 || a.On("two") || len(b.links("veth")) != before {
+		t.Errorf("after a failure the leases are %v, and it has %+v", on, a.Connected)
+	}
+	if err := a.Connect(Connection{Network: "two"}, nil); err != nil {
+		t.Errorf("once more: %v", err)
+	}
+}
+
+// TestInterfaceTaken has a container already have an interface of the name that it
+// would get.
+func TestInterfaceTaken(t *testing.T) {
+	b := newBench(t)
+	b.create("one", "10.91.1.0/24")
+	b.create("two", "10.91.2.0/24")
+	b.create("three", "10.91.3.0/24")
+	a := b.attach(containerID(0), false, "one")
 	err := inNamespace(a.ns, func() error {
 		return netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "eth1"}})
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	before := len(b.links("veth"))
-	if err := a.Connect(Connection{Network: "two"}, nil); err == nil {
-		t.Fatal("it got the name")
+	for i, name := range []string{"two", "three"} {
+		if err := a.Connect(Connection{Network: name}, nil); err != nil {
+			t.Fatal(err)
+		}
+		if got := a.Connected[1+i].Interface; got != fmt.Sprintf("eth%d", 2+i) || !has(a.ns, got) {
+			t.Errorf("on network %s by %s", name, got)
+		}
 	}
-	if on := b.onNetwork("two"); len(on) > 0 || a.On("two") || len(b.links("veth")) != before {
-		t.Errorf("after a failure the leases are %v, and it has %+v", on, a.Connected)
-	}
-	if err := disconnect(a.ns, "eth1"); err != nil {
-		t.Fatal(err)
-	}
-	if err := a.Connect(Connection{Network: "two"}, nil); err != nil {
-		t.Errorf("once more: %v", err)
+	if err := a.Disconnect("two"); err != nil || !has(a.ns, "eth1") || has(a.ns, "eth2") {
+		t.Errorf("after it has left (%v) there is eth1: %v, eth2: %v", err, has(a.ns, "eth1"), has(a.ns, "eth2"))
 	}
 }
 

@@ -398,16 +398,29 @@ func TestBridgeKilled(t *testing.T) {
 			return netlink.AddrAdd(link, &netlink.Addr{IPNet: ipNet(net.Subnets[0].Gateway, 24)})
 		},
 		ensureBridge,
+		func(net *Network) error {
+			link, err := makeBridge(net)
+			if err == nil {
+				err = netlink.LinkSetName(link, net.ownBridge())
+			}
+			return err
+		},
 	} {
-		net := b.create(fmt.Sprintf("killed-%d", i), fmt.Sprintf("10.91.%d.0/24", 10+i))
+		net, err := b.Create(Network{
+			Name: fmt.Sprintf("killed-%d", i), Bridge: fmt.Sprintf("bridge-%d", i),
+			Subnets: []Subnet{{Prefix: netip.MustParsePrefix(fmt.Sprintf("10.91.%d.0/24", 10+i))}},
+		}, false)
+		if err != nil {
+			t.Fatal(err)
+		}
 		if err := b.threads.Do(func() error { return steps(&net) }); err != nil {
 			t.Fatal(err)
 		}
 		if b.masquerades(net) {
 			t.Errorf("after %d steps its rules are there", i+1)
 		}
-		b.attach(containerID(1+i), false, net.Name)
-		err := b.threads.Do(func() error {
+		a := b.attach(containerID(1+i), false, net.Name)
+		err = b.threads.Do(func() error {
 			link, err := netlink.LinkByName(net.Bridge)
 			if err != nil {
 				return err
@@ -428,6 +441,39 @@ func TestBridgeKilled(t *testing.T) {
 		if !marked || !b.masquerades(net) {
 			t.Errorf("after %d steps and a start its rules are there: %v, and marked: %v", i+1, b.masquerades(net), marked)
 		}
+		if err := a.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Remove(net.Name); err != nil {
+			t.Fatal(err)
+		}
+		if left := b.links("bridge"); len(left) != 1 {
+			t.Errorf("after %d steps, a start and its removal there are %v", i+1, left)
+		}
+	}
+}
+
+// TestForeignBridge removes a network whose bridge was there before.
+func TestForeignBridge(t *testing.T) {
+	b := newBench(t)
+	err := b.threads.Do(func() error {
+		return netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "office"}})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	net, err := b.Create(Network{Name: "one", Bridge: "office"}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.attach(containerID(0), false, net.Name).Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Remove(net.Name); err != nil {
+		t.Fatal(err)
+	}
+	if left := b.links("bridge"); !slices.Equal(left, []string{"office"}) {
+		t.Errorf("the machine's bridges are %v", left)
 	}
 }
 

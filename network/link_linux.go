@@ -75,10 +75,14 @@ func ensureBridge(n *Network) error {
 	return nil
 }
 
-// makeBridge makes a bridge that is not up and has no address.
+// ownBridge is the name of a network's bridge until it gets another one.
+func (n *Network) ownBridge() string { return "br-" + n.ID[:12] }
+
+// makeBridge makes a bridge that is not up and has no address. One that gets a name
+// which somebody else's might have has the network's ID as alias before.
 func makeBridge(n *Network) (netlink.Link, error) {
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name = n.Bridge
+	attrs.Name = n.ownBridge()
 	if n.MTU > 0 {
 		attrs.MTU = n.MTU
 	}
@@ -93,6 +97,16 @@ func makeBridge(n *Network) (netlink.Link, error) {
 	bridge := &netlink.Bridge{LinkAttrs: attrs}
 	if err := netlink.LinkAdd(bridge); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, fmt.Errorf("make bridge %s: %w", n.Bridge, explain(err))
+	}
+	if n.Bridge == attrs.Name {
+		return bridge, nil
+	}
+	err := netlink.LinkSetAlias(bridge, n.ID)
+	if err == nil {
+		err = netlink.LinkSetName(bridge, n.Bridge)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("name bridge %s: %w", n.Bridge, err)
 	}
 	return bridge, nil
 }
@@ -148,18 +162,20 @@ func forward(ipv6 bool) error {
 	return nil
 }
 
-// removeBridge removes an interface, if it is there.
-func removeBridge(name string) error {
-	link, err := netlink.LinkByName(name)
-	var missing netlink.LinkNotFoundError
-	if errors.As(err, &missing) {
-		return nil
-	}
-	if err == nil {
-		err = netlink.LinkDel(link)
-	}
-	if err != nil {
-		return fmt.Errorf("remove bridge %s: %w", name, err)
+// removeBridge removes what makeBridge has made, if it is there: the machine may have
+// had a bridge of the name.
+func removeBridge(n *Network) error {
+	for _, name := range []string{n.Bridge, n.ownBridge()} {
+		link, err := netlink.LinkByName(name)
+		if missing := new(netlink.LinkNotFoundError); errors.As(err, missing) {
+			continue
+		}
+		if err == nil && (name == n.ownBridge() || link.Attrs().Alias == n.ID) {
+			err = netlink.LinkDel(link)
+		}
+		if err != nil {
+			return fmt.Errorf("remove bridge %s: %w", name, err)
+		}
 	}
 	return nil
 }

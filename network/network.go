@@ -242,7 +242,7 @@ func (n *Networks) Create(net Network, ipv6 bool) (Network, error) {
 		net.Driver = "bridge"
 	}
 	if net.Bridge == "" {
-		net.Bridge = "br-" + net.ID[:12]
+		net.Bridge = net.ownBridge()
 	}
 	if err := chooseSubnets(&net, all, ipv6); err != nil {
 		return net, fmt.Errorf("network %s: %w", net.Name, err)
@@ -262,8 +262,8 @@ func save(name string, v any) error {
 	return atomicfile.Write(name, data, 0o600)
 }
 
-// Remove removes a network that no container is on. The error wraps [ErrInUse]
-// if one is.
+// Remove removes a network that no container is on, with its bridge if that was made
+// for it. The error wraps [ErrInUse] if one is.
 func (n *Networks) Remove(name string) error {
 	net, err := n.Find(name)
 	if err != nil {
@@ -291,7 +291,7 @@ func (n *Networks) Remove(name string) error {
 		if err := n.writeRules(net.ID); err != nil {
 			return err
 		}
-		return removeBridge(net.Bridge)
+		return removeBridge(&net)
 	})
 	if err != nil {
 		return err

@@ -104,9 +104,9 @@ func (h *holder) join(spec *container.Spec, id string) error {
 	return nil
 }
 
-// onNetwork says whether a container is to be on a network.
-func (c *Config) onNetwork(name string) bool {
-	return slices.ContainsFunc(c.Endpoint.Connections, func(have network.Connection) bool { return have.Network == name })
+// OnNetwork says whether a container is to be on a network.
+func (c *Config) OnNetwork(name string) bool {
+	return c.Endpoint != nil && slices.ContainsFunc(c.Endpoint.Connections, func(have network.Connection) bool { return have.Network == name })
 }
 
 // enter has a container be on a network from its next start on.
@@ -161,7 +161,7 @@ func (h *holder) connectTo(c network.Connection, repeated bool) error {
 	if err != nil {
 		return err
 	}
-	wanted := h.config.onNetwork(c.Network)
+	wanted := h.config.OnNetwork(c.Network)
 	if wanted && (att == nil || att.On(c.Network)) {
 		if repeated {
 			return nil
@@ -198,7 +198,7 @@ func (h *holder) disconnectFrom(name string, repeated bool) error {
 	if err != nil {
 		return err
 	}
-	wanted, on := h.config.onNetwork(name), att != nil && att.On(name)
+	wanted, on := h.config.OnNetwork(name), att != nil && att.On(name)
 	if !wanted && !on {
 		if repeated {
 			return nil
@@ -222,7 +222,7 @@ func (h *holder) disconnectFrom(name string, repeated bool) error {
 // Connect joins a container to one more network, now if it runs.
 func (cl *Client) Connect(ctx context.Context, c Container, conn network.Connection) error {
 	return cl.changeNetworks(ctx, c.Config, request{Op: "connect", Connection: &conn}, func(cfg *Config) error {
-		if cfg.onNetwork(conn.Network) {
+		if cfg.OnNetwork(conn.Network) {
 			return cfg.errOn(conn.Network)
 		}
 		cfg.enter(conn)
@@ -233,7 +233,7 @@ func (cl *Client) Connect(ctx context.Context, c Container, conn network.Connect
 // Disconnect takes it from one.
 func (cl *Client) Disconnect(ctx context.Context, c Container, name string) error {
 	return cl.changeNetworks(ctx, c.Config, request{Op: "disconnect", Connection: &network.Connection{Network: name}}, func(cfg *Config) error {
-		if !cfg.onNetwork(name) {
+		if !cfg.OnNetwork(name) {
 			return cfg.errNotOn(name)
 		}
 		cfg.leave(name)

@@ -490,11 +490,14 @@ func runNetworkDisconnect(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	net, err := client.Records.Networks().Find(words[0])
+	c, err := client.Records.Find(words[1])
 	if err != nil {
 		return err
 	}
-	c, err := client.Records.Find(words[1])
+	net, err := client.Records.Networks().Find(words[0])
+	if errors.Is(err, network.ErrNotFound) && c.OnNetwork(words[0]) { // it was removed
+		net.Name, err = words[0], nil
+	}
 	if err != nil {
 		return err
 	}
@@ -528,9 +531,7 @@ func runNetworkPrune(_ context.Context, e *env, args []string) error {
 	}
 	for _, net := range list {
 		// Containers that don't run need theirs when they start.
-		used := slices.ContainsFunc(containers, func(c supervisor.Container) bool {
-			return c.Endpoint != nil && slices.ContainsFunc(c.Endpoint.Connections, func(conn network.Connection) bool { return conn.Network == net.Name })
-		})
+		used := slices.ContainsFunc(containers, func(c supervisor.Container) bool { return c.OnNetwork(net.Name) })
 		if net.Name == network.Default || used || !match(net) {
 			continue
 		}

@@ -321,6 +321,23 @@ func TestNetworkConnectKilled(t *testing.T) {
 	}
 }
 
+// TestRemovedNetwork has a container leave a network that was removed while it did not
+// run, without which it can't start.
+func TestRemovedNetwork(t *testing.T) {
+	w, _ := newNetBench(t)
+	w.ok("network", "create", "app")
+	w.ok("network", "create", "other")
+	w.ok("create", "--name", "cli", "--network", "app", "--network", "other", "test/base", "sleep", "1000")
+	w.ok("network", "rm", "app")
+	w.fails(1, []string{"no such network: app"}, "start", "cli")
+	w.ok("network", "disconnect", "app", "cli")
+	w.fails(1, []string{"no such network: app"}, "network", "disconnect", "app", "cli")
+	w.ok("start", "cli")
+	if out := w.ok("exec", "cli", "sh", "-c", "ls /sys/class/net | grep -c eth"); out != "1\n" {
+		t.Errorf("it has %s interfaces", strings.TrimSpace(out))
+	}
+}
+
 func TestWrongNetworks(t *testing.T) {
 	w := newBench(t)
 	for _, tt := range []struct {

@@ -53,8 +53,8 @@ type Connected struct {
 	ID        string       `json:"id"`
 	Interface string       `json:"interface"`
 	Addrs     []netip.Addr `json:"addrs"`
-	Bits      []int        `json:"bits"` // lengths of their subnets
-	Gateways  []netip.Addr `json:"gateways"`
+	Bits      []int        `json:"bits"`     // lengths of their subnets
+	Gateways  []netip.Addr `json:"gateways"` // by which default routes lead
 	MAC       string       `json:"mac"`
 	Aliases   []string     `json:"aliases,omitempty"`
 }
@@ -169,14 +169,11 @@ func (a *Attachment) join(net Network, got Connected) error {
 	if err != nil {
 		return err
 	}
-	routed := !net.Internal && !slices.ContainsFunc(a.Connected, func(have Connected) bool { return len(have.Gateways) > 0 })
-	if !routed {
-		got.Gateways = nil
-	}
+	got.Gateways = a.gateways(&net)
 	err = fs.ErrExist
 	for i := 0; i < maxInterfaces && errors.Is(err, fs.ErrExist); i++ { // the container may have made some of its own
 		if got.Interface = "eth" + strconv.Itoa(i); !a.hasInterface(got.Interface) {
-			err = a.networks.plugIn(&net, a.ns, plug{name: got.Interface, mac: mac, addrs: got.Addrs, routed: routed})
+			err = a.networks.plugIn(&net, a.ns, plug{name: got.Interface, mac: mac, addrs: got.Addrs, gateways: got.Gateways})
 		}
 	}
 	if err != nil {
@@ -191,6 +188,41 @@ func (a *Attachment) join(net Network, got Connected) error {
 		}
 	}
 	a.answerNames(net)
+	return nil
+}
+
+// gateways are those of a network by which default routes are to lead: IPv4 and IPv6
+// each, unless those lead over another network already.
+func (a *Attachment) gateways(net *Network) (out []netip.Addr) {
+	for _, s := range net.Subnets {
+		taken := slices.ContainsFunc(a.Connected, func(c Connected) bool {
+			return c.Network != net.Name && slices.ContainsFunc(c.Gateways, func(g netip.Addr) bool { return g.Is4() == s.Gateway.Is4() })
+		})
+		if !net.Internal && !taken {
+			out = append(out, s.Gateway)
+		}
+	}
+	return out
+}
+
+// standIn has the networks that are left stand in for one that was left: a default
+// route leads over the first that leads out. Repeating it does nothing.
+func (a *Attachment) standIn() error {
+	for i := range a.Connected {
+		c := &a.Connected[i]
+		net, err := a.networks.load(c.Network)
+		if err != nil {
+			return err
+		}
+		gateways := a.gateways(&net)
+		if len(gateways) == len(c.Gateways) {
+			continue
+		}
+		if err := reroute(a.ns, c.Interface, gateways); err != nil {
+			return err
+		}
+		c.Gateways = gateways
+	}
 	return nil
 }
 
@@ -234,7 +266,7 @@ func (n *Networks) lease(net *Network, a *Attachment, c Connection, names []stri
 	}
 	got = Connected{Network: net.Name, ID: net.ID, Addrs: addrs, MAC: c.MAC, Aliases: c.Aliases}
 	for _, s := range net.Subnets {
-		got.Gateways, got.Bits = append(got.Gateways, s.Gateway), append(got.Bits, s.Prefix.Bits())
+		got.Bits = append(got.Bits, s.Prefix.Bits())
 	}
 	if got.MAC == "" {
 		got.MAC = macOf(addrs[0])
@@ -328,7 +360,8 @@ func randomNumber() uint32 {
 	return binary.NativeEndian.Uint32(b[:])
 }
 
-// Disconnect leaves a network. After a failure or a kill it can be repeated.
+// Disconnect leaves a network. Another one takes over the default routes that led over
+// it. After a failure or a kill it can be repeated.
 func (a *Attachment) Disconnect(name string) error {
 	i := slices.IndexFunc(a.Connected, func(c Connected) bool { return c.Network == name })
 	if i < 0 {
@@ -345,7 +378,7 @@ func (a *Attachment) Disconnect(name string) error {
 		stop()
 		delete(a.names, name)
 	}
-	return nil
+	return a.standIn()
 }
 
 // Close ends the attachment: proxies, leases and rules. The interfaces go with
@@ -432,7 +465,7 @@ func (n *Networks) Adopt(a *Attachment, pid int) error {
 			a.answerNames(net)
 		}
 	}
-	return errors.Join(append(errs, a.serve())...)
+	return errors.Join(append(errs, a.standIn(), a.serve())...)
 }
 
 // settle has the attachment say what is so, whatever a killed process was about. A
@@ -506,5 +539,5 @@ func (a *Attachment) replug(net *Network, c Connected) error {
 	if err != nil {
 		return err
 	}
-	return a.networks.plugIn(net, a.ns, plug{name: c.Interface, mac: mac, addrs: c.Addrs, routed: len(c.Gateways) > 0})
+	return a.networks.plugIn(net, a.ns, plug{name: c.Interface, mac: mac, addrs: c.Addrs, gateways: c.Gateways})
 }

@@ -359,6 +359,58 @@ func TestDisconnectKilled(t *testing.T) {
 	}
 }
 
+// TestLeaveRouteKilled kills a process after it has left the network that the default
+// route led over.
+func TestLeaveRouteKilled(t *testing.T) {
+	for _, steps := range []string{"lease", "route"} {
+		t.Run(steps, func(t *testing.T) {
+			b := newBench(t)
+			testutil.Require(t, "sleep")
+			b.create("one", "10.91.1.0/24")
+			net := b.create("two", "10.91.2.0/24")
+			a := b.attach(containerID(0), false, "one", "two")
+			pid := b.runIn(a)
+			written := &Attachment{Container: a.Container, Connected: slices.Clone(a.Connected), DNS: a.DNS}
+			if err := errors.Join(disconnect(a.ns, "eth0"), b.release(a.Container, false, "one")); err != nil {
+				t.Fatal(err)
+			}
+			if steps == "route" {
+				if err := reroute(a.ns, "eth1", []netip.Addr{net.Subnets[0].Gateway}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			b.kill(a)
+			next := b.adopted(written, pid)
+			if got := next.Gateway(); got != net.Subnets[0].Gateway || !slices.Equal(next.defaultRoutes(t), []netip.Addr{got}) {
+				t.Errorf("taken over, it goes out by %v, which is told to be %v", next.defaultRoutes(t), got)
+			}
+		})
+	}
+}
+
+// defaultRoutes are the gateways of a container's default routes.
+func (a *Attachment) defaultRoutes(t *testing.T) (gateways []netip.Addr) {
+	t.Helper()
+	err := inNamespace(a.ns, func() error {
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		list, err := h.RouteList(nil, netlink.FAMILY_V4)
+		for _, r := range list {
+			if g, ok := netip.AddrFromSlice(r.Gw); ok {
+				gateways = append(gateways, g.Unmap())
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return gateways
+}
+
 // TestHalfWritten leaves what a process leaves that is killed while it writes, and
 // what a power cut leaves.
 func TestHalfWritten(t *testing.T) {

@@ -228,10 +228,10 @@ func inNamespace(ns *os.File, f func() error) error {
 
 // plug is an interface of a container.
 type plug struct {
-	name   string // in the container: eth0, …
-	mac    net.HardwareAddr
-	addrs  []netip.Addr
-	routed bool // it has the default routes
+	name     string // in the container: eth0, …
+	mac      net.HardwareAddr
+	addrs    []netip.Addr
+	gateways []netip.Addr // by which default routes lead
 }
 
 // connect makes a pair of interfaces, of which one is put on the network's
@@ -284,16 +284,35 @@ func configure(n *Network, p plug) error {
 	if err := h.LinkSetUp(link); err != nil {
 		return err
 	}
-	if !p.routed || n.Internal {
-		return nil
-	}
-	for _, s := range n.Subnets {
-		route := &netlink.Route{LinkIndex: link.Attrs().Index, Gw: s.Gateway.AsSlice()}
+	return addRoutes(h, link, p.gateways)
+}
+
+// addRoutes has default routes lead over a container's interface. Those that are there
+// stay.
+func addRoutes(h *netlink.Handle, link netlink.Link, gateways []netip.Addr) error {
+	for _, g := range gateways {
+		route := &netlink.Route{LinkIndex: link.Attrs().Index, Gw: g.AsSlice()}
 		if err := h.RouteAdd(route); err != nil && !errors.Is(err, os.ErrExist) {
-			return fmt.Errorf("default route by %s: %w", s.Gateway, err)
+			return fmt.Errorf("default route by %s: %w", g, err)
 		}
 	}
 	return nil
+}
+
+// reroute is addRoutes for an interface that is there already.
+func reroute(ns *os.File, name string, gateways []netip.Addr) error {
+	return inNamespace(ns, func() error {
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		link, err := h.LinkByName(name)
+		if err != nil {
+			return fmt.Errorf("look up %s: %w", name, err)
+		}
+		return addRoutes(h, link, gateways)
+	})
 }
 
 // has says whether a namespace has an interface.

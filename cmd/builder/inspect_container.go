@@ -325,14 +325,17 @@ func (in *inspectedContainer) network(c supervisor.Container) {
 		for i, on := range att.Connected {
 			ep := inspectedEndpoint{Aliases: on.Aliases, NetworkID: on.ID, MacAddress: on.MAC}
 			for j, a := range on.Addrs {
-				gateway := ""
-				if j < len(on.Gateways) {
-					gateway = on.Gateways[j].String()
-				}
 				if a.Is4() {
-					ep.IPAddress, ep.IPPrefixLen, ep.Gateway = a.String(), on.Bits[j], gateway
+					ep.IPAddress, ep.IPPrefixLen = a.String(), on.Bits[j]
 				} else {
-					ep.GlobalIPv6Address, ep.GlobalIPv6PrefixLen, ep.IPv6Gateway = a.String(), on.Bits[j], gateway
+					ep.GlobalIPv6Address, ep.GlobalIPv6PrefixLen = a.String(), on.Bits[j]
+				}
+			}
+			for _, g := range on.Gateways {
+				if g.Is4() {
+					ep.Gateway = g.String()
+				} else {
+					ep.IPv6Gateway = g.String()
 				}
 			}
 			n.Networks[on.Network] = ep

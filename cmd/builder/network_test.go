@@ -321,6 +321,54 @@ func TestNetworkConnectKilled(t *testing.T) {
 	}
 }
 
+// TestDefaultRouteMoves has a container leave the network by which it reaches the
+// outside: another one that leads there stands in.
+func TestDefaultRouteMoves(t *testing.T) {
+	w, _ := newNetBench(t)
+	w.ok("network", "create", "--internal", "back")
+	w.ok("network", "create", "--ipv6", "app")
+	w.ok("network", "create", "old")
+	w.ok("network", "create", "--ipv6", "other")
+	w.ok("run", "-d", "--name", "cli", "--network", "back", "test/base", "sleep", "1000")
+	gateway := func(network, field string) string {
+		return strings.TrimSpace(w.ok("network", "inspect", "-f", "{{(index .IPAM.Config "+field+").Gateway}}", network))
+	}
+	// check wants default routes by networks, "" for none.
+	check := func(when, four, six string) {
+		t.Helper()
+		for i, on := range []string{four, six} {
+			field := []string{"Gateway", "IPv6Gateway"}[i]
+			want, told := "", ""
+			if on != "" {
+				want = gateway(on, fmt.Sprint(i))
+				told = w.field("cli", "{{.NetworkSettings.Networks."+on+"."+field+"}}")
+			}
+			out := w.run("exec", "cli", "sh", "-c", "ip "+[]string{"-4", "-6"}[i]+" route | grep ^default | cut -d' ' -f3").stdout
+			if strings.TrimSpace(out) != want || told != want {
+				t.Errorf("%s it goes out by %q, which is told to be %q, want %q", when, out, told, want)
+			}
+		}
+		out := w.run("exec", "cli", "ping", "-c1", "-W1", "203.0.113.2").stdout
+		if strings.Contains(out, " 0% packet loss") != (four != "") {
+			t.Errorf("%s ping says %s", when, out)
+		}
+	}
+	check("on an internal network", "", "")
+	w.ok("network", "connect", "old", "cli")
+	check("on one that leads out", "old", "")
+	w.ok("network", "connect", "app", "cli")
+	w.ok("network", "connect", "other", "cli")
+	check("on one that leads out by IPv6 too", "old", "app")
+	w.ok("network", "disconnect", "old", "cli")
+	check("after it has left one", "app", "app")
+	w.ok("network", "disconnect", "app", "cli")
+	check("after it has left two", "other", "other")
+	w.ok("network", "disconnect", "other", "cli")
+	check("after it has left all", "", "")
+	w.ok("network", "connect", "app", "cli")
+	check("on one again", "app", "app")
+}
+
 // TestRemovedNetwork has a container leave a network that was removed while it did not
 // run, without which it can't start.
 func TestRemovedNetwork(t *testing.T) {

@@ -21,7 +21,7 @@ type Endpoint struct {
 	Container   string       `json:"container"` // its ID
 	Names       []string     `json:"names"`     // that it has on every network that resolves names
 	Connections []Connection `json:"connections"`
-	Ports       []Port       `json:"ports,omitempty"` // on the first network
+	Ports       []Port       `json:"ports,omitempty"` // on the first network that leads out
 }
 
 // Connection is one network that a container is to be on.
@@ -96,20 +96,12 @@ func (n *Networks) Attach(e Endpoint, ns *os.File) (_ *Attachment, err error) {
 	if err != nil {
 		return nil, err
 	}
-	// Host ports are ours from here on.
-	if err := a.reserve(e.Ports); err != nil {
-		return nil, err
-	}
-	for i, c := range e.Connections {
-		ports := a.Ports
-		if i > 0 {
-			ports = nil
-		}
-		if err := a.connect(c, e.Names, ports); err != nil {
+	for _, c := range e.Connections {
+		if err := a.Connect(c, e.Names, e.Ports); err != nil {
 			return nil, err
 		}
 	}
-	return a, a.serve()
+	return a, nil
 }
 
 // answerNames has the names of a network answered as long as the container is
@@ -131,15 +123,16 @@ func (a *Attachment) On(name string) bool {
 	return slices.ContainsFunc(a.Connected, func(c Connected) bool { return c.Network == name })
 }
 
-// Connect joins one more network. What has been made is gone again after a
-// failure.
-func (a *Attachment) Connect(c Connection, names []string) error {
-	return a.connect(c, names, nil)
+// exit is the index of the network by which the container goes out, -1 if there is
+// none. Published ports lead to it.
+func (a *Attachment) exit() int {
+	return slices.IndexFunc(a.Connected, func(c Connected) bool { return len(c.Gateways) > 0 })
 }
 
-// connect joins a network: the lease first, which others see, then the
-// interfaces.
-func (a *Attachment) connect(c Connection, names []string, ports []Port) error {
+// Connect joins one more network: the lease first, which others see, then the
+// interfaces. If it is the first that leads out the ports are published. What has been
+// made is gone again after a failure.
+func (a *Attachment) Connect(c Connection, names []string, ports []Port) error {
 	net, err := a.networks.Find(c.Network)
 	if err != nil {
 		return err
@@ -150,13 +143,24 @@ func (a *Attachment) connect(c Connection, names []string, ports []Port) error {
 	if !net.Names() && len(c.Aliases) > 0 {
 		return fmt.Errorf("network %s resolves no names: aliases are for networks that were made", net.Name)
 	}
-	got, err := a.networks.lease(&net, a, c, names, ports)
+	first := !net.Internal && a.exit() < 0
+	if first {
+		err = a.reserve(ports)
+	}
+	var got Connected
+	if err == nil {
+		got, err = a.networks.lease(&net, a, c, names, first)
+	}
 	if err == nil {
 		err = a.join(net, got)
 	}
 	if err != nil {
+		if first {
+			a.unpublish()
+		}
 		return fmt.Errorf("network %s: %w", net.Name, errors.Join(err, a.networks.release(a.Container, false, net.Name)))
 	}
+	a.aim()
 	return nil
 }
 
@@ -206,7 +210,8 @@ func (a *Attachment) gateways(net *Network) (out []netip.Addr) {
 }
 
 // standIn has the networks that are left stand in for one that was left: a default
-// route leads over the first that leads out. Repeating it does nothing.
+// route leads over the first that leads out, and published ports to it. Without one
+// there are none.
 func (a *Attachment) standIn() error {
 	for i := range a.Connected {
 		c := &a.Connected[i]
@@ -223,7 +228,35 @@ func (a *Attachment) standIn() error {
 		}
 		c.Gateways = gateways
 	}
-	return nil
+	at := a.exit()
+	if at < 0 {
+		a.unpublish()
+	}
+	if len(a.Ports) == 0 {
+		return nil
+	}
+	a.aim()
+	return a.networks.lead(a.Container, a.Connected[at].Network, a.Ports)
+}
+
+// lead has ports of the machine lead to a container by a network that it is on.
+func (n *Networks) lead(id, network string, ports []Port) error {
+	lock, err := n.lock()
+	if err != nil {
+		return err
+	}
+	defer lock.Release()
+	have, err := n.leases(network)
+	if err != nil {
+		return err
+	}
+	l := have[id]
+	l.Ports = ports
+	have[id] = l
+	if err := save(n.file(network, ".leases"), have); err != nil {
+		return err
+	}
+	return n.inBase(func() error { return n.writeRules("") })
 }
 
 // plugIn gives a container an interface on a network.
@@ -241,7 +274,7 @@ func parseMAC(text string) (net.HardwareAddr, error) {
 
 // lease finds addresses for a container on a network, sees to the bridge and
 // the rules, and notes all.
-func (n *Networks) lease(net *Network, a *Attachment, c Connection, names []string, ports []Port) (got Connected, err error) {
+func (n *Networks) lease(net *Network, a *Attachment, c Connection, names []string, publish bool) (got Connected, err error) {
 	lock, err := n.lock()
 	if err != nil {
 		return got, err
@@ -271,7 +304,10 @@ func (n *Networks) lease(net *Network, a *Attachment, c Connection, names []stri
 	if got.MAC == "" {
 		got.MAC = macOf(addrs[0])
 	}
-	l := lease{Addrs: addrs, MAC: got.MAC, Ports: ports, Created: time.Now()}
+	l := lease{Addrs: addrs, MAC: got.MAC, Created: time.Now()}
+	if publish {
+		l.Ports = a.Ports
+	}
 	if net.Names() {
 		l.Names = append(slices.Concat(names, c.Aliases), a.Container[:12])
 	}
@@ -288,7 +324,7 @@ func (n *Networks) lease(net *Network, a *Attachment, c Connection, names []stri
 		if err := save(n.file(net.Name, ".leases"), have); err != nil {
 			return err
 		}
-		if len(ports) > 0 || !n.hasRules(net) {
+		if len(l.Ports) > 0 || !n.hasRules(net) {
 			return n.writeRules("")
 		}
 		return nil
@@ -361,7 +397,7 @@ func randomNumber() uint32 {
 }
 
 // Disconnect leaves a network. Another one takes over the default routes that led over
-// it. After a failure or a kill it can be repeated.
+// it, and published ports; without one that leads out these are given back. After a failure or a kill it can be repeated.
 func (a *Attachment) Disconnect(name string) error {
 	i := slices.IndexFunc(a.Connected, func(c Connected) bool { return c.Network == name })
 	if i < 0 {
@@ -388,11 +424,8 @@ func (a *Attachment) Close() error {
 	if a == nil {
 		return nil
 	}
-	var errs []error
-	for _, p := range a.proxies {
-		p.close()
-	}
-	a.proxies = nil
+	published := len(a.Ports) > 0
+	a.unpublish()
 	for _, stop := range a.names {
 		stop()
 	}
@@ -401,8 +434,9 @@ func (a *Attachment) Close() error {
 	for _, c := range a.Connected {
 		on = append(on, c.Network)
 	}
+	var errs []error
 	if len(on) > 0 {
-		errs = append(errs, a.networks.release(a.Container, len(a.Ports) > 0, on...))
+		errs = append(errs, a.networks.release(a.Container, published, on...))
 	}
 	a.Connected = nil
 	if a.ns != nil {
@@ -458,32 +492,40 @@ func (n *Networks) Adopt(a *Attachment, pid int) error {
 		return err
 	}
 	a.networks, a.ns = n, ns
-	errs := []error{a.settle()}
+	left, err := a.settle()
+	errs := []error{err, a.reserveAgain()}
 	for _, c := range a.Connected {
 		if net, err := n.load(c.Network); err == nil {
 			errs = append(errs, a.replug(&net, c))
 			a.answerNames(net)
 		}
 	}
-	return errors.Join(append(errs, a.standIn(), a.serve())...)
+	if left {
+		errs = append(errs, a.standIn())
+	}
+	a.aim()
+	return errors.Join(errs...)
 }
 
 // settle has the attachment say what is so, whatever a killed process was about. A
 // Connect has left a lease that it doesn't know, and perhaps an interface with the
-// hardware address of that; a Disconnect an entry without a lease.
-func (a *Attachment) settle() error {
+// hardware address of that; a Disconnect an entry without a lease. left says that it
+// has left a network so.
+func (a *Attachment) settle() (left bool, err error) {
 	on, err := a.networks.on(a.Container)
 	if err != nil {
-		return err
+		return false, err
 	}
 	var errs []error
+	had := len(a.Connected)
 	a.Connected = slices.DeleteFunc(a.Connected, func(c Connected) bool {
-		left := !slices.Contains(on, c.Network)
-		if left {
+		gone := !slices.Contains(on, c.Network)
+		if gone {
 			errs = append(errs, disconnect(a.ns, c.Interface))
 		}
-		return left
+		return gone
 	})
+	left = len(a.Connected) < had
 	for _, name := range on {
 		if a.On(name) {
 			continue
@@ -497,7 +539,7 @@ func (a *Attachment) settle() error {
 		}
 		errs = append(errs, err)
 	}
-	return errors.Join(errs...)
+	return left, errors.Join(errs...)
 }
 
 // unplug removes the interfaces of a hardware address, but none that is known to

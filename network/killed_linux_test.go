@@ -187,7 +187,7 @@ func TestDropKilled(t *testing.T) {
 	// One of others that is gone goes with the next lease on its network.
 	b.kill(b.attach(second, true, "one"))
 	b.gone[second] = true
-	if err := a.Connect(Connection{Network: "one"}, nil); err != nil {
+	if err := a.Connect(Connection{Network: "one"}, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	b.want("after another's lease", 0, "one", first)
@@ -244,13 +244,13 @@ func TestConnectFails(t *testing.T) {
 	id := containerID(0)
 	a := b.attach(id, false, "one")
 	before := len(b.links("veth"))
-	if err := a.Connect(Connection{Network: "two", MAC: "01:00:00:00:00:01"}, nil); err == nil { // of a group
+	if err := a.Connect(Connection{Network: "two", MAC: "01:00:00:00:00:01"}, nil, nil); err == nil { // of a group
 		t.Fatal("it got the address")
 	}
 	if on := b.onNetwork("two"); len(on) > 0 || a.On("two") || len(b.links("veth")) != before {
 		t.Errorf("after a failure the leases are %v, and it has %+v", on, a.Connected)
 	}
-	if err := a.Connect(Connection{Network: "two"}, nil); err != nil {
+	if err := a.Connect(Connection{Network: "two"}, nil, nil); err != nil {
 		t.Errorf("once more: %v", err)
 	}
 }
@@ -270,7 +270,7 @@ func TestInterfaceTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, name := range []string{"two", "three"} {
-		if err := a.Connect(Connection{Network: name}, nil); err != nil {
+		if err := a.Connect(Connection{Network: name}, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 		if got := a.Connected[1+i].Interface; got != fmt.Sprintf("eth%d", 2+i) || !has(a.ns, got) {
@@ -293,7 +293,7 @@ func TestConnectKilled(t *testing.T) {
 			id := containerID(0)
 			a := b.attach(id, false, "one")
 			pid := b.runIn(a)
-			got, err := b.lease(&net, a, Connection{Network: "two"}, nil, nil)
+			got, err := b.lease(&net, a, Connection{Network: "two"}, nil, false)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -308,7 +308,7 @@ func TestConnectKilled(t *testing.T) {
 			if on := b.onNetwork("two"); len(on) > 0 || has(next.ns, "eth1") || !has(next.ns, "eth0") {
 				t.Errorf("taken over, the leases are %v, and there is eth0: %v, eth1: %v", on, has(next.ns, "eth0"), has(next.ns, "eth1"))
 			}
-			if err := next.Connect(Connection{Network: "two"}, nil); err != nil {
+			if err := next.Connect(Connection{Network: "two"}, nil, nil); err != nil {
 				t.Errorf("once more: %v", err)
 			}
 		})
@@ -360,31 +360,83 @@ func TestDisconnectKilled(t *testing.T) {
 }
 
 // TestLeaveRouteKilled kills a process after it has left the network that the default
-// route led over.
+// route led over, and published ports to.
 func TestLeaveRouteKilled(t *testing.T) {
-	for _, steps := range []string{"lease", "route"} {
+	for _, steps := range []string{"lease", "route", "lease with ports", "rules"} {
 		t.Run(steps, func(t *testing.T) {
 			b := newBench(t)
 			testutil.Require(t, "sleep")
 			b.create("one", "10.91.1.0/24")
 			net := b.create("two", "10.91.2.0/24")
-			a := b.attach(containerID(0), false, "one", "two")
+			a := b.attach(containerID(0), true, "one", "two")
 			pid := b.runIn(a)
-			written := &Attachment{Container: a.Container, Connected: slices.Clone(a.Connected), DNS: a.DNS}
+			written := &Attachment{Container: a.Container, Connected: slices.Clone(a.Connected), Ports: a.Ports, DNS: a.DNS}
+			to := a.Connected[1].Addrs
 			if err := errors.Join(disconnect(a.ns, "eth0"), b.release(a.Container, false, "one")); err != nil {
 				t.Fatal(err)
 			}
-			if steps == "route" {
+			if steps != "lease" {
 				if err := reroute(a.ns, "eth1", []netip.Addr{net.Subnets[0].Gateway}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			switch steps {
+			case "lease with ports":
+				l := b.leaseOf("two", a.Container)
+				l.Ports = a.Ports
+				if err := save(b.file("two", ".leases"), leases{a.Container: l}); err != nil {
+					t.Fatal(err)
+				}
+			case "rules":
+				if err := b.lead(a.Container, "two", a.Ports); err != nil {
 					t.Fatal(err)
 				}
 			}
 			b.kill(a)
 			next := b.adopted(written, pid)
+			if !slices.Equal(next.Ports, written.Ports) || !slices.Equal(b.leads(), to) || next.proxies[0].to.Load().Addr() != to[0] {
+				t.Errorf("taken over, %v lead to %v, by loopback to %v; want %v to %v", next.Ports, b.leads(), next.proxies[0].to.Load(), written.Ports, to)
+			}
+			if l := b.leaseOf("two", a.Container); !slices.Equal(l.Ports, written.Ports) {
+				t.Errorf("taken over, the lease is %+v", l)
+			}
 			if got := next.Gateway(); got != net.Subnets[0].Gateway || !slices.Equal(next.defaultRoutes(t), []netip.Addr{got}) {
 				t.Errorf("taken over, it goes out by %v, which is told to be %v", next.defaultRoutes(t), got)
 			}
 		})
+	}
+}
+
+func (b *bench) leaseOf(network, id string) lease {
+	b.t.Helper()
+	have, err := b.leases(network)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return have[id]
+}
+
+// TestLeaveAllKilled kills a process after it has left the last network that leads out.
+func TestLeaveAllKilled(t *testing.T) {
+	b := newBench(t)
+	testutil.Require(t, "sleep")
+	b.create("one", "10.91.1.0/24")
+	a := b.attach(containerID(0), true, "one")
+	pid := b.runIn(a)
+	written := &Attachment{Container: a.Container, Connected: slices.Clone(a.Connected), Ports: a.Ports, DNS: a.DNS}
+	if err := errors.Join(disconnect(a.ns, "eth0"), b.release(a.Container, false, "one")); err != nil {
+		t.Fatal(err)
+	}
+	b.kill(a)
+	next := b.adopted(written, pid)
+	if len(next.Ports)+len(next.proxies)+len(b.leads()) > 0 {
+		t.Errorf("taken over, it publishes %v, listens on %d and has rules to %v", next.Ports, len(next.proxies), b.leads())
+	}
+	if err := next.Connect(Connection{Network: "one"}, nil, written.Ports); err != nil {
+		t.Fatal(err)
+	}
+	if to := next.Connected[0].Addrs; !slices.Equal(next.Ports, written.Ports) || !slices.Equal(b.leads(), to) || next.proxies[0].to.Load().Addr() != to[0] {
+		t.Errorf("on a network again %v lead to %v, want %v to %v", next.Ports, b.leads(), written.Ports, to)
 	}
 }
 
@@ -617,7 +669,7 @@ func TestRemoveKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	check("when it was about to be removed", false)
-	if err := a.Connect(Connection{Network: "two"}, nil); err != nil {
+	if err := a.Connect(Connection{Network: "two"}, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	check("in use again", true)

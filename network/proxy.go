@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -21,6 +22,7 @@ import (
 // to the container.
 type proxy struct {
 	port   Port
+	to     atomic.Pointer[netip.AddrPort] // nil until it is known
 	listen []net.Listener
 	packet []*net.UDPConn
 	done   chan struct{}
@@ -136,40 +138,53 @@ func (px *proxy) close() {
 	}
 }
 
-// serve begins to pass on what comes to published ports. An attachment that
-// was taken over has to get them back first; to those that somebody else has got
-// meanwhile the rules alone lead.
-func (a *Attachment) serve() error {
+// reserveAgain takes the host ports of an attachment that was taken over. To those that
+// somebody else has got meanwhile the rules alone lead.
+func (a *Attachment) reserveAgain() error {
 	var errs []error
-	if len(a.proxies) == 0 {
-		for _, p := range a.Ports {
-			px, err := newProxy(p)
-			if err != nil {
-				errs = append(errs, err)
-				continue
-			}
-			a.proxies = append(a.proxies, px)
+	for _, p := range a.Ports {
+		px, err := newProxy(p)
+		if err != nil {
+			errs = append(errs, err)
+			continue
 		}
-	}
-	if len(a.Connected) == 0 {
-		return errors.Join(errs...)
-	}
-	for _, px := range a.proxies {
-		to := netip.AddrPortFrom(a.Connected[0].Addrs[0], px.port.Container)
-		for _, l := range px.listen {
-			go a.networks.serveTCP(l, to)
-		}
-		for _, c := range px.packet {
-			go a.networks.serveUDP(c, to)
-		}
+		a.proxies = append(a.proxies, px)
 	}
 	return errors.Join(errs...)
+}
+
+// aim has what comes to published ports passed on to where the container goes out.
+func (a *Attachment) aim() {
+	exit := a.exit()
+	if exit < 0 {
+		return
+	}
+	for _, px := range a.proxies {
+		at := netip.AddrPortFrom(a.Connected[exit].Addrs[0], px.port.Container)
+		if px.to.Swap(&at) != nil {
+			continue // it is served already
+		}
+		for _, l := range px.listen {
+			go a.networks.serveTCP(l, &px.to)
+		}
+		for _, c := range px.packet {
+			go a.networks.serveUDP(c, &px.to)
+		}
+	}
+}
+
+// unpublish gives the host ports back.
+func (a *Attachment) unpublish() {
+	for _, px := range a.proxies {
+		px.close()
+	}
+	a.proxies, a.Ports = nil, nil
 }
 
 // dialTimeout bounds the wait for a container that doesn't answer.
 const dialTimeout = 10 * time.Second
 
-func (n *Networks) serveTCP(l net.Listener, to netip.AddrPort) {
+func (n *Networks) serveTCP(l net.Listener, to *atomic.Pointer[netip.AddrPort]) {
 	for {
 		c, err := l.Accept()
 		if errors.Is(err, net.ErrClosed) {
@@ -179,7 +194,7 @@ func (n *Networks) serveTCP(l net.Listener, to netip.AddrPort) {
 			time.Sleep(10 * time.Millisecond) // no descriptors left, perhaps
 			continue
 		}
-		go n.passTCP(c.(*net.TCPConn), to)
+		go n.passTCP(c.(*net.TCPConn), *to.Load())
 	}
 }
 
@@ -210,9 +225,10 @@ const udpIdle = 90 * time.Second
 // maxUDPClients bounds those remembered of one port.
 const maxUDPClients = 4096
 
-func (n *Networks) serveUDP(c *net.UDPConn, to netip.AddrPort) {
+func (n *Networks) serveUDP(c *net.UDPConn, aim *atomic.Pointer[netip.AddrPort]) {
+	type way struct{ from, to netip.AddrPort }
 	var mu sync.Mutex
-	clients := map[netip.AddrPort]*net.UDPConn{}
+	clients := map[way]*net.UDPConn{}
 	defer func() {
 		mu.Lock()
 		defer mu.Unlock()
@@ -230,15 +246,16 @@ func (n *Networks) serveUDP(c *net.UDPConn, to netip.AddrPort) {
 			continue // such as a port that nobody listens on
 		}
 		mu.Lock()
-		out := clients[from]
+		w := way{from, *aim.Load()}
+		out := clients[w]
 		if out == nil && len(clients) < maxUDPClients {
-			if out, err = n.dialUDP(to); err == nil {
-				clients[from] = out
+			if out, err = n.dialUDP(w.to); err == nil {
+				clients[w] = out
 				go func() {
 					answerUDP(c, out, from)
 					mu.Lock()
 					defer mu.Unlock()
-					delete(clients, from)
+					delete(clients, w)
 				}()
 			}
 		}

@@ -177,7 +177,7 @@ func (h *holder) connectTo(c network.Connection, repeated bool) error {
 			return err
 		}
 	}
-	err = att.Connect(c, append([]string{h.records.nameOf(h.config)}, h.config.Endpoint.Names...))
+	err = att.Connect(c, append([]string{h.records.nameOf(h.config)}, h.config.Endpoint.Names...), h.config.Endpoint.Ports)
 	h.save()
 	if err != nil {
 		return err

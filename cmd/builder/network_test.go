@@ -369,6 +369,53 @@ func TestDefaultRouteMoves(t *testing.T) {
 	check("on one again", "app", "app")
 }
 
+// TestPublishedPortsMove has a container leave the network that published ports lead to:
+// they lead to another one, or nowhere, and are back with the next one.
+func TestPublishedPortsMove(t *testing.T) {
+	w, outside := newNetBench(t)
+	for _, args := range [][]string{{"--internal", "back"}, {"app"}, {"other"}} {
+		w.ok(append([]string{"network", "create"}, args...)...)
+	}
+	w.serveHTTP("web", "here", "--network", "back", "--network", "app", "--network", "other", "-p", "8080:80")
+	get := func(run func(...string) (string, error), host string) bool {
+		out, err := run("wget", "-qO-", "http://"+host+":8080/")
+		return err == nil && out == "here\n"
+	}
+	check := func(when string, rules int) {
+		t.Helper()
+		want := rules > 0
+		if want {
+			waitFor(t, "the server "+when, func() bool { return get(w.machine, "127.0.0.1") })
+		}
+		if loop, out := get(w.machine, "127.0.0.1"), get(outside, "203.0.113.1"); loop != want || out != want {
+			t.Errorf("%s it is reached by loopback: %v, from outside: %v", when, loop, out)
+		}
+		if n := w.publishing(); n != rules {
+			t.Errorf("%s there are %d rules", when, n)
+		}
+		for _, out := range []string{w.ok("port", "web"), w.ok("ps", "--format", "{{.Ports}}"), w.field("web", "{{.NetworkSettings.Ports}}")} {
+			if strings.Contains(out, "8080") != want {
+				t.Errorf("%s it has ports %q", when, out)
+			}
+		}
+	}
+	check("first", 1)
+	w.ok("network", "disconnect", "app", "web")
+	check("by another network", 1)
+	syscall.Kill(w.monitors()["monitor"], syscall.SIGKILL)
+	check("after a kill", 1)
+	w.ok("network", "disconnect", "other", "web")
+	check("by none", 0)
+	// Nobody has the port now.
+	w.serveHTTP("tmp", "there", "-p", "8080:80")
+	w.fails(1, []string{"8080/tcp is already allocated"}, "network", "connect", "app", "web")
+	w.ok("rm", "-f", "tmp")
+	w.ok("network", "connect", "app", "web")
+	check("on a network again", 1)
+	w.ok("restart", "-t", "0", "web")
+	check("started again", 1)
+}
+
 // TestRemovedNetwork has a container leave a network that was removed while it did not
 // run, without which it can't start.
 func TestRemovedNetwork(t *testing.T) {

@@ -204,7 +204,7 @@ func (r *responder) answer(msg []byte, from netip.Addr, proto string) []byte {
 	if out, ok := r.own(head, q, from); ok {
 		return out
 	}
-	if !r.net.Internal {
+	if !r.net.Internal || slices.ContainsFunc(r.elsewhere(from), func(p place) bool { return !p.Internal }) {
 		if out := upstream(msg, proto); out != nil {
 			return out
 		}
@@ -267,30 +267,50 @@ func (r *responder) addrsOf(name string, from netip.Addr) []netip.Addr {
 		}
 	}
 	look(r.net.Name, mine)
+	if len(out) > 0 {
+		return out
+	}
+	for _, p := range r.elsewhere(from) {
+		if p.Names() {
+			look(p.Name, p.leases)
+		}
+	}
+	return out
+}
+
+// place is a network with who is there.
+type place struct {
+	Network
+	leases leases
+}
+
+// elsewhere are the networks that the one who asks is on besides this one.
+func (r *responder) elsewhere(from netip.Addr) (on []place) {
+	mine, err := r.networks.leases(r.net.Name)
+	if err != nil {
+		return nil
+	}
 	asker := ""
 	for id, l := range mine {
 		if slices.Contains(l.Addrs, from) {
 			asker = id
 		}
 	}
-	if len(out) > 0 || asker == "" {
-		return out
-	}
 	all, err := r.networks.List()
-	if err != nil {
+	if asker == "" || err != nil {
 		return nil
 	}
 	for _, net := range all {
-		if !net.Names() || net.Name == r.net.Name {
+		if net.Name == r.net.Name {
 			continue
 		}
 		if have, err := r.networks.leases(net.Name); err == nil {
-			if _, on := have[asker]; on {
-				look(net.Name, have)
+			if _, is := have[asker]; is {
+				on = append(on, place{net, have})
 			}
 		}
 	}
-	return out
+	return on
 }
 
 // nameOf is the name of the container that has the address of a reverse name.

@@ -321,6 +321,21 @@ func TestNetworkConnectKilled(t *testing.T) {
 	}
 }
 
+// TestInternalNetworkAsks asks the name server of an internal network for what it does
+// not know: it asks others for who is on a network that leads out, too.
+func TestInternalNetworkAsks(t *testing.T) {
+	w, _ := newNetBench(t)
+	w.ok("network", "create", "--internal", "back")
+	w.ok("run", "-d", "--name", "inner", "--network", "back", "test/base", "sleep", "1000")
+	w.ok("run", "-d", "--name", "both", "--network", "back", "--network", "bridge", "test/base", "sleep", "1000")
+	for name, want := range map[string]string{"inner": "NXDOMAIN", "both": "SERVFAIL"} { // nobody is there to be asked
+		waitFor(t, "the answer "+want, func() bool {
+			r := w.run("exec", name, "nslookup", "nobody.invalid")
+			return strings.Contains(r.stdout+r.stderr, want)
+		})
+	}
+}
+
 // TestDefaultRouteMoves has a container leave the network by which it reaches the
 // outside: another one that leads there stands in.
 func TestDefaultRouteMoves(t *testing.T) {

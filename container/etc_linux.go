@@ -31,13 +31,10 @@ func etcFiles(spec *Spec, hostname string) ([]etcFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	resolv := spec.ResolvConf
-	if resolv == nil {
-		if resolv, err = resolvConf(spec.Network, os.ReadFile); err != nil {
-			return nil, err
-		}
+	resolv, err := ResolvConf(spec)
+	if err != nil {
+		return nil, err
 	}
-	resolv = spec.DNS.apply(resolv)
 	files := []etcFile{{"resolv.conf", resolv}, {"hosts", hosts}}
 	if !spec.RunStep {
 		files = append(files, etcFile{"hostname", []byte(hostname + "\n")})
@@ -60,10 +57,29 @@ func setReadOnly(m *os.File) error {
 	}
 }
 
+// ResolvConf is the /etc/resolv.conf that a container is to have.
+func ResolvConf(spec *Spec) (text []byte, err error) {
+	if text = spec.ResolvConf; text == nil {
+		if text, err = resolvConf(spec.Network, os.ReadFile); err != nil {
+			return nil, err
+		}
+	}
+	return spec.DNS.apply(text), nil
+}
+
+// etcSource is the source that mount tables show of the files of a container, by which
+// they are known again. A RUN step's are not.
+func etcSource(spec *Spec) string {
+	if spec.RunStep {
+		return "tmpfs"
+	}
+	return "etc-" + spec.ID[:min(12, len(spec.ID))]
+}
+
 // openEtc makes a small file system that holds the files.
-func openEtc(files []etcFile, readOnly bool) (*os.File, error) {
+func openEtc(files []etcFile, source string, readOnly bool) (*os.File, error) {
 	m, err := mount.FS{
-		Type:    "tmpfs",
+		Type: "tmpfs", Source: source,
 		Options: []mount.Option{{Key: "mode", Value: "0755"}, {Key: "size", Value: "16m"}},
 		Attr:    unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC,
 	}.Open()

@@ -16,7 +16,7 @@ import (
 // does that has not executed yet.
 func TestSetReadOnly(t *testing.T) {
 	testutil.Require(t, "root")
-	m, err := openEtc([]etcFile{{"hosts", nil}}, false)
+	m, err := openEtc([]etcFile{{"hosts", nil}}, "etc", false)
 	if err != nil {
 		t.Fatal(err)
 	}

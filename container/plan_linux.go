@@ -429,7 +429,7 @@ func (p *plan) openEtc() error {
 		}
 		p.addPoint(name, at)
 	}
-	if p.etc, err = openEtc(files, p.spec.RunStep); err != nil {
+	if p.etc, err = openEtc(files, etcSource(p.spec), p.spec.RunStep); err != nil {
 		return err
 	}
 	p.keep(p.etc)

@@ -31,15 +31,15 @@ func TestDefaultMounts(t *testing.T) {
 				opts := strings.Split(f[3], ",")
 				var flags []string
 				for _, o := range opts {
-					if o == "ro" || o == "nosuid" || o == "nodev" || o == "noexec" || strings.HasPrefix(o, "mode=") || strings.HasPrefix(o, "size=") && f[0] != "tmpfs" {
+					if o == "ro" || o == "nosuid" || o == "nodev" || o == "noexec" || strings.HasPrefix(o, "mode=") || strings.HasPrefix(o, "size=") && f[0] == "shm" {
 						flags = append(flags, o)
 					}
 				}
 				got = append(got, strings.Join([]string{f[0], f[1], f[2], strings.Join(flags, ",")}, " "))
 			}
-			etc := "nosuid,nodev,noexec,mode=755"
+			source, etc := etcSource(&spec), "nosuid,nodev,noexec,mode=755"
 			if step {
-				etc = "ro," + etc
+				source, etc = "tmpfs", "ro,"+etc
 			}
 			want := []string{
 				"none / overlay ",
@@ -50,11 +50,11 @@ func TestDefaultMounts(t *testing.T) {
 				"mqueue /dev/mqueue mqueue nosuid,nodev,noexec",
 				"sysfs /sys sysfs ro,nosuid,nodev,noexec",
 				"cgroup2 /sys/fs/cgroup cgroup2 ro,nosuid,nodev,noexec",
-				"tmpfs /etc/resolv.conf tmpfs " + etc,
-				"tmpfs /etc/hosts tmpfs " + etc,
+				source + " /etc/resolv.conf tmpfs " + etc,
+				source + " /etc/hosts tmpfs " + etc,
 			}
 			if !step {
-				want = append(want, "tmpfs /etc/hostname tmpfs "+etc)
+				want = append(want, source+" /etc/hostname tmpfs "+etc)
 			}
 			if g, w := strings.Join(got, "\n"), strings.Join(want, "\n"); g != w {
 				t.Errorf("RunStep %v:\n%s\nwant\n%s", step, g, w)

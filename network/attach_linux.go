@@ -59,6 +59,16 @@ type Connected struct {
 	Aliases   []string     `json:"aliases,omitempty"`
 }
 
+// near says whether an address is of a subnet of the network.
+func (c *Connected) near(addr netip.Addr) bool {
+	for i, own := range c.Addrs {
+		if netip.PrefixFrom(own, c.Bits[i]).Contains(addr) {
+			return true
+		}
+	}
+	return false
+}
+
 // Namespace is the network namespace. It is the Attachment's.
 func (a *Attachment) Namespace() *os.File { return a.ns }
 
@@ -209,10 +219,17 @@ func (a *Attachment) gateways(net *Network) (out []netip.Addr) {
 	return out
 }
 
-// standIn has the networks that are left stand in for one that was left: a default
-// route leads over the first that leads out, and published ports to it. Without one
-// there are none.
+// standIn has the networks that are left stand in for one that was left, whose name
+// server is none any more: a default route leads over the first that leads out, and
+// published ports to it. Without one there are none.
 func (a *Attachment) standIn() error {
+	var dns []netip.Addr
+	for _, server := range a.DNS {
+		if slices.ContainsFunc(a.Connected, func(c Connected) bool { return c.near(server) }) {
+			dns = append(dns, server)
+		}
+	}
+	a.DNS = dns
 	for i := range a.Connected {
 		c := &a.Connected[i]
 		net, err := a.networks.load(c.Network)
@@ -396,8 +413,9 @@ func randomNumber() uint32 {
 	return binary.NativeEndian.Uint32(b[:])
 }
 
-// Disconnect leaves a network. Another one takes over the default routes that led over
-// it, and published ports; without one that leads out these are given back. After a failure or a kill it can be repeated.
+// Disconnect leaves a network, whose name server goes from DNS. Another one takes over
+// the default routes that led over it, and published ports; without one that leads out
+// these are given back. After a failure or a kill it can be repeated.
 func (a *Attachment) Disconnect(name string) error {
 	i := slices.IndexFunc(a.Connected, func(c Connected) bool { return c.Network == name })
 	if i < 0 {

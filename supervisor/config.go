@@ -153,6 +153,8 @@ type State struct {
 	Health     *Health `json:"health,omitempty"`
 	// Network is what it has of networks as long as it runs.
 	Network *network.Attachment `json:"network,omitempty"`
+	// Resolv tells its /etc/resolv.conf that is ours from one that was changed.
+	Resolv string `json:"resolv,omitempty"`
 }
 
 // Alive says whether it has processes.

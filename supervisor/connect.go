@@ -3,7 +3,10 @@
 package supervisor
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -37,26 +40,70 @@ func (h *holder) connect(spec *container.Spec, ns *os.File) (*network.Attachment
 	if err != nil {
 		return nil, err
 	}
-	private(spec, att)
+	if err := private(spec, att); err != nil {
+		return nil, errors.Join(err, att.Close())
+	}
 	return att, nil
 }
 
 // private puts a container into the namespace of an attachment.
-func private(spec *container.Spec, att *network.Attachment) {
+func private(spec *container.Spec, att *network.Attachment) (err error) {
 	spec.Network, spec.NetNS = container.NetworkPrivate, att.Namespace()
-	hostname := spec.Hostname
-	if hostname == "" {
-		hostname = spec.ID[:12]
-	}
+	spec.Hosts = slices.Clone(spec.Hosts)
 	for _, c := range att.Connected {
 		for _, a := range c.Addrs {
-			spec.Hosts = append(spec.Hosts, container.Host{Name: hostname, IP: a})
+			spec.Hosts = append(spec.Hosts, container.Host{Name: hostname(spec), IP: a})
 		}
 	}
 	if len(spec.DNS.Servers) == 0 {
 		spec.DNS.Servers = att.DNS
 	}
 	spec.Gateway = att.Gateway()
+	spec.ResolvConf, err = container.ResolvConf(spec)
+	return err
+}
+
+// hostname is that of a container on networks.
+func hostname(spec *container.Spec) string { return or(spec.Hostname, spec.ID[:12]) }
+
+// resolvSum tells what builder has written to a resolv.conf from what others have.
+func resolvSum(text []byte) string {
+	sum := sha256.Sum256(bytes.TrimRight(text, "\n"))
+	return hex.EncodeToString(sum[:8])
+}
+
+// tellNetworks brings two files of a container that runs in line with the networks that
+// it is on: its own addresses in /etc/hosts, and /etc/resolv.conf if that is as builder
+// has written it. The state, which is to be saved then, tells that. h.mu is held.
+func (h *holder) tellNetworks() {
+	spec := h.config.Spec
+	spec.ID = h.config.ID
+	err := private(&spec, h.state.Network)
+	if err == nil {
+		t := container.Target{Pid: h.state.Pid, Start: h.state.PidStart, Spec: spec}
+		var own []netip.Addr
+		for _, host := range spec.Hosts {
+			if host.Gateway {
+				host.IP = spec.Gateway
+			}
+			if host.Name == hostname(&spec) && host.IP.IsValid() {
+				own = append(own, host.IP)
+			}
+		}
+		err = errors.Join(
+			container.EditEtc(t, "hosts", func(text []byte) []byte { return container.WithAddresses(text, hostname(&spec), own) }),
+			container.EditEtc(t, "resolv.conf", func(text []byte) []byte {
+				want := resolvSum(spec.ResolvConf)
+				if has := resolvSum(text); len(h.config.Spec.DNS.Servers) > 0 || has != h.state.Resolv && has != want {
+					return nil
+				}
+				h.state.Resolv = want
+				return spec.ResolvConf
+			}))
+	}
+	if err != nil && !errors.Is(err, container.ErrGone) {
+		h.warn(fmt.Sprintf("tell container %s of its networks: %v", h.config.Name, err))
+	}
 }
 
 // join has a container use the network of another one, which runs.
@@ -81,12 +128,7 @@ func (h *holder) join(spec *container.Spec, id string) error {
 		return fmt.Errorf("--network container:%s: %w", id, &NotRunningError{c.Name})
 	}
 	spec.Network, spec.NetNS = container.NetworkPrivate, ns
-	if spec.Hostname == "" {
-		spec.Hostname = c.Spec.Hostname
-		if spec.Hostname == "" {
-			spec.Hostname = c.ID[:12]
-		}
-	}
+	spec.Hostname = or(spec.Hostname, or(c.Spec.Hostname, c.ID[:12]))
 	if att := c.State.Network; att != nil {
 		var addrs []netip.Addr
 		for _, on := range att.Connected {
@@ -187,6 +229,8 @@ func (h *holder) connectTo(c network.Connection, repeated bool) error {
 		h.save()
 		return err
 	}
+	h.tellNetworks()
+	h.save()
 	return nil
 }
 
@@ -211,6 +255,7 @@ func (h *holder) disconnectFrom(name string, repeated bool) error {
 		}
 	}
 	if att != nil {
+		h.tellNetworks()
 		h.save()
 	}
 	if !wanted {

@@ -298,7 +298,7 @@ func (h *holder) start() (err error) {
 		root.Close()
 		return errors.Join(err, att.Close())
 	}
-	running := State{Status: Running, Boot: sys.BootID(), Restarts: h.current().Restarts, Foreground: spec.KillWithParent, Network: att}
+	running := State{Status: Running, Boot: sys.BootID(), Restarts: h.current().Restarts, Foreground: spec.KillWithParent, Network: att, Resolv: resolvSum(spec.ResolvConf)}
 	spec.BeforeExec = func(pid int, terminal *os.File) error {
 		if err := h.keepOutput(out, terminal); err != nil {
 			return err
@@ -867,6 +867,9 @@ func (h *holder) takeOver(st State) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.process, h.out, h.input, h.state, h.stopping = p, out, in, st, st.Stopped
+	if st.Network != nil {
+		h.tellNetworks()
+	}
 	h.save() // with what its networks have become, too
 	go h.watchHealth(p)
 	return nil

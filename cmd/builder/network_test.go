@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -318,6 +319,85 @@ func TestNetworkConnectKilled(t *testing.T) {
 			check(when, 0, 0)
 			w.fails(1, []string{"not on network back"}, "network", "disconnect", "back", "cli")
 		}
+	}
+}
+
+// TestNameServersMove has containers that run join and leave networks: names are resolved
+// on those that they are on, unless they were told otherwise.
+func TestNameServersMove(t *testing.T) {
+	w, _ := newNetBench(t)
+	for _, name := range []string{"app", "other"} {
+		w.ok("network", "create", name)
+	}
+	const both = "cat /etc/resolv.conf /etc/hosts"
+	in := func(name, cmd string) string {
+		w.t.Helper()
+		return w.run("exec", name, "sh", "-c", cmd).stdout
+	}
+	gateway := func(network string) string {
+		return strings.TrimSpace(w.ok("network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", network))
+	}
+	// check wants the gateways of networks as name servers, and lines for all addresses.
+	check := func(when, name string, networks ...string) {
+		t.Helper()
+		var want []string
+		for _, n := range networks {
+			want = append(want, "nameserver "+gateway(n))
+		}
+		if got := strings.Split(strings.TrimSpace(in(name, "grep ^nameserver /etc/resolv.conf")), "\n"); !slices.Equal(got, want) {
+			t.Errorf("%s %s has %q, want %q", when, name, got, want)
+		}
+		addrs := in(name, "ip -4 -o addr show scope global | sed 's/.*inet \\([0-9.]*\\).*/\\1/' | sort")
+		if hosts := in(name, "grep $(hostname) /etc/hosts | cut -f1 | sort"); hosts != addrs {
+			t.Errorf("%s %s has addresses %q and in hosts %q", when, name, addrs, hosts)
+		}
+	}
+	w.ok("run", "-d", "--name", "web", "--network", "other", "test/base", "sleep", "1000")
+	w.ok("run", "-d", "--name", "cli", "--network", "app", "--network", "other", "test/base", "sleep", "1000")
+	check("first", "cli", "app", "other")
+	w.ok("network", "disconnect", "app", "cli")
+	check("after it has left app", "cli", "other")
+	waitFor(t, "the answer of web", func() bool { return strings.Contains(in("cli", "nslookup web"), "Name:\tweb") })
+
+	// From the default network, and back.
+	w.ok("run", "-d", "--name", "def", "test/base", "sleep", "1000")
+	before := in("def", both)
+	w.ok("network", "connect", "other", "def")
+	check("on other too", "def", "other")
+	waitFor(t, "the answer of web", func() bool { return strings.Contains(in("def", "nslookup web"), "Name:\tweb") })
+
+	// A killed monitor has not written the file.
+	id := w.field("def", "{{.Id}}")
+	state := filepath.Join(w.root, "containers", id, "state.json")
+	old, err := os.ReadFile(state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.ok("network", "disconnect", "other", "def")
+	if after := in("def", both); after != before {
+		t.Errorf("back on the default network it has\n%swant\n%s", after, before)
+	}
+	in("def", "printf 'nameserver "+gateway("other")+"\\n' > /tmp/r; grep -v ^nameserver /etc/resolv.conf > /tmp/s; cat /tmp/s /tmp/r > /etc/resolv.conf")
+	if err := os.WriteFile(state, old, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	syscall.Kill(w.monitors()["monitor"], syscall.SIGKILL)
+	waitFor(t, "the files after a kill", func() bool { return in("def", both) == before })
+	w.ok("network", "connect", "app", "def")
+	check("after a kill", "def", "app")
+
+	// What somebody has changed stays.
+	in("def", "echo '# mine' >> /etc/resolv.conf; echo '192.0.2.7 there' >> /etc/hosts")
+	w.ok("network", "disconnect", "app", "def")
+	w.ok("network", "connect", "other", "def")
+	check("changed", "def", "app")
+	if !strings.Contains(in("def", "cat /etc/hosts"), "192.0.2.7 there\n") {
+		t.Error("its own line in hosts is gone")
+	}
+	w.ok("run", "-d", "--name", "dns", "--dns", "192.0.2.1", "test/base", "sleep", "1000")
+	w.ok("network", "connect", "other", "dns")
+	if got := in("dns", "grep ^nameserver /etc/resolv.conf"); got != "nameserver 192.0.2.1\n" {
+		t.Errorf("with --dns it has %q", got)
 	}
 }
 

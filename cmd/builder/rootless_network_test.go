@@ -166,6 +166,15 @@ func TestRootlessNetwork(t *testing.T) {
 		waitFor(t, "web after "+words+" was killed", func() bool { return from(outside, "http://203.0.113.1:8080/") == "in\n" })
 		waitFor(t, "its name after "+words+" was killed", func() bool { return in("timeout 2 wget -qO- http://web/") == "in\n" })
 	}
+	// Another network stands in for the one that both leave.
+	u.ok("network", "create", "other")
+	for _, name := range []string{"web", "cli"} {
+		u.ok("network", "connect", "other", name)
+		u.ok("network", "disconnect", "app", name)
+	}
+	waitFor(t, "the outside by another network", func() bool { return in("timeout 2 wget -qO- http://203.0.113.2/") == "outside\n" })
+	waitFor(t, "web by another network", func() bool { return from(outside, "http://203.0.113.1:8080/") == "in\n" })
+	waitFor(t, "its name on another network", func() bool { return in("timeout 2 wget -qO- http://web/") == "in\n" })
 	u.ok("rm", "-fa")
 	u.ok("network", "prune")
 	waitFor(t, "the end of all processes", func() bool { return processOf(t, u.root, "") == 0 })

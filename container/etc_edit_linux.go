@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package container
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"builder/internal/sys"
+)
+
+// maxEtc bounds the files that are edited, in bytes.
+const maxEtc = 1 << 20
+
+// EditEtc changes one of the files that a running container has of [Start], "hosts" or
+// "resolv.conf": edit is given its text and returns another one, or nil to leave it. It
+// is not called if the container has none of ours there, but a mount of its own perhaps.
+// Whoever reads the file, and a kill, never meets half a text, but perhaps empty lines
+// at its end. The error wraps [ErrGone] if the container has ended.
+func EditEtc(t Target, name string, edit func(text []byte) []byte) error {
+	f, err := openEtcOf(t, name)
+	if f == nil || err != nil {
+		return err
+	}
+	defer f.Close()
+	old, err := io.ReadAll(io.LimitReader(f, maxEtc+1))
+	if err != nil || len(old) > maxEtc {
+		return err
+	}
+	text := edit(old)
+	if text == nil || bytes.Equal(text, old) {
+		return nil
+	}
+	padding := bytes.Repeat([]byte("\n"), max(0, len(old)-len(text)))
+	if _, err := f.WriteAt(slices.Concat(text, padding), 0); err != nil {
+		return err
+	}
+	return f.Truncate(int64(len(text)))
+}
+
+// openEtcOf opens a file of [EditEtc], nil if it isn't there. The container may have put
+// anything in its place: where ours is the kernel's table tells, no link is followed
+// there, and what is found is opened only if its mount is ours.
+func openEtcOf(t Target, name string) (*os.File, error) {
+	proc := "/proc/" + strconv.Itoa(t.Pid)
+	var table []sys.MountEntry
+	root, err := os.OpenFile(proc+"/root", unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err == nil {
+		defer root.Close()
+		table, err = sys.MountTable(proc + "/mountinfo")
+	}
+	if StartTime(t.Pid) != t.Start { // else it was so before, too
+		return nil, fmt.Errorf("process %d: %w", t.Pid, ErrGone)
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range table {
+		if m.Type != "tmpfs" || m.Source != etcSource(&t.Spec) || m.Root != "/"+name {
+			continue
+		}
+		at, err := openPlace(root, m.At)
+		if err != nil {
+			continue // it was moved away, or something was mounted above it
+		}
+		defer at.Close()
+		if id, err := sys.MountID(at); err != nil || id != m.ID {
+			continue
+		}
+		if st, err := at.Stat(); err != nil || !st.Mode().IsRegular() {
+			continue
+		}
+		return os.OpenFile(sys.FDPath(at), os.O_RDWR, 0)
+	}
+	return nil, nil
+}
+
+// openPlace opens a path without an effect on what is there: only its last part may be
+// a mount.
+func openPlace(root *os.File, name string) (*os.File, error) {
+	how := unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
+	}
+	dir, err := unix.Openat2(int(root.Fd()), path.Dir("."+name), &how)
+	if err != nil {
+		return nil, os.NewSyscallError("openat2", err)
+	}
+	defer unix.Close(dir)
+	how.Flags, how.Resolve = unix.O_PATH|unix.O_CLOEXEC, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS
+	fd, err := unix.Openat2(dir, path.Base(name), &how)
+	if err != nil {
+		return nil, os.NewSyscallError("openat2", err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// WithAddresses changes a text of hosts(5) so that a name has these addresses, besides
+// loopback ones. Lines with other names too stay.
+func WithAddresses(text []byte, name string, addrs []netip.Addr) []byte {
+	var out bytes.Buffer
+	var have []netip.Addr
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Fields(line); len(f) == 2 && f[1] == name {
+			if a, err := netip.ParseAddr(f[0]); err == nil && !a.IsLoopback() {
+				if !slices.Contains(addrs, a) {
+					continue
+				}
+				have = append(have, a)
+			}
+		}
+		out.WriteString(strings.TrimSuffix(line, "\n") + "\n")
+	}
+	for _, a := range addrs {
+		if !slices.Contains(have, a) {
+			fmt.Fprintf(&out, "%s\t%s\n", a, name)
+		}
+	}
+	return out.Bytes()
+}

@@ -155,6 +155,7 @@ func (a *Attachment) Connect(c Connection, names []string, ports []Port) error {
 	}
 	first := !net.Internal && a.exit() < 0
 	if first {
+		a.unpublish() // what nobody could be found to stand in for
 		err = a.reserve(ports)
 	}
 	var got Connected
@@ -415,7 +416,8 @@ func randomNumber() uint32 {
 
 // Disconnect leaves a network, whose name server goes from DNS. Another one takes over
 // the default routes that led over it, and published ports; without one that leads out
-// these are given back. After a failure or a kill it can be repeated.
+// these are given back. After a failure or a kill it can be repeated; if the network was
+// left the failure was another's to stand in.
 func (a *Attachment) Disconnect(name string) error {
 	i := slices.IndexFunc(a.Connected, func(c Connected) bool { return c.Network == name })
 	if i < 0 {

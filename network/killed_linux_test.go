@@ -440,6 +440,29 @@ func TestLeaveAllKilled(t *testing.T) {
 	}
 }
 
+// TestNobodyStandsIn has a container remove the interface of the network that would
+// stand in for the one that is left.
+func TestNobodyStandsIn(t *testing.T) {
+	b := newBench(t)
+	b.create("one", "10.91.1.0/24")
+	b.create("two", "10.91.2.0/24")
+	b.create("three", "10.91.3.0/24")
+	a := b.attach(containerID(0), true, "one", "two")
+	ports := slices.Clone(a.Ports)
+	if err := disconnect(a.ns, "eth1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Disconnect("one"); err == nil || a.On("one") || len(b.leads()) > 0 {
+		t.Errorf("after it has left (%v) it is on %+v, and ports lead to %v", err, a.Connected, b.leads())
+	}
+	if err := a.Connect(Connection{Network: "three"}, nil, ports); err != nil {
+		t.Fatal(err)
+	}
+	if to := a.Connected[1].Addrs; !slices.Equal(a.Ports, ports) || !slices.Equal(b.leads(), to) {
+		t.Errorf("on another network %v lead to %v, want %v to %v", a.Ports, b.leads(), ports, to)
+	}
+}
+
 // defaultRoutes are the gateways of a container's default routes.
 func (a *Attachment) defaultRoutes(t *testing.T) (gateways []netip.Addr) {
 	t.Helper()

@@ -250,7 +250,7 @@ func (h *holder) disconnectFrom(name string, repeated bool) error {
 		return h.config.errNotOn(name)
 	}
 	if on {
-		if err := att.Disconnect(name); err != nil {
+		if err = att.Disconnect(name); att.On(name) {
 			return err
 		}
 	}
@@ -258,10 +258,10 @@ func (h *holder) disconnectFrom(name string, repeated bool) error {
 		h.tellNetworks()
 		h.save()
 	}
-	if !wanted {
-		return nil
+	if wanted {
+		err = errors.Join(err, h.change(func(cfg *Config) { cfg.leave(name) }))
 	}
-	return h.change(func(cfg *Config) { cfg.leave(name) })
+	return err
 }
 
 // Connect joins a container to one more network, now if it runs.

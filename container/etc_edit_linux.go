@@ -24,8 +24,8 @@ const maxEtc = 1 << 20
 // EditEtc changes one of the files that a running container has of [Start], "hosts" or
 // "resolv.conf": edit is given its text and returns another one, or nil to leave it. It
 // is not called if the container has none of ours there, but a mount of its own perhaps.
-// Whoever reads the file, and a kill, never meets half a text, but perhaps empty lines
-// at its end. The error wraps [ErrGone] if the container has ended.
+// It is written in one piece: whoever reads the file meanwhile, and a kill, may find empty
+// lines at its end. The error wraps [ErrGone] if the container has ended.
 func EditEtc(t Target, name string, edit func(text []byte) []byte) error {
 	f, err := openEtcOf(t, name)
 	if f == nil || err != nil {
@@ -79,7 +79,8 @@ func openEtcOf(t Target, name string) (*os.File, error) {
 		if st, err := at.Stat(); err != nil || !st.Mode().IsRegular() {
 			continue
 		}
-		return os.OpenFile(sys.FDPath(at), os.O_RDWR, 0)
+		// Who has a lease on it (fcntl(2)) would make a blocking one wait.
+		return os.OpenFile(sys.FDPath(at), os.O_RDWR|unix.O_NONBLOCK, 0)
 	}
 	return nil, nil
 }

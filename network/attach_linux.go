@@ -231,18 +231,21 @@ func (a *Attachment) standIn() error {
 		}
 	}
 	a.DNS = dns
+	var errs []error
 	for i := range a.Connected {
 		c := &a.Connected[i]
 		net, err := a.networks.load(c.Network)
 		if err != nil {
-			return err
+			errs = append(errs, err)
+			continue
 		}
 		gateways := a.gateways(&net)
 		if len(gateways) == len(c.Gateways) {
 			continue
 		}
 		if err := reroute(a.ns, c.Interface, gateways); err != nil {
-			return err
+			errs = append(errs, err) // another one may do
+			continue
 		}
 		c.Gateways = gateways
 	}
@@ -250,11 +253,11 @@ func (a *Attachment) standIn() error {
 	if at < 0 {
 		a.unpublish()
 	}
-	if len(a.Ports) == 0 {
-		return nil
+	if len(a.Ports) > 0 {
+		a.aim()
+		errs = append(errs, a.networks.lead(a.Container, a.Connected[at].Network, a.Ports))
 	}
-	a.aim()
-	return a.networks.lead(a.Container, a.Connected[at].Network, a.Ports)
+	return errors.Join(errs...)
 }
 
 // lead has ports of the machine lead to a container by a network that it is on.
@@ -298,7 +301,7 @@ func (n *Networks) lease(net *Network, a *Attachment, c Connection, names []stri
 		return got, err
 	}
 	defer lock.Release()
-	if _, err := n.load(net.Name); err != nil {
+	if *net, err = n.load(net.Name); err != nil {
 		return got, err // it was removed meanwhile
 	}
 	have, err := n.leases(net.Name)
@@ -504,14 +507,20 @@ func (n *Networks) release(id string, ports bool, names ...string) error {
 }
 
 // Adopt goes on with an attachment of a process that was killed, for a
-// container that runs on: pid is a process in it. A Connect that was under way is
-// undone, a Disconnect is finished if it had come as far as the lease.
-func (n *Networks) Adopt(a *Attachment, pid int) error {
+// container that runs on: pid is a process in it, as long as lives says that it is
+// the one that is meant. A Connect that was under way is undone, a Disconnect is
+// finished if it had come as far as the lease. After an error, too, the Attachment is
+// to be closed.
+func (n *Networks) Adopt(a *Attachment, pid int, lives func() bool) error {
+	a.networks = n
 	ns, err := os.Open("/proc/" + strconv.Itoa(pid) + "/ns/net")
 	if err != nil {
 		return err
 	}
-	a.networks, a.ns = n, ns
+	if !lives() {
+		return errors.Join(fmt.Errorf("process %d: %w", pid, os.ErrProcessDone), ns.Close())
+	}
+	a.ns = ns
 	left, err := a.settle()
 	errs := []error{err, a.reserveAgain()}
 	for _, c := range a.Connected {

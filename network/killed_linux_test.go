@@ -229,7 +229,7 @@ func (b *bench) runIn(a *Attachment) (pid int) {
 func (b *bench) adopted(written *Attachment, pid int) *Attachment {
 	b.t.Helper()
 	a := &Attachment{Container: written.Container, Connected: slices.Clone(written.Connected), Ports: slices.Clone(written.Ports), DNS: slices.Clone(written.DNS)}
-	if err := b.Adopt(a, pid); err != nil {
+	if err := b.Adopt(a, pid, func() bool { return true }); err != nil {
 		b.t.Fatal(err)
 	}
 	b.t.Cleanup(func() { a.Close() })
@@ -724,7 +724,7 @@ func TestPortTakenMeanwhile(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	err = b.Adopt(next, pid)
+	err = b.Adopt(next, pid, func() bool { return true })
 	t.Cleanup(func() { next.Close() })
 	if err == nil || !slices.Equal(next.Ports, ports) || len(next.proxies) != 1 || next.proxies[0].port != ports[1] {
 		t.Errorf("taken over (%v), it publishes %v, and %d of that are listened on", err, next.Ports, len(next.proxies))

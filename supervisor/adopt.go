@@ -91,7 +91,7 @@ func (m *Monitor) takeOver(id string) error {
 	if err == nil {
 		err = m.adoptOne(c)
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // else it was removed
 		return fmt.Errorf("container %s can't be taken over: %w", id[:12], err)
 	}
 	m.mu.Lock()
@@ -142,7 +142,7 @@ func (m *Monitor) adoptOne(c Config) error {
 		return nil
 	case !st.Alive() && st.Status != Restarting:
 		if c.AutoRemove && st.Status == Exited {
-			m.tell(c, m.records.Remove(c))
+			m.tell(c, m.records.removeAbandoned(c.ID))
 		}
 		return nil
 	}
@@ -153,7 +153,11 @@ func (m *Monitor) adoptOne(c Config) error {
 	if err != nil { // somebody looks at it, perhaps, who is slow
 		return err
 	}
-	if st = m.records.readState(c.ID); !st.background() { // it has ended meanwhile
+	st = m.records.readState(c.ID)
+	if now, err := m.records.load(c.ID); err == nil {
+		c = now // as it is now that nobody changes it
+	}
+	if !st.Alive() && st.Status != Restarting { // it has ended meanwhile
 		return lock.Release()
 	}
 	h := newHolder(m.records, m.snaps, c, lock)
@@ -205,10 +209,10 @@ func (m *Monitor) adoptEnded(h *holder, st State) (again bool, err error) {
 		h.state = m.records.abandonedState(st)
 		m.tell(h.config, m.records.networks.Drop(h.config.ID))
 	}
-	h.last = h.state
 	// One word, so that a kill in between leaves nothing half said.
 	again = h.config.Restart.wants(h.state) && !h.state.Stopped
 	h.state.Status = Exited
+	h.last, h.resting, h.over = h.state, again, !again
 	if again {
 		h.state.Status = Restarting
 	}

@@ -318,7 +318,7 @@ func (cl *Client) Wait(ctx context.Context, c Config) (State, error) {
 			return st, nil
 		}
 		// The holder was killed while it waited, or there is none yet.
-		time.Sleep(lookWait)
+		time.Sleep(firstPause)
 	}
 }
 
@@ -334,16 +334,16 @@ func (cl *Client) Revive(ctx context.Context, list ...Container) (bool, error) {
 	if !slices.ContainsFunc(list, func(c Container) bool { return cl.Records.readState(c.ID).background() }) {
 		return false, nil
 	}
-	err := make(chan error, 1)
+	started := make(chan error, 1)
 	go func() {
-		nc, errStart := cl.monitor(ctx)
-		if errStart == nil {
-			errStart = nc.Close()
+		nc, err := cl.monitor(ctx)
+		if err == nil {
+			err = nc.Close()
 		}
-		err <- errStart
+		started <- err
 	}()
 	select {
-	case err := <-err:
+	case err := <-started:
 		return err == nil, err
 	case <-time.After(reviveTime):
 		return false, errors.New("the monitor that holds the containers in the background does not start")

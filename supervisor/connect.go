@@ -35,10 +35,14 @@ func (h *holder) connect(spec *container.Spec, ns *os.File) (*network.Attachment
 		return nil, nil
 	}
 	e := *h.config.Endpoint
-	e.Container, e.Names = h.config.ID, append([]string{h.records.nameOf(h.config)}, e.Names...)
+	name := h.records.nameOf(h.config)
+	e.Container, e.Names = h.config.ID, append([]string{name}, e.Names...)
 	att, err := h.records.networks.Attach(e, ns)
+	if err == nil {
+		err = h.renamed(name)
+	}
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, att.Close())
 	}
 	if err := private(spec, att); err != nil {
 		return nil, errors.Join(err, att.Close())
@@ -61,6 +65,15 @@ func private(spec *container.Spec, att *network.Attachment) (err error) {
 	spec.Gateway = att.Gateway()
 	spec.ResolvConf, err = container.ResolvConf(spec)
 	return err
+}
+
+// renamed has a container be known by its name on networks that it has come to by
+// another one, as it was renamed meanwhile.
+func (h *holder) renamed(from string) error {
+	if now := h.records.nameOf(h.config); now != from {
+		return h.records.networks.Rename(h.config.ID, from, now)
+	}
+	return nil
 }
 
 // hostname is that of a container on networks.
@@ -90,16 +103,19 @@ func (h *holder) tellNetworks() {
 				own = append(own, host.IP)
 			}
 		}
-		err = errors.Join(
-			container.EditEtc(t, "hosts", func(text []byte) []byte { return container.WithAddresses(text, hostname(&spec), own) }),
-			container.EditEtc(t, "resolv.conf", func(text []byte) []byte {
-				want := resolvSum(spec.ResolvConf)
-				if has := resolvSum(text); len(h.config.Spec.DNS.Servers) > 0 || has != h.state.Resolv && has != want {
-					return nil
-				}
-				h.state.Resolv = want
-				return spec.ResolvConf
-			}))
+		want, ours := resolvSum(spec.ResolvConf), false
+		errHosts := container.EditEtc(t, "hosts", func(text []byte) []byte { return container.WithAddresses(text, hostname(&spec), own) })
+		err = container.EditEtc(t, "resolv.conf", func(text []byte) []byte {
+			has := resolvSum(text)
+			if ours = len(h.config.Spec.DNS.Servers) == 0 && (has == h.state.Resolv || has == want); !ours {
+				return nil
+			}
+			return spec.ResolvConf
+		})
+		if err == nil && ours {
+			h.state.Resolv = want
+		}
+		err = errors.Join(errHosts, err)
 	}
 	if err != nil && !errors.Is(err, container.ErrGone) {
 		h.warn(fmt.Sprintf("tell container %s of its networks: %v", h.config.Name, err))
@@ -215,12 +231,16 @@ func (h *holder) connectTo(c network.Connection, repeated bool) error {
 		return h.change(enter)
 	}
 	if att.On(c.Network) { // perhaps with other addresses and names
-		if err := att.Disconnect(c.Network); err != nil {
+		if err := att.Disconnect(c.Network); att.On(c.Network) {
 			return err
 		}
 	}
-	err = att.Connect(c, append([]string{h.records.nameOf(h.config)}, h.config.Endpoint.Names...), h.config.Endpoint.Ports)
+	name := h.records.nameOf(h.config)
+	err = att.Connect(c, append([]string{name}, h.config.Endpoint.Names...), h.config.Endpoint.Ports)
 	h.save()
+	if err == nil {
+		err = h.renamed(name)
+	}
 	if err != nil {
 		return err
 	}

@@ -51,6 +51,11 @@ func (h *holder) watchHealth(p *container.Process) {
 		cancel()
 	}()
 	h.mu.Lock()
+	if h.process != p {
+		h.mu.Unlock()
+		cancel()
+		return // it has ended already
+	}
 	if h.state.Health == nil {
 		h.state.Health = &Health{Status: Starting}
 		h.save()

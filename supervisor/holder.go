@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -31,6 +32,7 @@ type holder struct {
 
 	mu      sync.Mutex
 	state   State
+	unsaved bool               // it could not be written down
 	last    State              // after the last end of its process
 	process *container.Process // while it runs
 	input   *input             // while it runs
@@ -50,6 +52,7 @@ type holder struct {
 	again    bool          // it is to be started again, whatever its policy is
 	resting  bool          // it pauses before a restart
 	over     bool          // it has ended and is not started again
+	begun    atomic.Bool   // its first start is over
 	wake     chan struct{} // ends the pause before a restart
 	ended    chan struct{} // closed when it is no longer held
 }
@@ -144,8 +147,7 @@ func (h *holder) rest(pause time.Duration) {
 func (h *holder) decide(ran time.Duration, failures int) (time.Duration, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if !h.resting {
-		h.over = true
+	if h.over {
 		return 0, false
 	}
 	if h.again {
@@ -231,7 +233,9 @@ func (h *holder) restart() bool {
 // save writes the state. h.mu is held. What can't be written is told by the
 // kernel as well, except for how a container ended.
 func (h *holder) save() {
-	if err := h.records.saveState(h.config.ID, h.state); err != nil {
+	err := h.records.saveState(h.config.ID, h.state)
+	h.unsaved = err != nil
+	if err != nil {
 		h.warn(fmt.Sprintf("write state of container %s: %v", h.config.Name, err))
 	}
 }
@@ -318,11 +322,18 @@ func (h *holder) start() (err error) {
 		}
 		_ = out.close() // nothing was written
 		h.kept.drop(h.config)
+		h.mu.Lock()
+		h.waiting = append(h.waiting, out.watched()...) // they are told by failed
+		h.mu.Unlock()
 		return errors.Join(err, att.Close())
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.process, h.out, h.input, h.state, h.root = p, out, in, running, root
+	for _, v := range h.waiting { // who has come meanwhile
+		out.add(v)
+	}
+	h.waiting = nil
 	h.records.event(h.config, "start", nil)
 	go h.watchHealth(p)
 	return nil
@@ -364,6 +375,10 @@ func (h *holder) failed(err error) {
 		h.state.Finished = time.Now()
 	}
 	h.state.ExitCode, h.state.Error, h.state.Pid = code, err.Error(), 0
+	for _, v := range h.waiting {
+		v.close(h.state)
+	}
+	h.waiting = nil
 }
 
 // streams gives the container its streams. ends are to be closed once it has
@@ -429,8 +444,27 @@ func (h *holder) wait() {
 	}
 	logErr := out.close()
 	h.noteEnd(err, logErr)
+	h.awaitSaved()
 	h.kept.drop(h.config) // when the end is written down, in case nobody listens
 	out.tellViewers(h.lastEnd())
+}
+
+// awaitSaved tries for a while to write down what could not be, for want of disk
+// perhaps: until it is, the process stays a zombie, and the next monitor would learn of
+// its end.
+func (h *holder) awaitSaved() {
+	for pause := firstPause; pause < releaseWait; pause *= 2 {
+		h.mu.Lock()
+		unsaved := h.unsaved
+		h.mu.Unlock()
+		if !unsaved {
+			return
+		}
+		time.Sleep(pause)
+		h.mu.Lock()
+		h.save()
+		h.mu.Unlock()
+	}
 }
 
 // lastEnd is how the process has ended last.
@@ -466,9 +500,10 @@ func (h *holder) noteEnd(err, logErr error) {
 	}
 	h.state.Stopped = h.stopping && !h.again && !h.shutdown
 	h.last = h.state
-	if h.foreground == nil && h.startsAgain() {
-		// One word, so that a kill in between leaves nothing half said.
-		h.state.Status, h.resting = Restarting, true
+	h.resting = h.foreground == nil && h.startsAgain()
+	h.over = !h.resting
+	if h.resting { // one word, so that a kill in between leaves nothing half said
+		h.state.Status = Restarting
 	}
 	if h.foreground == nil || !h.config.AutoRemove { // else it is removed now
 		h.save()
@@ -764,7 +799,7 @@ func (h *holder) watch(v *viewer) {
 	switch {
 	case h.out != nil:
 		h.out.add(v)
-	case h.last.Status != "": // it has ended, and is perhaps started again
+	case h.over || h.resting: // it has ended, and is perhaps started again
 		v.close(h.last)
 	default:
 		h.waiting = append(h.waiting, v)
@@ -853,7 +888,7 @@ func (h *holder) takeOver(st State) error {
 		h.warn(fmt.Sprintf("container %s: %v", h.config.Name, err))
 	}
 	if st.Network != nil {
-		if err := h.records.networks.Adopt(st.Network, st.Pid); err != nil {
+		if err := h.records.networks.Adopt(st.Network, st.Pid, st.processLives); err != nil {
 			h.warn(fmt.Sprintf("network of container %s: %v", h.config.Name, err))
 		}
 	}

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -72,7 +71,7 @@ const (
 // keeper is the state of [Keep].
 type keeper struct {
 	records Records
-	command []string // of the monitor; IDs of the terminals are added
+	command []string // of the monitor; keys of the terminals are added
 	log     func(string)
 
 	mu        sync.Mutex
@@ -87,7 +86,7 @@ type keptOutput struct {
 	monitor int // the process that has given it
 }
 
-// Keep runs a monitor, by a command line to which it adds one --terminal ID for
+// Keep runs a monitor, by a command line to which it adds one --terminal KEY for
 // each terminal, and runs it anew until it ends by itself. ready is closed once
 // the first is ready, or has ended. Where there is a keeper already it does
 // nothing.
@@ -155,20 +154,21 @@ func (k *keeper) run(ready *os.File) error {
 		if err == nil {
 			var status syscall.WaitStatus
 			status, err = k.await(pid)
-			if err != nil || status.Exited() && status.ExitStatus() == 0 {
+			k.receiving.Wait()
+			// It may have taken another one, which is just ending, for the monitor.
+			if err != nil || status.Exited() && status.ExitStatus() == 0 && len(k.outputs) == 0 {
 				return err
 			}
 			err = fmt.Errorf("the monitor ended (%s) and is started again", describe(status))
 		}
-		k.receiving.Wait()
 		k.log(err.Error())
 		if time.Since(begun) > steady {
 			failures = 0
 		}
-		if failures > 10 {
+		if failures > 10 && len(k.outputs) == 0 {
 			return errors.New("the monitor fails again and again")
 		}
-		time.Sleep(firstPause << min(failures, 6) / 10)
+		time.Sleep(min(firstPause<<min(failures, 20)/10, longestPause))
 	}
 }
 
@@ -225,29 +225,30 @@ func (k *keeper) receive(socket *os.File, monitor int) {
 			return
 		}
 		key, dropped := strings.CutPrefix(text, dropOutput)
-		k.mu.Lock()
-		for have, o := range k.replaced(key, monitor) {
-			_ = syscall.Close(o.fd)
-			delete(k.outputs, have)
+		if !dropped && key != dropOthers && fd < 0 {
+			k.log("output " + key + " can't be kept: there are too many open files, perhaps")
+			continue
 		}
-		if !dropped && fd >= 0 {
+		k.mu.Lock()
+		if key == dropOthers {
+			for have, o := range k.outputs {
+				if o.monitor != monitor {
+					k.forget(have)
+				}
+			}
+		} else if k.forget(key); !dropped {
 			k.outputs[key] = keptOutput{fd, monitor}
 		}
 		k.mu.Unlock()
 	}
 }
 
-// replaced are the outputs that are not kept any more when a monitor says a key.
-func (k *keeper) replaced(key string, monitor int) map[string]keptOutput {
-	if key != dropOthers {
-		if o, ok := k.outputs[key]; ok {
-			return map[string]keptOutput{key: o}
-		}
-		return nil
+// forget closes an output, if there is one of the key. k.mu is held.
+func (k *keeper) forget(key string) {
+	if o, ok := k.outputs[key]; ok {
+		_ = syscall.Close(o.fd)
+		delete(k.outputs, key)
 	}
-	others := maps.Clone(k.outputs)
-	maps.DeleteFunc(others, func(_ string, o keptOutput) bool { return o.monitor == monitor })
-	return others
 }
 
 // await waits for the end of the monitor and notes how others end meanwhile.

@@ -25,6 +25,7 @@ type Kept struct {
 	mu        sync.Mutex
 	files     map[string]*os.File
 	inherited map[string]bool // what no container has taken yet
+	unkept    bool            // something could not be given to the keeper
 }
 
 // What the monitor says to the keeper without a file.
@@ -76,8 +77,12 @@ func (k *Kept) terminal(id string) *os.File {
 	return k.files[id]
 }
 
-// keepTime is how long the keeper may take until it takes what it is to keep.
-const keepTime = 10 * time.Second
+// keepTime is how long the keeper may take until it takes what it is to keep, and
+// dropTime what it is told to drop.
+const (
+	keepTime = 10 * time.Second
+	dropTime = 100 * time.Millisecond
+)
 
 // keep has a file kept under a key. It is the caller's until drop.
 func (k *Kept) keep(key string, f *os.File) error {
@@ -91,7 +96,9 @@ func (k *Kept) keep(key string, f *os.File) error {
 	}
 	k.files[key] = f
 	delete(k.inherited, key)
-	return k.send(key, f, keepTime)
+	err := k.send(key, f, keepTime)
+	k.unkept = k.unkept || err != nil
+	return err
 }
 
 // drop says that the output of a container has ended.
@@ -112,7 +119,7 @@ func (k *Kept) drop(c Config) {
 		delete(k.files, key)
 		delete(k.inherited, key)
 		// If it doesn't listen it keeps that for the next monitor, which drops it.
-		_ = k.send(dropOutput+key, nil, lookWait)
+		_ = k.send(dropOutput+key, nil, dropTime)
 	}
 }
 
@@ -129,7 +136,9 @@ func (k *Kept) dropOthers() {
 		delete(k.files, key)
 	}
 	clear(k.inherited)
-	_ = k.send(dropOthers, nil, lookWait)
+	if !k.unkept { // else it has that from an earlier monitor alone
+		_ = k.send(dropOthers, nil, dropTime)
+	}
 }
 
 // send sends to the keeper. k.mu is held. That it has ended is no error.

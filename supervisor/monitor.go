@@ -248,7 +248,10 @@ func (m *Monitor) begin(id string, warn func(string)) (*holder, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := m.records.endOrphan(c); err != nil {
+	if c, err = m.records.load(id); err == nil { // as it is now that nobody changes it
+		err = m.records.endOrphan(c)
+	}
+	if err != nil {
 		return nil, errors.Join(err, lock.Release())
 	}
 	st := m.records.readState(id)
@@ -256,7 +259,13 @@ func (m *Monitor) begin(id string, warn func(string)) (*holder, error) {
 		return nil, errors.Join(fmt.Errorf("container %s: %w", c.Name, ErrRunning), lock.Release())
 	}
 	h := newHolder(m.records, m.snaps, c, lock)
-	h.warn, h.kept = warn, m.kept
+	h.kept, h.warn = m.kept, func(msg string) {
+		if h.begun.Load() {
+			m.log(msg) // nobody waits for it any more
+			return
+		}
+		warn(msg)
+	}
 	h.state = st
 	h.state.Restarts = 0
 	return h, nil
@@ -269,7 +278,7 @@ func (m *Monitor) keep(h *holder, started func(error)) {
 	go func() {
 		defer m.drop(h)
 		h.run(func(err error) {
-			h.warn = m.log
+			h.begun.Store(true)
 			started(err)
 		})
 	}()

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -23,7 +24,7 @@ import (
 // without reading the records of all:
 //
 //	container-names/NAME   a link to the ID of the container that was given the name
-//	container-leaving/ID   a link to the [ProcessID] of who has made the container
+//	container-leaving/ID   a link to the [ProcessID] of who has made the container, or to "-"
 //	container-names/.all   since which boot there is one for each that needs one
 //
 // A link is where to look, and the record there is what counts: one may be of a
@@ -60,9 +61,7 @@ func (r Records) takeName(name, id string) error {
 	if err := r.linkAll(); err != nil {
 		return err
 	}
-	if err := r.sweep(); err != nil {
-		return err
-	}
+	_ = r.sweep() // one that can't be removed is told by Sweep
 	c, err := r.linked(name)
 	switch {
 	case err == nil && c.ID != id:
@@ -80,7 +79,7 @@ func (r Records) linked(name string) (Config, error) {
 		return Config{}, fs.ErrNotExist
 	}
 	id, err := os.Readlink(r.nameLink(name))
-	if own, ok := strings.CutPrefix(name, "c-"); ok && errors.Is(err, fs.ErrNotExist) {
+	if own, ok := strings.CutPrefix(name, "c-"); ok && len(own) == 12 && errors.Is(err, fs.ErrNotExist) {
 		id, err = r.newFinder().id(own)
 	}
 	if err != nil {
@@ -93,15 +92,21 @@ func (r Records) linked(name string) (Config, error) {
 	return c, err
 }
 
-// link makes a link, in place of one that is there.
+// link makes a link, in place of one that is there. No other one is made in its
+// directory at the same time.
 func link(to, name string) error {
 	err := os.Symlink(to, name)
-	if errors.Is(err, fs.ErrExist) {
-		if err = os.Remove(name); err == nil {
-			err = os.Symlink(to, name)
-		}
+	if !errors.Is(err, fs.ErrExist) {
+		return err
 	}
-	return err
+	next := filepath.Join(filepath.Dir(name), ".next")
+	if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.Symlink(to, next); err != nil {
+		return err
+	}
+	return os.Rename(next, name)
 }
 
 // unlink removes the link from a container's name. The caller has the lock on names.
@@ -203,7 +208,7 @@ func (r Records) abandoned(c head) bool {
 	if s.Status == Created {
 		return c.ToRun && !r.maker(c.ID) // else that is about to have the monitor start it
 	}
-	return !s.Alive() || s.orphan()
+	return s.orphan() || !s.Alive() && !r.awaited(c.ID) // the monitor may be about to see to it
 }
 
 // Sweep removes the containers that would have removed themselves, and that a
@@ -229,29 +234,37 @@ func (r Records) sweep() error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	var errs []error
 	for _, e := range entries {
+		made := r.maker(e.Name()) // looked at first: then it is there, or won't be
 		c, err := r.head(e.Name())
-		if errors.Is(err, fs.ErrNotExist) { // not there yet, or not any more
-			if !r.maker(e.Name()) {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			if !made {
 				_ = os.Remove(r.leaving(e.Name()))
 			}
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		if !r.abandoned(c) {
-			continue
-		}
-		whole, err := r.loadOrBroken(c.ID)
-		if err == nil {
-			err = r.Remove(whole)
-		}
-		if err != nil && !errors.Is(err, ErrRunning) && !errors.Is(err, fs.ErrNotExist) {
-			return err
+		case err != nil:
+			errs = append(errs, err)
+		case r.abandoned(c):
+			errs = append(errs, r.removeAbandoned(c.ID))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+// removeAbandoned removes a container in place of its holder, if it still has none.
+func (r Records) removeAbandoned(id string) error {
+	c, err := r.loadOrBroken(id)
+	if err == nil {
+		err = r.Remove(c)
+	}
+	if errors.Is(err, ErrRunning) || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		r.event(c, "destroy", nil)
+	}
+	return err
 }
 
 // nameOf is the name that a container has by now: who holds it may know an old one.
@@ -276,7 +289,8 @@ func (r Records) Rename(c Config, name string) error {
 	if err := r.takeName(name, c.ID); err != nil {
 		return err
 	}
-	if err := r.changeNamed(c.ID, func(c *Config) { c.Name = name }); err != nil {
+	err = r.changeNamed(c.ID, func(now *Config) { c.Name, now.Name = now.Name, name })
+	if err != nil {
 		return err
 	}
 	if c.Name != name {

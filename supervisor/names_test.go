@@ -92,6 +92,17 @@ func TestNames(t *testing.T) {
 			t.Errorf("%q: %v", name, err)
 		}
 	}
+	// One that only looks like an own name is nobody's, however many IDs begin so.
+	for range 17 {
+		if _, err := makeContainer(t, r, "", false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, digit := range "0123456789abcdef" {
+		if _, err := makeContainer(t, r, "c-"+string(digit), false); err != nil {
+			t.Errorf("a name like an own one: %v", err)
+		}
+	}
 	// A name is free once its container has another, or is gone.
 	if err := r.Rename(two, "deux"); err != nil {
 		t.Fatal(err)

@@ -327,7 +327,7 @@ func (s State) processLives() bool {
 	return s.Boot == sys.BootID() && container.StartTime(s.Pid) == s.PidStart && s.PidStart != 0
 }
 
-// abandoned is the state of a container that has ended when nobody held it.
+// abandonedState is the state of a container that has ended when nobody held it.
 func (r Records) abandonedState(s State) State {
 	var status syscall.WaitStatus
 	known := false

@@ -81,8 +81,15 @@ type holders interface {
 	keep(h *holder, started func(error))
 }
 
+// answer is what a client is told. It needs nothing of networks, which change while it
+// is written.
 func answer(st *State, err error) response {
-	r := response{State: st}
+	var r response
+	if st != nil {
+		told := *st
+		told.Network = nil
+		r.State = &told
+	}
 	if err != nil {
 		r.Error, r.Running = err.Error(), errors.Is(err, ErrRunning)
 		var start *container.StartError
@@ -221,12 +228,11 @@ func serveWait(ctx context.Context, c *conn, h *holder) {
 }
 
 // after is how a process ended, when that is known and all its output has been
-// taken. That is so already where it ended before it was asked for: it is nil
-// then.
+// taken.
 func (h *holder) after(p *container.Process) State {
 	for {
 		h.mu.Lock()
-		last, over := h.last, p == nil || h.process != p
+		last, over := h.last, h.process != p
 		h.mu.Unlock()
 		if over {
 			return last

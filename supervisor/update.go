@@ -83,10 +83,13 @@ func (cl *Client) Update(ctx context.Context, c Config, ch Changes) (warnings []
 		return nil, err
 	}
 	defer lock.Release()
-	if err := ch.check(&c); err != nil {
-		return nil, err
-	}
-	if err := cl.Records.Change(c.ID, ch.apply); err != nil {
+	var wrong error
+	err = cl.Records.Change(c.ID, func(now *Config) {
+		if wrong = ch.check(now); wrong == nil {
+			ch.apply(now)
+		}
+	})
+	if err := errors.Join(wrong, err); err != nil {
 		return nil, err
 	}
 	cl.Records.event(c, "update", nil)

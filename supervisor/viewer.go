@@ -4,6 +4,7 @@ package supervisor
 
 import (
 	"io"
+	"slices"
 	"sync"
 )
 
@@ -51,9 +52,15 @@ func (v *viewer) put(p piece) (ok bool) {
 	if v.gone {
 		return false
 	}
+	v.change.Broadcast()
+	if n := len(v.behind); n > 0 && v.behind[n-1].stream == p.stream && len(v.behind[n-1].bytes)+len(p.bytes) <= pieceSize {
+		v.behind[n-1].bytes = append(v.behind[n-1].bytes, p.bytes...) // small ones cost more than they hold
+		v.size += len(p.bytes)
+		return true
+	}
+	p.bytes = slices.Clip(p.bytes) // others have it too
 	v.behind = append(v.behind, p)
 	v.size += p.size()
-	v.change.Broadcast()
 	return true
 }
 

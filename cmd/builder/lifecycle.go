@@ -27,7 +27,7 @@ func runMonitor(ctx context.Context, e *env, args []string) error {
 	worker := fs.Bool("kept", false, "be the monitor")
 	terminals := fs.StringArray("terminal", nil, "container whose terminal is inherited")
 	lock := fs.Int("lock", 0, "descriptor of the lock that a monitor has passed on to become the keeper")
-	outputs := fs.StringArray("output", nil, "container=descriptors of what it has passed on too")
+	outputs := fs.StringArray("output", nil, "KEY=DESCRIPTOR of what it has passed on too")
 	if _, err := e.parse(fs, args, 0, 0); err != nil {
 		return err
 	}

@@ -360,6 +360,8 @@ func TestLeavingViewers(t *testing.T) {
 	}
 	// The reader of the command's own output goes while another one looks on.
 	cmd := w.command("run", "--name", "fg", "test/base", "sh", "-c", "trap '' PIPE; while :; do echo x; sleep 0.01; done")
+	var said syncBuffer
+	cmd.Stderr = &said
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -371,6 +373,7 @@ func TestLeavingViewers(t *testing.T) {
 		t.Fatal(err)
 	}
 	attached := w.command("attach", "--no-stdin", "fg")
+	attached.Stderr = &said
 	seen, err := attached.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -383,7 +386,7 @@ func TestLeavingViewers(t *testing.T) {
 	}
 	out.Close()
 	if _, err := io.ReadFull(seen, make([]byte, 100)); err != nil {
-		t.Errorf("what the other one sees then: %v", err)
+		t.Errorf("what the other one sees then: %v\n%s", err, said.String())
 	}
 	if st := w.field("fg", "{{.State.Status}}"); st != "running" {
 		t.Errorf("it is %s", st)

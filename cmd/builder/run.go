@@ -390,11 +390,11 @@ type caughtSignals struct {
 	done chan struct{}
 }
 
-// sentSignals are those that users and programs send. Each costs the Go runtime
-// two changes of threads.
+// sentSignals are those that users and programs send, and SIGPIPE, as a container goes
+// on when nobody reads what it writes. Each costs the Go runtime two changes of threads.
 var sentSignals = []os.Signal{
 	syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM,
-	syscall.SIGCONT, syscall.SIGTSTP, syscall.SIGWINCH,
+	syscall.SIGCONT, syscall.SIGTSTP, syscall.SIGWINCH, syscall.SIGPIPE,
 }
 
 // catchSignals catches these at once, and all others as soon as the container

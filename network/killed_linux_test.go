@@ -96,27 +96,34 @@ func (b *bench) kill(a *Attachment) {
 // leads are the addresses to which rules of published ports lead.
 func (b *bench) leads() (to []netip.Addr) {
 	b.t.Helper()
+	for _, e := range b.rules("prerouting") {
+		if imm, ok := e.(*expr.Immediate); ok && imm.Register == 1 {
+			a, _ := netip.AddrFromSlice(imm.Data)
+			to = append(to, a)
+		}
+	}
+	return to
+}
+
+// rules are what those of a chain are made of.
+func (b *bench) rules(chain string) (all []expr.Any) {
+	b.t.Helper()
 	err := b.threads.Do(func() error {
 		c, err := nftables.New()
 		if err != nil {
 			return err
 		}
 		table := &nftables.Table{Name: b.table, Family: nftables.TableFamilyINet}
-		list, err := c.GetRules(table, &nftables.Chain{Name: "prerouting", Table: table})
+		list, err := c.GetRules(table, &nftables.Chain{Name: chain, Table: table})
 		for _, r := range list {
-			for _, e := range r.Exprs {
-				if imm, ok := e.(*expr.Immediate); ok && imm.Register == 1 {
-					a, _ := netip.AddrFromSlice(imm.Data)
-					to = append(to, a)
-				}
-			}
+			all = append(all, r.Exprs...)
 		}
 		return err
 	})
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	return to
+	return all
 }
 
 // onNetwork are the containers that have a lease.
@@ -607,23 +614,9 @@ func TestForeignBridge(t *testing.T) {
 // masquerades says whether there are rules about packets that leave a network.
 func (b *bench) masquerades(net Network) (is bool) {
 	b.t.Helper()
-	err := b.threads.Do(func() error {
-		c, err := nftables.New()
-		if err != nil {
-			return err
-		}
-		table := &nftables.Table{Name: b.table, Family: nftables.TableFamilyINet}
-		list, err := c.GetRules(table, &nftables.Chain{Name: "postrouting", Table: table})
-		for _, r := range list {
-			for _, e := range r.Exprs {
-				cmp, ok := e.(*expr.Cmp)
-				is = is || ok && strings.TrimRight(string(cmp.Data), "\x00") == net.Bridge
-			}
-		}
-		return err
-	})
-	if err != nil {
-		b.t.Fatal(err)
+	for _, e := range b.rules("postrouting") {
+		cmp, ok := e.(*expr.Cmp)
+		is = is || ok && strings.TrimRight(string(cmp.Data), "\x00") == net.Bridge
 	}
 	return is
 }

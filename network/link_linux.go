@@ -299,14 +299,21 @@ func addRoutes(h *netlink.Handle, link netlink.Link, gateways []netip.Addr) erro
 	return nil
 }
 
-// reroute is addRoutes for an interface that is there already.
-func reroute(ns *os.File, name string, gateways []netip.Addr) error {
+// withLinks runs f with a socket to the interfaces of a namespace.
+func withLinks(ns *os.File, f func(h *netlink.Handle) error) error {
 	return inNamespace(ns, func() error {
 		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 		if err != nil {
 			return err
 		}
 		defer h.Close()
+		return f(h)
+	})
+}
+
+// reroute is addRoutes for an interface that is there already.
+func reroute(ns *os.File, name string, gateways []netip.Addr) error {
+	return withLinks(ns, func(h *netlink.Handle) error {
 		link, err := h.LinkByName(name)
 		if err != nil {
 			return fmt.Errorf("look up %s: %w", name, err)
@@ -325,12 +332,7 @@ func has(ns *os.File, name string) bool {
 
 // disconnect removes the interface of a container, if it is there.
 func disconnect(ns *os.File, name string) error {
-	return inNamespace(ns, func() error {
-		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-		if err != nil {
-			return err
-		}
-		defer h.Close()
+	return withLinks(ns, func(h *netlink.Handle) error {
 		link, err := h.LinkByName(name)
 		if missing := new(netlink.LinkNotFoundError); errors.As(err, missing) {
 			return nil
@@ -345,12 +347,7 @@ func disconnect(ns *os.File, name string) error {
 // unplug removes the interfaces of a hardware address that are ends of pairs, but
 // those whose name is to stay.
 func unplug(ns *os.File, mac net.HardwareAddr, stays func(name string) bool) error {
-	return inNamespace(ns, func() error {
-		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-		if err != nil {
-			return err
-		}
-		defer h.Close()
+	return withLinks(ns, func(h *netlink.Handle) error {
 		links, err := h.LinkList()
 		if err != nil {
 			return fmt.Errorf("list interfaces: %w", err)

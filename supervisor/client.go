@@ -87,7 +87,10 @@ func (cl *Client) spawn() error {
 // if there is none. Without a holder it is a [NotRunningError].
 func (cl *Client) request(ctx context.Context, c Config, req request, spawn bool) (*conn, response, error) {
 	req.ID = c.ID
-	before := cl.Records.readState(c.ID)
+	var before State
+	if req.starts() {
+		before = cl.Records.readState(c.ID)
+	}
 	for try := 0; ; try++ {
 		var resp response
 		nc, err := cl.connect(ctx, c, spawn)
@@ -143,9 +146,7 @@ var errCarriedOut = errors.New("the monitor was killed after it had done that")
 // else with which error it ends: what starts a container may have done so, and that
 // is not to be done twice.
 func (cl *Client) toRepeat(ctx context.Context, req request, before State) (bool, error) {
-	switch req.Op {
-	case opStart, opStartMapped, "restart":
-	default:
+	if !req.starts() {
 		return true, nil
 	}
 	if now := cl.Records.readState(req.ID); !now.Started.After(before.Started) {

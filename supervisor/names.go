@@ -324,24 +324,7 @@ func (r Records) head(id string) (head, error) {
 }
 
 // heads is configs, in any order, as far as head goes.
-func (r Records) heads() ([]head, error) {
-	ids, err := r.ids()
-	if err != nil {
-		return nil, err
-	}
-	out := make([]head, 0, len(ids))
-	for _, id := range ids {
-		h, err := r.head(id)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // removed meanwhile
-		}
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, h)
-	}
-	return out, nil
-}
+func (r Records) heads() ([]head, error) { return readAll(r, r.head) }
 
 // finder finds containers by what they are called.
 type finder struct {

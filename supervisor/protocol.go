@@ -49,6 +49,11 @@ const (
 	opStartMapped = "start-in-user-namespace"
 )
 
+// starts says whether a container runs anew by it.
+func (r *request) starts() bool {
+	return r.Op == opStart || r.Op == opStartMapped || r.Op == "restart"
+}
+
 // attachment says what of a container's streams is wanted.
 type attachment struct {
 	Stdin  bool `json:"stdin,omitempty"`

@@ -225,22 +225,28 @@ func (r Records) ids() ([]string, error) {
 
 // configs are all containers, newest first, without their states.
 func (r Records) configs() ([]Config, error) {
+	out, err := readAll(r, r.loadOrBroken)
+	slices.SortStableFunc(out, func(a, b Config) int { return b.Created.Compare(a.Created) })
+	return out, err
+}
+
+// readAll reads something of all containers, in any order.
+func readAll[T any](r Records, read func(id string) (T, error)) ([]T, error) {
 	ids, err := r.ids()
 	if err != nil {
 		return nil, err
 	}
-	out := make([]Config, 0, len(ids))
+	out := make([]T, 0, len(ids))
 	for _, id := range ids {
-		c, err := r.loadOrBroken(id)
+		v, err := read(id)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // removed meanwhile
 		}
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, c)
+		out = append(out, v)
 	}
-	slices.SortStableFunc(out, func(a, b Config) int { return b.Created.Compare(a.Created) })
 	return out, nil
 }
 

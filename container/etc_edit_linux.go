@@ -105,13 +105,13 @@ func openPlace(root *os.File, name string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// WithAddresses changes a text of hosts(5) so that a name has these addresses, besides
-// loopback ones. Lines with other names too stay.
-func WithAddresses(text []byte, name string, addrs []netip.Addr) []byte {
+// WithAddresses changes a text of hosts(5) so that the names of a host have these
+// addresses, besides loopback ones. Lines with other names too stay.
+func WithAddresses(text []byte, host Host, addrs []netip.Addr) []byte {
 	var out bytes.Buffer
 	var have []netip.Addr
 	for line := range strings.Lines(string(text)) {
-		if f := strings.Fields(line); len(f) == 2 && f[1] == name {
+		if f := strings.Fields(line); len(f) > 1 && strings.Join(f[1:], " ") == host.names() {
 			if a, err := netip.ParseAddr(f[0]); err == nil && !a.IsLoopback() {
 				if !slices.Contains(addrs, a) {
 					continue
@@ -123,7 +123,7 @@ func WithAddresses(text []byte, name string, addrs []netip.Addr) []byte {
 	}
 	for _, a := range addrs {
 		if !slices.Contains(have, a) {
-			fmt.Fprintf(&out, "%s\t%s\n", a, name)
+			fmt.Fprintf(&out, "%s\t%s\n", a, host.names())
 		}
 	}
 	return out.Bytes()

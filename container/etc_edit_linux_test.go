@@ -102,8 +102,8 @@ func TestWithAddresses(t *testing.T) {
 		{lines("10.0.0.1\tbox", "fd00::2\tbox", "10.0.0.9\tother"), lines("fd00::2\tbox", "10.0.0.9\tother", "10.0.0.2\tbox")},
 		{lines("10.0.0.1 box box.lan", "# 10.0.0.1 box"), lines("10.0.0.1 box box.lan", "# 10.0.0.1 box", "10.0.0.2\tbox", "fd00::2\tbox")},
 	} {
-		got := string(WithAddresses([]byte(tt.have), "box", addrs))
-		if again := string(WithAddresses([]byte(got), "box", addrs)); got != tt.want || again != got {
+		got := string(WithAddresses([]byte(tt.have), Host{Name: "box"}, addrs))
+		if again := string(WithAddresses([]byte(got), Host{Name: "box"}, addrs)); got != tt.want || again != got {
 			t.Errorf("%q becomes %q, then %q, want %q", tt.have, got, again, tt.want)
 		}
 	}

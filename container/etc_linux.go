@@ -27,15 +27,18 @@ type etcFile struct {
 // container's /etc/hosts, /etc/resolv.conf and, except for a RunStep,
 // /etc/hostname.
 func etcFiles(spec *Spec, hostname string) ([]etcFile, error) {
-	hosts, err := hostsFile(spec, hostname)
-	if err != nil {
-		return nil, err
-	}
 	resolv, err := ResolvConf(spec)
 	if err != nil {
 		return nil, err
 	}
-	files := []etcFile{{"resolv.conf", resolv}, {"hosts", hosts}}
+	files := []etcFile{{"resolv.conf", resolv}}
+	if !spec.NoHosts {
+		hosts, err := hostsFile(spec, hostname)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, etcFile{"hosts", hosts})
+	}
 	if !spec.RunStep {
 		files = append(files, etcFile{"hostname", []byte(hostname + "\n")})
 	}
@@ -112,6 +115,18 @@ func createAt(dir *os.File, f etcFile) error {
 	return errors.Join(err, file.Chmod(0o644), file.Close())
 }
 
+// OwnHost is the line of a container's /etc/hosts for itself: its name is in full if it
+// has a domain.
+func OwnHost(hostname, domain string, ip netip.Addr) Host {
+	if domain == "" {
+		return Host{Name: hostname, IP: ip}
+	}
+	return Host{Name: hostname + "." + domain, Aliases: []string{hostname}, IP: ip}
+}
+
+// names are those of a line.
+func (h Host) names() string { return strings.Join(append([]string{h.Name}, h.Aliases...), " ") }
+
 // hostsFile makes /etc/hosts.
 func hostsFile(spec *Spec, hostname string) ([]byte, error) {
 	var b bytes.Buffer
@@ -119,7 +134,7 @@ func hostsFile(spec *Spec, hostname string) ([]byte, error) {
 	case spec.RunStep:
 		fmt.Fprintf(&b, "127.0.0.1\tlocalhost %s\n::1\tlocalhost ip6-localhost ip6-loopback\n", hostname)
 	case spec.Network == NetworkNone, spec.Network == NetworkPrivate:
-		own := " " + hostname
+		own := " " + OwnHost(hostname, spec.Domainname, netip.Addr{}).names()
 		if spec.Network == NetworkPrivate {
 			own = "" // it has an address of its own
 		}
@@ -145,10 +160,12 @@ func hostsFile(spec *Spec, hostname string) ([]byte, error) {
 				continue
 			}
 		}
-		if h.Name == "" || strings.ContainsAny(h.Name, " \t\n#") || !h.IP.IsValid() {
-			return nil, fmt.Errorf("host %q with address %q", h.Name, h.IP)
+		for _, name := range append([]string{h.Name}, h.Aliases...) {
+			if name == "" || strings.ContainsAny(name, " \t\n#") || !h.IP.IsValid() {
+				return nil, fmt.Errorf("host %q with address %q", name, h.IP)
+			}
 		}
-		fmt.Fprintf(&b, "%s\t%s\n", h.IP, h.Name)
+		fmt.Fprintf(&b, "%s\t%s\n", h.IP, h.names())
 	}
 	return b.Bytes(), nil
 }

@@ -146,19 +146,23 @@ func (p *plan) checkSpec() error {
 		return errors.New("a private network has a network namespace, and no other has one")
 	case len(s.Hostname) > 64:
 		return fmt.Errorf("host name %q is longer than 64 bytes", s.Hostname)
+	case len(s.Domainname) > 64:
+		return fmt.Errorf("domain name %q is longer than 64 bytes", s.Domainname)
+	case s.Umask != nil && *s.Umask > 0o777:
+		return fmt.Errorf("umask %#o is not from 0 to 0777", *s.Umask)
 	}
 	for _, sharing := range []Sharing{s.IPC, s.PID, s.UTS} {
 		if (sharing.With == ShareOther) != (sharing.NS != nil) {
 			return errors.New("a shared namespace is not there")
 		}
 	}
-	if s.UTS.With != ShareNot && s.Hostname != "" {
+	if s.UTS.With != ShareNot && s.Hostname+s.Domainname != "" {
 		return errors.New("a container with another's host name can't have one of its own")
 	}
 	if err := s.checkUserNS(); err != nil {
 		return err
 	}
-	for _, text := range append(append([]string{s.Dir, s.Hostname}, s.Args...), s.Env...) {
+	for _, text := range append(append([]string{s.Dir, s.Hostname, s.Domainname}, s.Args...), s.Env...) {
 		if strings.ContainsRune(text, 0) {
 			return fmt.Errorf("a zero byte in %q", text)
 		}

@@ -52,7 +52,12 @@ type Spec struct {
 	// Hostname is the name in the container's own UTS namespace. "" is the
 	// host's name with the Host network, else the ID's first 12 bytes.
 	Hostname string
-	Hosts    []Host // lines added to /etc/hosts
+	// Domainname is the NIS domain name (domainname(1)), and what /etc/hosts has
+	// after the host name in the container's full name; "" for none.
+	Domainname string
+	Hosts      []Host // lines added to /etc/hosts
+	// NoHosts leaves /etc/hosts to the image.
+	NoHosts bool
 	// ResolvConf is the content of /etc/resolv.conf. nil is the host's, less
 	// the name servers that can't be reached over Network.
 	ResolvConf []byte
@@ -72,6 +77,8 @@ type Spec struct {
 	// User is "", name, uid, name:group, uid:gid, …; see [LookupUser].
 	User     string
 	GroupAdd []string // further groups, by name or id
+	// Umask is the file mode creation mask, nil for 022.
+	Umask *uint32
 
 	Network Network
 	// NetNS is the network namespace of [NetworkPrivate], which the caller has
@@ -220,10 +227,11 @@ type DNS struct {
 	Options []string
 }
 
-// Host is a line of /etc/hosts.
+// Host is a line of /etc/hosts (hosts(5)).
 type Host struct {
-	Name string
-	IP   netip.Addr
+	Name    string
+	Aliases []string `json:",omitempty"`
+	IP      netip.Addr
 	// Gateway has the name mean this machine, in the place of IP: its address
 	// is [Spec.Gateway]. Where the network does not reach this machine
 	// there is no such line.

@@ -114,6 +114,9 @@ func (p *plan) writeNamespaces() {
 		if p.host.maskedProc {
 			pr.ignore(0, unix.EPERM) // the container that this is in may forbid it
 		}
+		if name := p.spec.Domainname; name != "" {
+			pr.do("set domain name", unix.SYS_SETDOMAINNAME, pr.str(name), num(len(name)))
+		}
 	}
 }
 
@@ -491,6 +494,9 @@ func (p *plan) writeDir() {
 	buf := pr.bytes(make([]byte, unix.PathMax))
 	pr.do("check working directory", unix.SYS_GETCWD, buf, num(unix.PathMax))
 	pr.check("check working directory", buf, '/', unix.EXDEV)
+	if mask := p.spec.Umask; mask != nil {
+		pr.do("set umask", unix.SYS_UMASK, num(int(*mask)))
+	}
 }
 
 func (p *plan) writeLimits() {

@@ -22,6 +22,7 @@ type Endpoint struct {
 	Names       []string     `json:"names"`     // that it has on every network that resolves names
 	Connections []Connection `json:"connections"`
 	Ports       []Port       `json:"ports,omitempty"` // on the first network that leads out
+	Upstream    []netip.Addr `json:"-"`               // name servers for what is no name on its networks; none for the machine's
 }
 
 // Connection is one network that a container is to be on.
@@ -31,6 +32,9 @@ type Connection struct {
 	IP      netip.Addr `json:"ip,omitzero"`
 	IP6     netip.Addr `json:"ip6,omitzero"`
 	MAC     string     `json:"mac,omitempty"`
+	// Links are names by which the container, and no other, knows others on this
+	// network: their IDs.
+	Links map[string]string `json:"links,omitempty"`
 }
 
 // Attachment is what a container has. It is kept as JSON, by which another
@@ -40,6 +44,7 @@ type Attachment struct {
 	Connected []Connected  `json:"connected"`
 	Ports     []Port       `json:"ports,omitempty"` // with the host ports that were chosen
 	DNS       []netip.Addr `json:"dns,omitempty"`   // name servers of its own; else the machine's
+	Upstream  []netip.Addr `json:"upstream,omitempty"`
 
 	ns       *os.File
 	networks *Networks
@@ -89,7 +94,7 @@ func (a *Attachment) Gateway() netip.Addr {
 // the Attachment's from then on. What the container has of an earlier start, whose
 // holder was killed, is dropped.
 func (n *Networks) Attach(e Endpoint, ns *os.File) (_ *Attachment, err error) {
-	a := &Attachment{Container: e.Container, networks: n}
+	a := &Attachment{Container: e.Container, Upstream: e.Upstream, networks: n}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, a.Close())
@@ -131,6 +136,11 @@ func (a *Attachment) answerNames(net Network) {
 // On says whether the container is on a network.
 func (a *Attachment) On(name string) bool {
 	return slices.ContainsFunc(a.Connected, func(c Connected) bool { return c.Network == name })
+}
+
+// Names says whether the container is on a network that resolves names.
+func (a *Attachment) Names() bool {
+	return slices.ContainsFunc(a.Connected, func(c Connected) bool { return (&Network{Name: c.Network}).Names() })
 }
 
 // exit is the index of the network by which the container goes out, -1 if there is
@@ -325,7 +335,7 @@ func (n *Networks) lease(net *Network, a *Attachment, c Connection, names []stri
 	if got.MAC == "" {
 		got.MAC = macOf(addrs[0])
 	}
-	l := lease{Addrs: addrs, MAC: got.MAC, Created: time.Now()}
+	l := lease{Addrs: addrs, MAC: got.MAC, Created: time.Now(), Links: c.Links, Upstream: a.Upstream}
 	if publish {
 		l.Ports = a.Ports
 	}

@@ -22,8 +22,8 @@ import (
 // gateway, and on the default network, which has none, those of others where
 // the machine's name servers can't be reached from a container. Every process that holds a container on the network tries to: one
 // gets the port, and another one when that ends. What it answers is in the
-// files of leases, which all read. Everything else is asked of the machine's
-// own name servers.
+// files of leases, which all read. Everything else is asked of the name servers that
+// the container was given, or of the machine's own.
 
 // responders are those of this process, with how many of its containers are on
 // the network.
@@ -205,7 +205,7 @@ func (r *responder) answer(msg []byte, from netip.Addr, proto string) []byte {
 		return out
 	}
 	if !r.net.Internal || slices.ContainsFunc(r.elsewhere(from), func(p place) bool { return !p.Internal }) {
-		if out := upstream(msg, proto); out != nil {
+		if out := r.upstream(msg, from, proto); out != nil {
 			return out
 		}
 		return reply(head, q, dnsmessage.RCodeServerFailure, nil)
@@ -253,6 +253,13 @@ func (r *responder) addrsOf(name string, from netip.Addr) []netip.Addr {
 	if err != nil {
 		return nil
 	}
+	if l, ok := mine[holder(mine, from)]; ok {
+		for alias, id := range l.Links {
+			if other, there := mine[id]; there && strings.EqualFold(alias, name) && r.networks.alive(id) {
+				return other.Addrs
+			}
+		}
+	}
 	// NAME.NETWORK is NAME on that network.
 	bare, network, dotted := strings.Cut(name, ".")
 	var out []netip.Addr
@@ -278,6 +285,16 @@ func (r *responder) addrsOf(name string, from netip.Addr) []netip.Addr {
 	return out
 }
 
+// holder is the ID of the container that has an address, "" if none has.
+func holder(have leases, addr netip.Addr) string {
+	for id, l := range have {
+		if slices.Contains(l.Addrs, addr) {
+			return id
+		}
+	}
+	return ""
+}
+
 // place is a network with who is there.
 type place struct {
 	Network
@@ -290,12 +307,7 @@ func (r *responder) elsewhere(from netip.Addr) (on []place) {
 	if err != nil {
 		return nil
 	}
-	asker := ""
-	for id, l := range mine {
-		if slices.Contains(l.Addrs, from) {
-			asker = id
-		}
-	}
+	asker := holder(mine, from)
 	all, err := r.networks.List()
 	if asker == "" || err != nil {
 		return nil
@@ -368,10 +380,21 @@ func reply(head dnsmessage.Header, q dnsmessage.Question, code dnsmessage.RCode,
 	return out
 }
 
-// upstream asks the machine's name servers in turn.
-func upstream(msg []byte, proto string) []byte {
-	for _, server := range nameServers() {
-		c, err := net.DialTimeout(proto, netip.AddrPortFrom(server, 53).String(), upstreamWait)
+// upstream asks in turn the name servers of the one who asks, which are where that can
+// reach them, or else the machine's.
+func (r *responder) upstream(msg []byte, from netip.Addr, proto string) []byte {
+	servers, where := nameServers(), func(f func() error) error { return f() }
+	if mine, err := r.networks.leases(r.net.Name); err == nil {
+		if l := mine[holder(mine, from)]; len(l.Upstream) > 0 {
+			servers, where = l.Upstream, r.networks.inBase
+		}
+	}
+	for _, server := range servers {
+		var c net.Conn
+		err := where(func() (err error) {
+			c, err = net.DialTimeout(proto, netip.AddrPortFrom(server, 53).String(), upstreamWait)
+			return err
+		})
 		if err != nil {
 			continue
 		}

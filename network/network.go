@@ -78,6 +78,11 @@ type lease struct {
 	Names   []string     `json:"names,omitempty"` // it is known by
 	Ports   []Port       `json:"ports,omitempty"` // that lead to it
 	Created time.Time    `json:"created"`
+	// Links are names that this container alone knows others by: their IDs.
+	Links map[string]string `json:"links,omitempty"`
+	// Upstream are the name servers that it asks for what is no name here; none for
+	// the machine's.
+	Upstream []netip.Addr `json:"upstream,omitempty"`
 }
 
 // leases are those of a network by container ID.

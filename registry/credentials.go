@@ -55,11 +55,8 @@ func AuthFiles(getenv func(string) string) []string {
 	}
 	var files []string
 	home := getenv("HOME")
-	switch dir := getenv("DOCKER_CONFIG"); {
-	case dir != "":
-		files = append(files, filepath.Join(dir, "config.json"))
-	case home != "":
-		files = append(files, filepath.Join(home, ".docker", "config.json"))
+	if name := DockerConfig(getenv); name != "" {
+		files = append(files, name)
 	}
 	run := getenv("XDG_RUNTIME_DIR")
 	if run == "" {
@@ -72,6 +69,17 @@ func AuthFiles(getenv func(string) string) []string {
 		files = append(files, filepath.Join(home, ".config", "containers", "auth.json"))
 	}
 	return files
+}
+
+// DockerConfig is the name of docker's config file, "" if nothing says where that is.
+func DockerConfig(getenv func(string) string) string {
+	if dir := getenv("DOCKER_CONFIG"); dir != "" {
+		return filepath.Join(dir, "config.json")
+	}
+	if home := getenv("HOME"); home != "" {
+		return filepath.Join(home, ".docker", "config.json")
+	}
+	return ""
 }
 
 // AuthFile is a file of credentials in docker's form, which is podman's too

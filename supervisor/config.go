@@ -37,10 +37,12 @@ type Config struct {
 	Cmd        []string       `json:"cmd,omitempty"`        // the rest
 
 	Labels      map[string]string `json:"labels,omitempty"`
+	Annotations map[string]string `json:"annotations,omitempty"` // kept and shown, no more
 	OpenStdin   bool              `json:"openStdin,omitempty"`   // standard input is a pipe and not /dev/null
 	StdinOnce   bool              `json:"stdinOnce,omitempty"`   // it ends when the one who is attached goes
 	StopSignal  string            `json:"stopSignal,omitempty"`  // "" for SIGTERM
 	StopTimeout *int              `json:"stopTimeout,omitempty"` // seconds before SIGKILL, negative for never; nil for 10
+	Timeout     int               `json:"timeout,omitempty"`     // seconds after which it is killed, 0 for none
 	Restart     Restart           `json:"restart"`
 	Health      *Healthcheck      `json:"health,omitempty"`
 	Log         LogConfig         `json:"log"`
@@ -112,7 +114,20 @@ type Healthcheck struct {
 	StartPeriod   time.Duration `json:"startPeriod,omitempty"`
 	StartInterval time.Duration `json:"startInterval,omitempty"`
 	Retries       int           `json:"retries,omitempty"`
+	// OnFailure is what is done to a container that has become unhealthy.
+	OnFailure OnFailure `json:"onFailure,omitempty"`
 }
+
+// OnFailure is what is done to a container that has become unhealthy, as with podman.
+type OnFailure string
+
+// What can be done.
+const (
+	OnFailureNone    OnFailure = ""
+	OnFailureKill    OnFailure = "kill" // it is started again if its policy says so
+	OnFailureRestart OnFailure = "restart"
+	OnFailureStop    OnFailure = "stop"
+)
 
 // LogConfig says what is kept of a container's output.
 type LogConfig struct {

@@ -36,7 +36,7 @@ func (h *holder) connect(spec *container.Spec, ns *os.File) (*network.Attachment
 	}
 	e := *h.config.Endpoint
 	name := h.records.nameOf(h.config)
-	e.Container, e.Names = h.config.ID, append([]string{name}, e.Names...)
+	e.Container, e.Names, e.Upstream = h.config.ID, append([]string{name}, e.Names...), spec.DNS.Servers
 	att, err := h.records.networks.Attach(e, ns)
 	if err == nil {
 		err = h.renamed(name)
@@ -44,10 +44,48 @@ func (h *holder) connect(spec *container.Spec, ns *os.File) (*network.Attachment
 	if err != nil {
 		return nil, errors.Join(err, att.Close())
 	}
-	if err := private(spec, att); err != nil {
+	links, err := h.records.linkedHosts(e)
+	if err == nil {
+		spec.Hosts = append(slices.Clone(spec.Hosts), links...)
+		err = private(spec, att)
+	}
+	if err != nil {
 		return nil, errors.Join(err, att.Close())
 	}
 	return att, nil
+}
+
+// linkedHosts are the lines of /etc/hosts for links to containers on a network that resolves
+// no names. They run, and what they are called and have there now is what counts.
+func (r Records) linkedHosts(e network.Endpoint) (lines []container.Host, err error) {
+	for _, conn := range e.Connections {
+		if conn.Network != network.Default {
+			continue
+		}
+		for alias, id := range conn.Links {
+			c, err := r.Find(id)
+			if err == nil && (!c.State.Alive() || c.State.Network == nil || !c.State.Network.On(conn.Network)) {
+				err = &NotRunningError{c.Name}
+			}
+			if err != nil {
+				return nil, fmt.Errorf("--link %s: %w", alias, err)
+			}
+			host := container.Host{Name: alias, Aliases: []string{c.ID[:12]}}
+			if c.Name != alias {
+				host.Aliases = append(host.Aliases, c.Name)
+			}
+			for _, on := range c.State.Network.Connected {
+				if on.Network != conn.Network {
+					continue
+				}
+				for _, a := range on.Addrs {
+					host.IP = a
+					lines = append(lines, host)
+				}
+			}
+		}
+	}
+	return lines, nil
 }
 
 // private puts a container into the namespace of an attachment.
@@ -56,10 +94,10 @@ func private(spec *container.Spec, att *network.Attachment) (err error) {
 	spec.Hosts = slices.Clone(spec.Hosts)
 	for _, c := range att.Connected {
 		for _, a := range c.Addrs {
-			spec.Hosts = append(spec.Hosts, container.Host{Name: hostname(spec), IP: a})
+			spec.Hosts = append(spec.Hosts, ownHost(spec, a))
 		}
 	}
-	if len(spec.DNS.Servers) == 0 {
+	if len(spec.DNS.Servers) == 0 || att.Names() { // else what answers names asks them
 		spec.DNS.Servers = att.DNS
 	}
 	spec.Gateway = att.Gateway()
@@ -76,8 +114,10 @@ func (h *holder) renamed(from string) error {
 	return nil
 }
 
-// hostname is that of a container on networks.
-func hostname(spec *container.Spec) string { return or(spec.Hostname, spec.ID[:12]) }
+// ownHost has a container on networks know its own name.
+func ownHost(spec *container.Spec, addr netip.Addr) container.Host {
+	return container.OwnHost(or(spec.Hostname, spec.ID[:12]), spec.Domainname, addr)
+}
 
 // resolvSum tells what builder has written to a resolv.conf from what others have.
 func resolvSum(text []byte) string {
@@ -94,20 +134,21 @@ func (h *holder) tellNetworks() {
 	err := private(&spec, h.state.Network)
 	if err == nil {
 		t := container.Target{Pid: h.state.Pid, Start: h.state.PidStart, Spec: spec}
+		self := ownHost(&spec, netip.Addr{})
 		var own []netip.Addr
 		for _, host := range spec.Hosts {
 			if host.Gateway {
 				host.IP = spec.Gateway
 			}
-			if host.Name == hostname(&spec) && host.IP.IsValid() {
+			if host.Name == self.Name && host.IP.IsValid() {
 				own = append(own, host.IP)
 			}
 		}
 		want, ours := resolvSum(spec.ResolvConf), false
-		errHosts := container.EditEtc(t, "hosts", func(text []byte) []byte { return container.WithAddresses(text, hostname(&spec), own) })
+		errHosts := container.EditEtc(t, "hosts", func(text []byte) []byte { return container.WithAddresses(text, self, own) })
 		err = container.EditEtc(t, "resolv.conf", func(text []byte) []byte {
 			has := resolvSum(text)
-			if ours = len(h.config.Spec.DNS.Servers) == 0 && (has == h.state.Resolv || has == want); !ours {
+			if ours = has == h.state.Resolv || has == want; !ours {
 				return nil
 			}
 			return spec.ResolvConf
@@ -151,7 +192,7 @@ func (h *holder) join(spec *container.Spec, id string) error {
 			addrs = append(addrs, on.Addrs...)
 		}
 		for _, a := range addrs {
-			spec.Hosts = append(spec.Hosts, container.Host{Name: spec.Hostname, IP: a})
+			spec.Hosts = append(spec.Hosts, ownHost(spec, a))
 		}
 		if len(spec.DNS.Servers) == 0 {
 			spec.DNS.Servers = att.DNS

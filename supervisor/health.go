@@ -5,6 +5,7 @@ package supervisor
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"syscall"
@@ -180,8 +181,53 @@ func (h *holder) judge(p *container.Process, probe Probe, starting bool) {
 	}
 	h.state.Health = now
 	h.save()
-	if now.Status != was.Status {
-		h.records.event(h.config, "health_status: "+now.Status, nil)
+	if now.Status == was.Status {
+		return
+	}
+	h.records.event(h.config, "health_status: "+now.Status, nil)
+	if now.Status == Unhealthy {
+		go h.onFailure(p)
+	}
+}
+
+// onFailure does what is to be done to a container that has become unhealthy.
+func (h *holder) onFailure(p *container.Process) {
+	var err error
+	stop, badSignal := h.config.Stop()
+	if badSignal != nil {
+		stop = syscall.SIGTERM
+	}
+	switch h.config.Health.OnFailure {
+	case OnFailureKill:
+		h.killProcess(p)
+	case OnFailureRestart:
+		err = h.stopAndStart(context.Background(), stop, h.config.Grace())
+	case OnFailureStop:
+		err = h.stop(context.Background(), stop, h.config.Grace(), false)
+	}
+	if err != nil {
+		h.warn(fmt.Sprintf("container %s is unhealthy: %s: %v", h.config.Name, h.config.Health.OnFailure, err))
+	}
+}
+
+// watchTime kills the process when the container's time is over.
+func (h *holder) watchTime(p *container.Process) {
+	if h.config.Timeout <= 0 {
+		return
+	}
+	over := time.AfterFunc(time.Until(h.current().Started.Add(time.Duration(h.config.Timeout)*time.Second)), func() { h.killProcess(p) })
+	_ = p.Ended()
+	over.Stop()
+}
+
+// killProcess kills a process of the container, whose policy says whether that is
+// started again.
+func (h *holder) killProcess(p *container.Process) {
+	_ = h.thaw()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.process == p {
+		_ = h.sendTold(p, syscall.SIGKILL)
 	}
 }
 

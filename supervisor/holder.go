@@ -336,6 +336,7 @@ func (h *holder) start() (err error) {
 	h.waiting = nil
 	h.records.event(h.config, "start", nil)
 	go h.watchHealth(p)
+	go h.watchTime(p)
 	return nil
 }
 
@@ -907,6 +908,7 @@ func (h *holder) takeOver(st State) error {
 	}
 	h.save() // with what its networks have become, too
 	go h.watchHealth(p)
+	go h.watchTime(p)
 	return nil
 }
 

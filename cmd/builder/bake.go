@@ -48,7 +48,7 @@ func (o *bakeOptions) addFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.progress, "progress", "auto", "how progress is shown: auto, plain, tty, quiet or rawjson")
 	fs.StringVar(&o.metadataFile, "metadata-file", "", "write what was built to a `FILE`, as JSON")
 	fs.BoolVarP(&o.quiet, "quiet", "q", false, "show nothing but the targets' names and their images' IDs")
-	addRefusedOf(fs, []string{"attest", "builder", "policy", "provenance", "sbom"})
+	addRefused(fs, refusedByBuild, "attest", "builder", "policy", "provenance", "sbom")
 }
 
 func runBake(ctx context.Context, e *env, args []string) error {

@@ -67,7 +67,7 @@ func (o *buildOptions) addFlags(fs *pflag.FlagSet) {
 	fs.DurationVar(&o.retryDelay, "retry-delay", 0, "pause before the first try again, doubled from then on (default 100ms)")
 	fs.StringVar(&o.progress, "progress", "auto", "how progress is shown: auto, plain, tty, quiet or rawjson")
 	fs.BoolVarP(&o.quiet, "quiet", "q", false, "show nothing but the image's ID")
-	addRefused(fs)
+	addRefused(fs, refusedByBuild)
 }
 
 // defaultRetries is how often a request to a registry is tried again.
@@ -272,6 +272,12 @@ func (o *buildOptions) request(e *env, path string) (*buildRequest, error) {
 	var err error
 	if opts.Args, flag, err = o.argFlags.resolve(e); err != nil {
 		return fail(flag, err)
+	}
+	for name, value := range e.configuredProxies() {
+		_, upper := opts.Args[name]
+		if _, lower := opts.Args[strings.ToLower(name)]; !upper && !lower {
+			opts.Args[name] = value
+		}
 	}
 	if opts.Platforms, err = parsePlatforms(o.platforms); err != nil {
 		return fail("platform", err)

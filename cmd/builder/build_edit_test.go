@@ -138,7 +138,7 @@ func TestSourceDateEpoch(t *testing.T) {
 func TestRefusedFlags(t *testing.T) {
 	w := newBench(t)
 	w.write("Dockerfile", "FROM test/base\n")
-	for _, f := range refusedFlags {
+	for _, f := range refusedByBuild {
 		w.fails(2, []string{"--" + f.name, "not supported", f.why}, "build", "--"+f.name+"=other", ".")
 		for _, v := range f.harmless {
 			w.ok("build", "--"+f.name+"="+v, ".")

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,11 +11,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"builder/container"
-	"builder/dockerfile"
 	"builder/image"
 	"builder/internal/filelock"
 	"builder/supervisor"
@@ -30,10 +31,13 @@ type createOptions struct {
 	interactive, tty, quiet bool
 	atOnce                  bool // it is for run
 
-	workdir, user, entrypoint, hostname, shmSize, pull string
+	workdir, user, umask, entrypoint, hostname, domainname, timezone, shmSize, pull, platform string
 
-	env, envFile, addHosts, ulimits []string
+	addHosts, ulimits []string
 
+	noHosts bool
+
+	envFlags
 	dnsFlags
 	networkFlags
 	mountFlags
@@ -52,14 +56,17 @@ func (o *createOptions) addFlags(fs *pflag.FlagSet) {
 	fs.BoolVarP(&o.interactive, "interactive", "i", false, "pass standard input to the process")
 	fs.BoolVarP(&o.tty, "tty", "t", false, "give the process a terminal")
 	fs.StringArrayVarP(&o.attach, "attach", "a", nil, "attach to `stdin|stdout|stderr` (default the last two, and the first with -i)")
-	fs.StringArrayVarP(&o.env, "env", "e", nil, "set a variable, `NAME=VALUE`, or NAME for the environment's")
-	fs.StringArrayVar(&o.envFile, "env-file", nil, "read variables from a `FILE`")
+	o.envFlags.addFlags(fs)
 	fs.StringVarP(&o.workdir, "workdir", "w", "", "working `DIR`ectory")
 	fs.StringVarP(&o.user, "user", "u", "", "user and group, `NAME|UID[:GROUP|GID]`")
+	fs.StringVar(&o.umask, "umask", "", "file mode creation mask, such as 0027 (default 0022)")
 	o.mountFlags.addFlags(fs)
 	fs.StringVar(&o.entrypoint, "entrypoint", "", "run this instead of the image's entry point")
 	o.networkFlags.addFlags(fs)
 	fs.StringVarP(&o.hostname, "hostname", "h", "", "host name in the container")
+	fs.StringVar(&o.domainname, "domainname", "", "domain `NAME` of the container")
+	fs.BoolVar(&o.noHosts, "no-hosts", false, "leave /etc/hosts as the image has it")
+	fs.StringVar(&o.timezone, "tz", "", "time `ZONE`, such as Europe/Paris, or local for this machine's")
 	fs.StringArrayVar(&o.addHosts, "add-host", nil, "further line of /etc/hosts, `NAME:IP`")
 	o.dnsFlags.addFlags(fs)
 	fs.StringArrayVar(&o.dnsOption, "dns-opt", nil, "the same as --dns-option")
@@ -69,6 +76,8 @@ func (o *createOptions) addFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.shmSize, "shm-size", "", "size of /dev/shm, such as 64m")
 	fs.StringArrayVar(&o.ulimits, "ulimit", nil, "resource limit, `NAME=SOFT[:HARD]`")
 	fs.StringVar(&o.pull, "pull", "missing", "fetch the image: always, missing or never")
+	fs.StringVar(&o.platform, "platform", "", "of an image for several platforms, the one for `OS/ARCH[/VARIANT]`")
+	addRefused(fs, refusedByRun)
 	fs.BoolVarP(&o.quiet, "quiet", "q", false, "don't show the fetching of the image")
 }
 
@@ -140,6 +149,13 @@ func (e *env) createContainer(ctx context.Context, o *createOptions, name string
 	if c.Options, err = json.Marshal(o.set); err != nil {
 		return c, nil, err
 	}
+	if o.timezone != "" {
+		zone, err := zoneFile(o.timezone)
+		if err != nil {
+			return c, nil, &usageError{msg: fmt.Sprintf("run: --tz: %v", err)}
+		}
+		o.mounts = append(o.mounts, "type=bind,readonly,dst=/etc/localtime,src="+zone)
+	}
 	if c.Mounts, err = o.resolve(ctx, s, rfs, img, below, owners); err != nil {
 		return c, nil, errors.Join(err, records.RemoveVolumes(c))
 	}
@@ -171,6 +187,25 @@ func (e *env) createContainer(ctx context.Context, o *createOptions, name string
 		return c, nil, errors.Join(err, lock.Release())
 	}
 	return c, lock, nil
+}
+
+// zoneFile is the file of this machine that describes a time zone (tzfile(5)).
+func zoneFile(zone string) (string, error) {
+	name := "/etc/localtime"
+	if zone != "local" {
+		name = filepath.Join("/usr/share/zoneinfo", zone)
+		if !filepath.IsLocal(zone) || strings.ContainsAny(zone, ",\"") {
+			return "", fmt.Errorf("%q is no time zone", zone)
+		}
+	}
+	data, err := os.ReadFile(name)
+	if err == nil && !bytes.HasPrefix(data, []byte("TZif")) {
+		err = errors.New("it describes no time zone")
+	}
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", zone, err)
+	}
+	return filepath.EvalSymlinks(name)
 }
 
 // removeNamed removes the container of a name, running or not, if there is one.
@@ -211,7 +246,7 @@ func (o *createOptions) fill(e *env, img image.Image, args []string, c *supervis
 	slices.Sort(c.Exposed)
 	c.Spec = container.Spec{
 		Args: append(slices.Clone(c.Entrypoint), c.Cmd...), Dir: first(o.workdir, config.WorkingDir), User: first(o.user, config.User),
-		Hostname: o.hostname, Terminal: o.tty,
+		Hostname: o.hostname, Domainname: o.domainname, NoHosts: o.noHosts, Terminal: o.tty,
 	}
 	if len(c.Spec.Args) == 0 {
 		return errors.New("no command given, and the image names none")
@@ -219,11 +254,10 @@ func (o *createOptions) fill(e *env, img image.Image, args []string, c *supervis
 	if c.Spec.Dir != "" && !filepath.IsAbs(c.Spec.Dir) {
 		return &usageError{msg: fmt.Sprintf("run: --workdir %q is not an absolute path", c.Spec.Dir)}
 	}
-	vars := dockerfile.NewEnv(config.Env...)
-	if err := setEnv(e, vars, o.envFile, o.env); err != nil {
+	var err error
+	if c.Spec.Env, err = o.envFlags.list(e, config.Env); err != nil {
 		return err
 	}
-	c.Spec.Env = vars.List()
 	if err := o.life(img, c); err != nil {
 		return err
 	}
@@ -240,37 +274,6 @@ func first(a, b string) string {
 	return b
 }
 
-// setEnv adds the variables of --env-file and -e.
-func setEnv(e *env, vars *dockerfile.Env, files, env []string) error {
-	var words []string
-	for _, name := range files {
-		data, err := os.ReadFile(name)
-		if err != nil {
-			return fmt.Errorf("--env-file: %w", err)
-		}
-		for _, line := range strings.Split(string(data), "\n") {
-			line = strings.TrimSuffix(line, "\r")
-			if trimmed := strings.TrimSpace(line); trimmed == "" || strings.HasPrefix(trimmed, "#") {
-				continue
-			}
-			words = append(words, strings.TrimLeft(line, " \t"))
-		}
-	}
-	for _, w := range append(words, env...) {
-		k, v, ok := strings.Cut(w, "=")
-		if k == "" {
-			return &usageError{msg: fmt.Sprintf("run: invalid environment variable %q", w)}
-		}
-		if !ok {
-			if v, ok = lookupEnv(e, k); !ok {
-				continue
-			}
-		}
-		vars.Set(k, v)
-	}
-	return nil
-}
-
 // confine sets hosts, limits and mounts.
 func (o *createOptions) confine(spec *container.Spec) error {
 	bad := func(flag string, err error) error {
@@ -279,6 +282,16 @@ func (o *createOptions) confine(spec *container.Spec) error {
 	var err error
 	if spec.Hosts, err = parseHosts(o.addHosts); err != nil {
 		return bad("add-host", err)
+	}
+	if o.noHosts && len(o.addHosts) > 0 {
+		return bad("no-hosts", errors.New("--add-host would have nowhere to be written to"))
+	}
+	if o.umask != "" {
+		mask, err := strconv.ParseUint(o.umask, 8, 32)
+		if err != nil || mask > 0o777 {
+			return bad("umask", fmt.Errorf("%q is no octal number from 0 to 0777", o.umask))
+		}
+		spec.Umask = new(uint32(mask))
 	}
 	if flag, err := o.resolveDNS(&spec.DNS); err != nil {
 		return bad(flag, err)

@@ -25,12 +25,14 @@ type lifeFlags struct {
 
 	rm, replace bool
 	stopTimeout int
+	timeout     int
 	labels      []string
+	annotations []string
 	labelFiles  []string
 	logOpts     []string
 
 	noHealth                                                              bool
-	healthCmd                                                             string
+	healthCmd, onFailure                                                  string
 	healthInterval, healthTimeout, healthStartPeriod, healthStartInterval time.Duration
 	healthRetries                                                         int
 
@@ -46,6 +48,8 @@ func (f *lifeFlags) addFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&f.restart, "restart", "", "when to start it again: `no|always|unless-stopped|on-failure[:TIMES]`")
 	fs.StringVar(&f.stopSignal, "stop-signal", "", "signal that stops it (default the image's, or SIGTERM)")
 	fs.IntVar(&f.stopTimeout, "stop-timeout", 10, "seconds that it has to stop before it is killed, -1 for any")
+	fs.IntVar(&f.timeout, "timeout", 0, "seconds after which it is killed (default none)")
+	fs.StringArrayVar(&f.annotations, "annotation", nil, "keep an OCI annotation `NAME=VALUE` for inspect")
 	fs.StringArrayVarP(&f.labels, "label", "l", nil, "set a label, `NAME=VALUE`")
 	fs.StringArrayVar(&f.labelFiles, "label-file", nil, "read labels from a `FILE`")
 	fs.StringVar(&f.logDriver, "log-driver", "local", "what keeps its output: `local|none`; json-file and journald of docker mean local")
@@ -56,6 +60,7 @@ func (f *lifeFlags) addFlags(fs *pflag.FlagSet) {
 	fs.DurationVar(&f.healthTimeout, "health-timeout", 0, "time that a check may take (default 30s)")
 	fs.DurationVar(&f.healthStartPeriod, "health-start-period", 0, "time after the start in which failures don't count")
 	fs.DurationVar(&f.healthStartInterval, "health-start-interval", 0, "time between two checks in the start period (default 5s)")
+	fs.StringVar(&f.onFailure, "health-on-failure", "none", "what to do with it when it is unhealthy: `none|kill|restart|stop`")
 	fs.IntVar(&f.healthRetries, "health-retries", 0, "failures in a row that make it unhealthy (default 3)")
 }
 
@@ -145,6 +150,19 @@ func (f *lifeFlags) life(img image.Image, c *supervisor.Config) error {
 	}
 	if c.Labels, err = f.allLabels(config.Labels); err != nil {
 		return err
+	}
+	for _, w := range f.annotations {
+		k, v, ok := strings.Cut(w, "=")
+		if k == "" || !ok {
+			return &usageError{msg: fmt.Sprintf("--annotation %q: want NAME=VALUE", w)}
+		}
+		if c.Annotations == nil {
+			c.Annotations = map[string]string{}
+		}
+		c.Annotations[k] = v
+	}
+	if c.Timeout = f.timeout; f.timeout < 0 {
+		return &usageError{msg: "--timeout cannot be negative"}
 	}
 	if err := f.log(&c.Log); err != nil {
 		return err
@@ -253,8 +271,21 @@ func (f *lifeFlags) health(img image.Image, c *supervisor.Config) error {
 	if f.healthRetries > 0 {
 		h.Retries = f.healthRetries
 	}
+	switch h.OnFailure = supervisor.OnFailure(f.onFailure); h.OnFailure {
+	case "none":
+		h.OnFailure = supervisor.OnFailureNone
+	case supervisor.OnFailureRestart:
+		if c.Restart.Name != supervisor.RestartNo {
+			return &usageError{msg: "--health-on-failure restart and --restart contradict each other: with a policy, kill has it started again"}
+		}
+	case supervisor.OnFailureKill, supervisor.OnFailureStop:
+	default:
+		return &usageError{msg: fmt.Sprintf("--health-on-failure %q: want none, kill, restart or stop", f.onFailure)}
+	}
 	if len(h.Test) > 0 && h.Test[0] != "NONE" {
 		c.Health = &h
+	} else if h.OnFailure != supervisor.OnFailureNone {
+		return &usageError{msg: "--health-on-failure is for containers with a health check"}
 	}
 	return nil
 }

@@ -18,7 +18,7 @@ import (
 
 // networkFlags are the flags about a container's network.
 type networkFlags struct {
-	networks, aliases, publish, expose []string
+	networks, aliases, publish, expose, links []string
 
 	publishAll bool
 
@@ -32,6 +32,7 @@ func (f *networkFlags) addFlags(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&f.aliases, "network-alias", nil, "further `NAME` on the network")
 	fs.StringArrayVar(&f.aliases, "net-alias", nil, "the same as --network-alias")
 	_ = fs.MarkHidden("net-alias")
+	fs.StringArrayVar(&f.links, "link", nil, "know a container of the network by another name too: `NAME[:ALIAS]`")
 	fs.StringVar(&f.ip, "ip", "", "IPv4 `ADDRESS` on the network")
 	fs.StringVar(&f.ip6, "ip6", "", "IPv6 `ADDRESS` on the network")
 	fs.StringVar(&f.mac, "mac-address", "", "hardware `ADDRESS`")
@@ -64,8 +65,8 @@ func (f *networkFlags) connect(e *env, records supervisor.Records, c *supervisor
 		switch {
 		case len(names) > 1:
 			return bad("network %s is not together with others", mode)
-		case f.ip != "" || f.ip6 != "" || f.mac != "" || len(f.aliases) > 0:
-			return bad("network %s has no addresses or names of its own: leave out --ip, --ip6, --mac-address and --network-alias", mode)
+		case f.ip != "" || f.ip6 != "" || f.mac != "" || len(f.aliases) > 0 || len(f.links) > 0:
+			return bad("network %s has no addresses or names of its own: leave out --ip, --ip6, --mac-address, --network-alias and --link", mode)
 		case strings.HasPrefix(mode, "container:") && (len(f.publish) > 0 || f.publishAll):
 			return bad("network %s: ports are published by the container whose network it is", mode)
 		}
@@ -98,6 +99,11 @@ func (f *networkFlags) connect(e *env, records supervisor.Records, c *supervisor
 			return fmt.Errorf("--network: %w", err)
 		}
 		conn.Network = net.Name
+		if i == 0 {
+			if err := f.link(records, &conn); err != nil {
+				return err
+			}
+		}
 		ep.Connections = append(ep.Connections, conn)
 	}
 	c.Endpoint = ep
@@ -127,6 +133,31 @@ func (f *networkFlags) address(conn *network.Connection) error {
 		conn.MAC = f.mac
 	}
 	conn.Aliases = append(conn.Aliases, f.aliases...)
+	return nil
+}
+
+// link is what --link says of a network.
+func (f *networkFlags) link(records supervisor.Records, conn *network.Connection) error {
+	for _, w := range f.links {
+		name, alias, given := strings.Cut(w, ":")
+		other, err := records.Find(name)
+		if err != nil {
+			return fmt.Errorf("--link %s: %w", w, err)
+		}
+		if !given {
+			alias = strings.TrimPrefix(name, "/")
+		}
+		switch {
+		case alias == "" || strings.ContainsAny(alias, " \t\n#/:"):
+			return &usageError{msg: fmt.Sprintf("--link %s: want NAME or NAME:ALIAS", w)}
+		case !other.OnNetwork(conn.Network):
+			return &usageError{msg: fmt.Sprintf("--link %s: container %s is not on network %s", w, other.Name, conn.Network)}
+		}
+		if conn.Links == nil {
+			conn.Links = map[string]string{}
+		}
+		conn.Links[alias] = other.ID
+	}
 	return nil
 }
 

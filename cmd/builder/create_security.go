@@ -87,8 +87,8 @@ func (f *securityFlags) share(records supervisor.Records, c *supervisor.Config) 
 			return s.flag, fmt.Errorf("%q: want private, host or container:NAME, and of --ipc shareable or none", s.value)
 		}
 	}
-	if c.Spec.UTS.With != container.ShareNot && c.Spec.Hostname != "" {
-		return "uts", errors.New("with another's host name there is no --hostname")
+	if c.Spec.UTS.With != container.ShareNot && c.Spec.Hostname+c.Spec.Domainname != "" {
+		return "uts", errors.New("with another's host name there is no --hostname and no --domainname")
 	}
 	return "", nil
 }

@@ -174,10 +174,28 @@ func imageFor(s *store.Store, name, platform string) (store.Entry, image.Image, 
 	if errors.Is(err, store.ErrNotFound) {
 		err = fmt.Errorf("image %s for %s is not in the image store: pull it with --platform: %w", name, image.FormatPlatform(want), err)
 	}
-	if err == nil && image.Match([]ocispec.Descriptor{{Platform: &img.Config.Platform}}, want) < 0 {
-		err = fmt.Errorf("image %s is for %s, not for %s", name, image.FormatPlatform(img.Config.Platform), image.FormatPlatform(want))
+	if err == nil {
+		err = checkPlatform(name, img, want)
 	}
 	return entry, img, err
+}
+
+// platformError says that an image is for another platform than wanted.
+type platformError struct {
+	name      string
+	has, want image.Platform
+}
+
+func (p *platformError) Error() string {
+	return fmt.Sprintf("image %s is for %s, not for %s", p.name, image.FormatPlatform(p.has), image.FormatPlatform(p.want))
+}
+
+// checkPlatform is a [platformError] unless the image has programs for a platform.
+func checkPlatform(name string, img image.Image, want image.Platform) error {
+	if image.Match([]ocispec.Descriptor{{Platform: &img.Config.Platform}}, want) < 0 {
+		return &platformError{name, img.Config.Platform, want}
+	}
+	return nil
 }
 
 // blobSize is what an image takes in the store: each of its blobs once.

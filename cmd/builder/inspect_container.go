@@ -94,6 +94,7 @@ type inspectedHostConfig struct {
 	CpusetMems     string
 	Init           bool
 	Ulimits        []inspectedUlimit
+	Annotations    map[string]string `json:",omitempty"`
 	inspectedConfinement
 }
 
@@ -213,7 +214,7 @@ func inspectContainer(records supervisor.Records, c supervisor.Container, size b
 
 func (in *inspectedContainer) config(c supervisor.Config) {
 	in.Config = inspectedConfig{
-		Hostname: first(c.Spec.Hostname, c.ID[:12]), User: c.Spec.User, AttachStdin: c.StdinOnce, AttachStdout: c.AutoRemove, AttachStderr: c.AutoRemove,
+		Hostname: first(c.Spec.Hostname, c.ID[:12]), Domainname: c.Spec.Domainname, User: c.Spec.User, AttachStdin: c.StdinOnce, AttachStdout: c.AutoRemove, AttachStderr: c.AutoRemove,
 		Tty: c.Spec.Terminal, OpenStdin: c.OpenStdin, StdinOnce: c.StdinOnce, Env: c.Spec.Env, Cmd: c.Cmd, Healthcheck: c.Health, Image: c.Image,
 		WorkingDir: c.Spec.Dir, Entrypoint: c.Entrypoint, Labels: c.Labels, StopSignal: c.StopSignal, StopTimeout: c.StopTimeout,
 	}
@@ -237,7 +238,7 @@ func (in *inspectedContainer) hostConfig(c supervisor.Config) {
 		GroupAdd: c.Spec.GroupAdd, Privileged: c.Spec.Privileged, ReadonlyRootfs: c.Spec.ReadOnly, ShmSize: c.Spec.ShmSize, CgroupParent: c.Spec.CgroupParent,
 		Memory: r.Memory, MemorySwap: r.MemorySwap, CPUShares: r.CPUShares, CPUPeriod: r.CPUPeriod, CPUQuota: r.CPUQuota,
 		CpusetCpus: r.CPUSetCPUs, CpusetMems: r.CPUSetMems, Init: c.Spec.Init,
-		SecurityOpt: securityOptions(c.Spec), inspectedConfinement: confinement(c),
+		Annotations: c.Annotations, SecurityOpt: securityOptions(c.Spec), inspectedConfinement: confinement(c),
 	}
 	if h.ShmSize == 0 {
 		h.ShmSize = 64 << 20

@@ -472,6 +472,37 @@ func TestHealth(t *testing.T) {
 	w.waitField("slow", "{{.State.Health.Status}}", "unhealthy")
 }
 
+// TestUnhealthy has something done to containers that become unhealthy.
+func TestUnhealthy(t *testing.T) {
+	w := newLifeBench(t)
+	start := func(name, action string, more ...string) {
+		t.Helper()
+		args := append([]string{"run", "-d", "--name", name, "--health-cmd", "test ! -e /ill", "--health-interval", "50ms", "--health-retries", "2", "--health-on-failure", action}, more...)
+		w.ok(append(args, "test/base", "sh", "-c", "rm -f /ill; trap 'exit 3' TERM; while :; do sleep 0.01; done")...)
+		w.waitField(name, "{{.State.Health.Status}}", "healthy")
+		w.ok("exec", name, "touch", "/ill")
+	}
+	start("none", "none")
+	w.waitField("none", "{{.State.Status}} {{.State.Health.Status}}", "running unhealthy")
+	start("kill", "kill")
+	w.waitField("kill", "{{.State.Status}} {{.State.ExitCode}}", "exited 137")
+	start("stop", "stop", "--restart", "always")
+	w.waitField("stop", "{{.State.Status}} {{.State.ExitCode}}", "exited 3")
+	start("again", "kill", "--restart", "on-failure")
+	w.waitField("again", "{{.RestartCount}} {{.State.Health.Status}}", "1 healthy")
+	start("restart", "restart")
+	first := w.field("restart", "{{.State.StartedAt}}")
+	waitFor(t, "the restart", func() bool { return w.field("restart", "{{.State.StartedAt}}") != first })
+	w.waitField("restart", "{{.State.Status}} {{.State.Health.Status}}", "running healthy")
+
+	// In the foreground too.
+	r := w.run("run", "--rm", "--health-cmd", "false", "--health-interval", "50ms", "--health-retries", "1", "--health-on-failure", "stop", "test/base", "sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.01; done")
+	if r.code != 3 {
+		t.Errorf("in the foreground: %+v", r)
+	}
+	w.fails(125, []string{"--restart"}, "run", "--restart", "always", "--health-cmd", "false", "--health-on-failure", "restart", "test/base", "true")
+}
+
 func TestWrongLifeCycle(t *testing.T) {
 	w := newLifeBench(t)
 	for _, tt := range []struct {

@@ -456,6 +456,7 @@ func runNetworkConnect(ctx context.Context, e *env, args []string) error {
 	fs.StringVar(&f.ip6, "ip6", "", "IPv6 `ADDRESS` on the network")
 	fs.StringVar(&f.mac, "mac-address", "", "hardware `ADDRESS`")
 	fs.StringArrayVar(&f.aliases, "alias", nil, "further `NAME` on the network")
+	fs.StringArrayVar(&f.links, "link", nil, "know a container of the network by another name too: `NAME[:ALIAS]`")
 	words, err := e.parse(fs, args, 2, 2)
 	if err != nil {
 		return err
@@ -474,6 +475,12 @@ func runNetworkConnect(ctx context.Context, e *env, args []string) error {
 	}
 	conn := network.Connection{Network: net.Name}
 	if err := f.address(&conn); err != nil {
+		return err
+	}
+	if len(f.links) > 0 && !net.Names() {
+		return &usageError{msg: fmt.Sprintf("network connect: --link is for networks that resolve names, which %s doesn't", net.Name)}
+	}
+	if err := f.link(client.Records, &conn); err != nil {
 		return err
 	}
 	return client.Connect(ctx, c, conn)

@@ -394,11 +394,6 @@ func TestNameServersMove(t *testing.T) {
 	if !strings.Contains(in("def", "cat /etc/hosts"), "192.0.2.7 there\n") {
 		t.Error("its own line in hosts is gone")
 	}
-	w.ok("run", "-d", "--name", "dns", "--dns", "192.0.2.1", "test/base", "sleep", "1000")
-	w.ok("network", "connect", "other", "dns")
-	if got := in("dns", "grep ^nameserver /etc/resolv.conf"); got != "nameserver 192.0.2.1\n" {
-		t.Errorf("with --dns it has %q", got)
-	}
 }
 
 // TestInternalNetworkAsks asks the name server of an internal network for what it does
@@ -587,5 +582,105 @@ func TestRenameOnNetwork(t *testing.T) {
 	stops := w.ok("events", "--since", "1h", "--stream=false", "--filter", "event=stop", "--filter", "container="+w.field("site", "{{.Id}}"), "--format", "{{.Actor.Attributes.name}}")
 	if stops != strings.Repeat("site\n", 3) { // two of restart
 		t.Errorf("the events of its stops name %q", stops)
+	}
+}
+
+// TestLinks has containers know others by names that nobody else has for them.
+func TestLinks(t *testing.T) {
+	w, _ := newNetBench(t)
+	w.ok("network", "create", "app")
+	for _, name := range []string{"db", "off"} {
+		w.ok("run", "-d", "--name", name, "test/base", "sleep", "1000")
+	}
+	w.ok("run", "-d", "--name", "web", "--network", "app", "test/base", "sleep", "1000")
+	address := func(name, net string) string {
+		return w.field(name, "{{(index .NetworkSettings.Networks \""+net+"\").IPAddress}}")
+	}
+	lookup := func(args ...string) string {
+		out := w.run(append(args, "sh", "-c", "nslookup www | sed -n 's/^Address: *//p' | tail -n1; grep -h www /etc/hosts")...).stdout
+		return strings.TrimSpace(out)
+	}
+	// On the default network by /etc/hosts.
+	id := w.field("db", "{{.Id}}")[:12]
+	if got, want := lookup("run", "--rm", "--link", "db:www", "test/base"), address("db", "bridge")+"\twww "+id+" db"; !strings.HasSuffix(got, want) {
+		t.Errorf("/etc/hosts has %q, want %q", got, want)
+	}
+	w.ok("create", "--name", "needs", "--link", "off", "test/base", "true")
+	w.ok("stop", "-t", "0", "off")
+	w.fails(1, []string{"--link off", "not running"}, "start", "needs")
+	// On others by what answers names, where it follows the container.
+	w.ok("run", "-d", "--name", "cli", "--network", "app", "--link", "web:www", "test/base", "sleep", "1000")
+	w.ok("run", "-d", "--name", "other", "--network", "app", "test/base", "sleep", "1000")
+	for range 2 {
+		want := address("web", "app")
+		waitFor(t, "the link", func() bool { return lookup("exec", "cli") == want })
+		if got := lookup("exec", "other"); got == want {
+			t.Errorf("another container finds %s by the link", got)
+		}
+		w.ok("stop", "-t", "0", "web")
+		w.ok("run", "-d", "--rm", "--network", "app", "test/base", "sleep", "1000") // takes its address, perhaps
+		w.ok("start", "web")
+	}
+	w.ok("network", "connect", "--link", "web:www", "app", "db")
+	waitFor(t, "the link of a container that was connected", func() bool { return lookup("exec", "db") == address("web", "app") })
+	for _, args := range [][]string{
+		{"run", "--rm", "--link", "nobody", "test/base", "true"}, {"run", "--rm", "--link", "web:www", "test/base", "true"},
+		{"run", "--rm", "--link", "db:a b", "test/base", "true"}, {"run", "--rm", "--network", "none", "--link", "db", "test/base", "true"},
+	} {
+		w.fails(125, []string{"link"}, args...)
+	}
+	w.fails(2, []string{"--link"}, "network", "connect", "--link", "db", "bridge", "web")
+}
+
+// TestOwnNameServers has a container with name servers of its own on networks that
+// resolve names: what is no name there is asked of these.
+func TestOwnNameServers(t *testing.T) {
+	testutil.Require(t, "dnsmasq")
+	w, _ := newNetBench(t)
+	out := strings.TrimSuffix(w.netns, "in") + "out"
+	server := exec.Command("ip", "netns", "exec", out, "dnsmasq", "--keep-in-foreground", "--no-resolv", "--no-hosts", "--conf-file=/dev/null",
+		"--user=root", "--pid-file=", "--bind-interfaces", "--listen-address=203.0.113.2", "--address=/far.test/192.0.2.7", "--address=/web/192.0.2.8")
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		server.Process.Kill()
+		server.Wait()
+	}()
+	w.ok("network", "create", "app")
+	w.ok("run", "-d", "--name", "web", "--network", "app", "test/base", "sleep", "1000")
+	own := w.field("web", "{{.NetworkSettings.IPAddress}}")
+	lookup := func(name string, args ...string) string {
+		out := w.run(append(args, "sh", "-c", "nslookup -type=a "+name+" | sed -n 's/^Address: *//p' | tail -n1")...).stdout
+		return strings.TrimSpace(out)
+	}
+	with := []string{"run", "--rm", "--network", "app", "--dns", "203.0.113.2", "test/base"}
+	for range 2 { // also by another monitor, which has taken the answering over
+		waitFor(t, "a name outside", func() bool { return lookup("far.test", with...) == "192.0.2.7" })
+		if got := lookup("web", with...); got != own {
+			t.Errorf("web is %s, want %s", got, own)
+		}
+		if got := lookup("far.test", "exec", "web"); got == "192.0.2.7" {
+			t.Error("a container without --dns has the answer of another one's server")
+		}
+		w.withoutMonitor(func() {})
+	}
+	// On the default network it asks them itself, until it is on another one.
+	w.ok("run", "-d", "--name", "moved", "--dns", "203.0.113.2", "test/base", "sleep", "1000")
+	resolv := func() string { return w.ok("exec", "moved", "cat", "/etc/resolv.conf") }
+	before := resolv()
+	if !strings.Contains(before, "nameserver 203.0.113.2\n") {
+		t.Errorf("on the default network: %q", before)
+	}
+	w.ok("network", "connect", "app", "moved")
+	if got := resolv(); strings.Contains(got, "203.0.113.2") {
+		t.Errorf("on another one: %q", got)
+	}
+	waitFor(t, "names", func() bool {
+		return lookup("web", "exec", "moved") == own && lookup("far.test", "exec", "moved") == "192.0.2.7"
+	})
+	w.ok("network", "disconnect", "app", "moved")
+	if got := resolv(); got != before {
+		t.Errorf("back again: %q, want %q", got, before)
 	}
 }

@@ -264,3 +264,45 @@ func TestLoadPlatform(t *testing.T) {
 	other.fails(1, []string{"incomplete for linux/s390x"}, "load", "--platform", "linux/s390x", "-i", archive)
 	other.fails(2, []string{"--platform"}, "load", "--platform", "linux/", "-i", archive)
 }
+
+// TestRunPlatform runs images for this platform and others: as asked, or with a
+// warning.
+func TestRunPlatform(t *testing.T) {
+	w := newLifeBench(t)
+	host := startRegistry(t)
+	w.write("Dockerfile", "FROM --platform=$BUILDPLATFORM test/base AS base\nARG TARGETARCH\nRUN echo $TARGETARCH > /arch\n")
+	ref := host + "/multi"
+	w.ok("build", "-t", ref, "--platform", "linux/amd64,linux/arm64", "--push", ".")
+	show := func(flags ...string) result {
+		return w.run(append(append([]string{"run", "--rm"}, flags...), ref, "cat", "/arch")...)
+	}
+	check := func(r result, arch string, warned bool) {
+		t.Helper()
+		if r.code != 0 || r.stdout != arch+"\n" || strings.Contains(r.stderr, "is for linux/arm64, not for linux/amd64") != warned {
+			t.Errorf("%+v, want %s, and a warning: %t", r, arch, warned)
+		}
+	}
+	other, own := []string{"--platform", "linux/arm64"}, []string{"--platform", "linux/amd64"}
+	check(show(), "amd64", false)
+	check(show(other...), "arm64", false)
+	// One platform is here, the other is fetched.
+	w.ok("rmi", "-f", ref)
+	w.ok("pull", "--platform", "linux/arm64", ref)
+	w.fails(125, []string{ref}, "run", "--rm", "--pull", "never", "--platform", "linux/amd64", ref, "true")
+	check(show(other...), "arm64", false)
+	check(show(own...), "amd64", false)
+	// An image for one platform, which isn't this machine's.
+	w.ok("build", "-t", "foreign", "--platform", "linux/arm64", ".")
+	if r := w.run("run", "--rm", "foreign", "cat", "/arch"); r.code != 0 || r.stdout != "arm64\n" || !strings.Contains(r.stderr, "is for linux/arm64, not for linux/amd64") {
+		t.Errorf("unasked: %+v", r)
+	}
+	if r := w.run("run", "--rm", "--platform", "arm64", "foreign", "cat", "/arch"); r.code != 0 || r.stderr != "" {
+		t.Errorf("asked: %+v", r)
+	}
+	w.fails(125, []string{"is for linux/arm64, not for linux/s390x"}, "run", "--rm", "--pull", "never", "--platform", "linux/s390x", "foreign", "true")
+	w.ok("tag", "foreign", host+"/foreign")
+	w.ok("push", host+"/foreign")
+	w.fails(125, []string{"is for linux/arm64, not for linux/s390x"}, "run", "--rm", "--platform", "linux/s390x", host+"/foreign", "true")
+	w.ok("tag", "foreign", "localhost:1/foreign")
+	w.fails(125, []string{"is for linux/arm64", "can't be fetched"}, "run", "--rm", "--platform", "linux/s390x", "localhost:1/foreign", "true")
+}

@@ -126,7 +126,8 @@ func (e *env) runContainer(ctx context.Context, o *runOptions, name string, args
 	// Detached, to be detached by keys, to be started again, or of processes
 	// that would outlive this one: the monitor has it. Else it is ours, which is
 	// sooner begun.
-	if o.detach || c.Spec.PID.With != container.ShareNot || o.tty && o.interactive || c.Restart.Name != "" && c.Restart.Name != supervisor.RestartNo {
+	if o.detach || c.Spec.PID.With != container.ShareNot || o.tty && o.interactive || c.Restart.Name != "" && c.Restart.Name != supervisor.RestartNo ||
+		c.Health != nil && c.Health.OnFailure == supervisor.OnFailureRestart {
 		if err := lock.Release(); err != nil {
 			return 0, err
 		}
@@ -284,7 +285,7 @@ func (e *env) unpackForRun(ctx context.Context, s *store.Store, rfs *rootfs.Root
 		mode = "quiet"
 	}
 	lazy := &lazyDisplay{open: func() (progress.Display, error) { return e.display(mode) }}
-	img, err := e.findImage(ctx, s, lazy, o.pull, name)
+	img, err := e.findImage(ctx, s, lazy, o, name)
 	var below snapshot.ID
 	if err == nil {
 		var sink progress.Sink = lazy
@@ -302,23 +303,39 @@ func (e *env) unpackForRun(ctx context.Context, s *store.Store, rfs *rootfs.Root
 	return img, below, errors.Join(err, lazy.close())
 }
 
-// findImage resolves a reference or an image ID.
-func (e *env) findImage(ctx context.Context, s *store.Store, sink progress.Sink, pull, name string) (image.Image, error) {
-	switch pull {
+// findImage resolves a reference or an image ID. One that is for another platform than
+// this machine's, and was not asked for as such, is told of.
+func (e *env) findImage(ctx context.Context, s *store.Store, sink progress.Sink, o *createOptions, name string) (image.Image, error) {
+	switch o.pull {
 	case "always", "missing", "never":
 	default:
-		return image.Image{}, &usageError{msg: fmt.Sprintf("run: --pull %q: want always, missing or never", pull)}
+		return image.Image{}, &usageError{msg: fmt.Sprintf("run: --pull %q: want always, missing or never", o.pull)}
 	}
-	if pull != "always" {
+	want := image.HostPlatform()
+	if o.platform != "" {
+		var err error
+		if want, err = image.ParsePlatform(o.platform); err != nil {
+			return image.Image{}, &usageError{msg: fmt.Sprintf("run: --platform: %v", err)}
+		}
+	}
+	var other *platformError
+	if o.pull != "always" {
 		entry, err := s.Resolve(name)
 		var img image.Image
 		if err == nil {
-			img, err = s.Image(entry.Desc, image.HostPlatform())
+			img, err = s.Image(entry.Desc, want)
 		}
 		if err == nil {
-			return img, nil
+			err = checkPlatform(name, img, want)
 		}
-		if pull == "never" || !errors.Is(err, store.ErrNotFound) {
+		isOther := errors.As(err, &other)
+		switch {
+		case err == nil:
+			return img, nil
+		case isOther && o.platform == "":
+			e.warn(other.Error())
+			return img, nil
+		case o.pull == "never" || !isOther && !errors.Is(err, store.ErrNotFound):
 			return image.Image{}, err
 		}
 	}
@@ -329,7 +346,14 @@ func (e *env) findImage(ctx context.Context, s *store.Store, sink progress.Sink,
 	if err := e.makeRoom(ctx, s); err != nil {
 		return image.Image{}, err
 	}
-	return newImageSource(e, s, sink).Image(ctx, ref, image.HostPlatform(), true)
+	img, err := newImageSource(e, s, sink).Image(ctx, ref, want, true)
+	switch {
+	case err != nil && other != nil:
+		return img, fmt.Errorf("%w, and the one for %s can't be fetched: %w", other, image.FormatPlatform(want), err)
+	case err == nil && o.platform != "":
+		err = checkPlatform(name, img, want)
+	}
+	return img, err
 }
 
 // lazyDisplay opens the progress display when there is something to show.

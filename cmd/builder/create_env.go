@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+
+	"builder/dockerfile"
+	"builder/registry"
+
+	"github.com/spf13/pflag"
+)
+
+// envFlags are the flags about the variables of a container's processes.
+type envFlags struct {
+	env, envFile, unset []string
+
+	unsetAll, host, proxy bool
+}
+
+func (f *envFlags) addFlags(fs *pflag.FlagSet) {
+	fs.StringArrayVarP(&f.env, "env", "e", nil, "set a variable, `NAME=VALUE`, or NAME for the environment's")
+	fs.StringArrayVar(&f.envFile, "env-file", nil, "read variables from a `FILE`")
+	fs.StringArrayVar(&f.unset, "unsetenv", nil, "leave out a variable `NAME` of the image")
+	fs.BoolVar(&f.unsetAll, "unsetenv-all", false, "leave out all of the image's")
+	fs.BoolVar(&f.host, "env-host", false, "pass on all variables of builder's own environment")
+	fs.BoolVar(&f.proxy, "http-proxy", false, "pass on those about proxies; those of docker's config file are set anyway")
+}
+
+// list is the environment that the flags make of the image's.
+func (f *envFlags) list(e *env, fromImage []string) ([]string, error) {
+	if f.unsetAll {
+		fromImage = nil
+	}
+	vars := dockerfile.NewEnv(slices.DeleteFunc(slices.Clone(fromImage), func(v string) bool {
+		name, _, _ := strings.Cut(v, "=")
+		return slices.Contains(f.unset, name)
+	})...)
+	if f.host {
+		for _, v := range os.Environ() {
+			name, value, _ := strings.Cut(v, "=")
+			vars.Set(name, value)
+		}
+	}
+	for name, value := range e.configuredProxies() {
+		vars.Set(name, value)
+		vars.Set(strings.ToLower(name), value)
+	}
+	if f.proxy {
+		for _, name := range proxyNames {
+			for _, name := range []string{name, strings.ToLower(name)} {
+				if value := e.getenv(name); value != "" {
+					vars.Set(name, value)
+				}
+			}
+		}
+	}
+	if err := setEnv(e, vars, f.envFile, f.env); err != nil {
+		return nil, err
+	}
+	return vars.List(), nil
+}
+
+// setEnv adds the variables of --env-file and -e.
+func setEnv(e *env, vars *dockerfile.Env, files, env []string) error {
+	var words []string
+	for _, name := range files {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			return fmt.Errorf("--env-file: %w", err)
+		}
+		for _, line := range strings.Split(string(data), "\n") {
+			line = strings.TrimSuffix(line, "\r")
+			if trimmed := strings.TrimSpace(line); trimmed == "" || strings.HasPrefix(trimmed, "#") {
+				continue
+			}
+			words = append(words, strings.TrimLeft(line, " \t"))
+		}
+	}
+	for _, w := range append(words, env...) {
+		k, v, ok := strings.Cut(w, "=")
+		if k == "" {
+			return &usageError{msg: fmt.Sprintf("run: invalid environment variable %q", w)}
+		}
+		if !ok {
+			if v, ok = lookupEnv(e, k); !ok {
+				continue
+			}
+		}
+		vars.Set(k, v)
+	}
+	return nil
+}
+
+// proxyNames are the variables about proxies, in upper case.
+var proxyNames = []string{"HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"}
+
+// configuredProxies are the proxies that docker's config file has for builds and
+// containers, by the names of their variables. A file that can't be read has none, and
+// is told of.
+func (e *env) configuredProxies() map[string]string {
+	name := registry.DockerConfig(e.getenv)
+	if name == "" {
+		return nil
+	}
+	data, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	var file struct {
+		Proxies map[string]struct {
+			HTTPProxy, HTTPSProxy, NoProxy, FTPProxy, AllProxy string
+		}
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &file)
+	}
+	if err != nil {
+		e.warn(fmt.Sprintf("%s: no proxies are read: %v", name, err))
+		return nil
+	}
+	// The others are those of docker's daemons, by their addresses.
+	p := file.Proxies["default"]
+	out := map[string]string{"HTTP_PROXY": p.HTTPProxy, "HTTPS_PROXY": p.HTTPSProxy, "NO_PROXY": p.NoProxy, "FTP_PROXY": p.FTPProxy, "ALL_PROXY": p.AllProxy}
+	for name, value := range out {
+		if value == "" {
+			delete(out, name)
+		}
+	}
+	return out
+}

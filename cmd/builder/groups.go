@@ -4,14 +4,10 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
-
-	"builder/internal/sys"
-	"builder/supervisor"
 )
 
 // groups are docker's second names of commands: container ls is ps.
@@ -27,7 +23,7 @@ func groups() map[string]map[string]string {
 			"build": "build", "history": "history", "import": "import", "inspect": "inspect --type image", "load": "load", "ls": "images",
 			"list": "images", "pull": "pull", "push": "push", "rm": "rmi", "remove": "rmi", "save": "save", "tag": "tag", "tree": "tree",
 		},
-		"system": {"df": "df", "events": "events", "info": "info", "prune": "prune"},
+		"system": {"df": "df", "events": "events", "info": "info"},
 	}
 }
 
@@ -41,14 +37,14 @@ func runGroup(name string) func(context.Context, *env, []string) error {
 				_, err := e.parse(fs, args[:1], 1, -1)
 				return err
 			}
-			return &usageError{msg: name + ": name a command", hint: "there are " + strings.Join(slices.Sorted(maps.Keys(subs)), ", ")}
+			return &usageError{msg: name + ": name a command", hint: "there are " + strings.Join(append(slices.Sorted(maps.Keys(subs)), "prune"), ", ")}
 		}
-		if name == "container" && args[0] == "prune" {
-			return runContainerPrune(ctx, e, args[1:])
+		if prune := prunes()[name]; prune != nil && args[0] == "prune" {
+			return prune(ctx, e, args[1:])
 		}
 		words := strings.Fields(subs[args[0]])
 		if len(words) == 0 {
-			return &usageError{msg: fmt.Sprintf("%s: unknown command %q", name, args[0]), hint: "there are " + strings.Join(slices.Sorted(maps.Keys(subs)), ", ")}
+			return &usageError{msg: fmt.Sprintf("%s: unknown command %q", name, args[0]), hint: "there are " + strings.Join(append(slices.Sorted(maps.Keys(subs)), "prune"), ", ")}
 		}
 		all := commands()
 		i := slices.IndexFunc(all, func(c command) bool { return c.name == words[0] })
@@ -57,50 +53,4 @@ func runGroup(name string) func(context.Context, *env, []string) error {
 		}
 		return all[i].run(ctx, e, append(words[1:], args[1:]...))
 	}
-}
-
-// runContainerPrune removes containers that don't run.
-func runContainerPrune(_ context.Context, e *env, args []string) error {
-	fs := flags("container")
-	fs.BoolP("force", "f", false, "accepted: nothing is asked")
-	filters := fs.StringArray("filter", nil, "only containers of a `NAME=VALUE` as ps has: label, until, …")
-	if _, err := e.parse(fs, args, 0, 0); err != nil {
-		return err
-	}
-	match, err := parseContainerFilters(e, *filters)
-	if err != nil {
-		return err
-	}
-	s, err := e.store()
-	if err != nil {
-		return err
-	}
-	records := e.records(s)
-	list, err := records.List()
-	if err != nil {
-		return err
-	}
-	var freed int64
-	for _, c := range list {
-		if c.State.Alive() || c.State.Status == supervisor.Restarting || !match(c) {
-			continue
-		}
-		var m sys.Meter
-		size, err := m.Take(records.Dir(c.ID))
-		if err != nil {
-			return err
-		}
-		err = records.Remove(c.Config)
-		if errors.Is(err, supervisor.ErrRunning) {
-			continue // it was just started
-		}
-		if err != nil {
-			return err
-		}
-		freed += size
-		records.Event(c.Config, "destroy", nil)
-		fmt.Fprintln(e.stdout, c.ID)
-	}
-	fmt.Fprintf(e.stdout, "\nTotal reclaimed space: %s\n", humanSize(freed))
-	return nil
 }

@@ -140,12 +140,9 @@ func parseNetworkFilters(n *network.Networks, words []string) (func(network.Netw
 			f = func(network.Network) bool { return value == "local" }
 		case name == "type" && (value == "custom" || value == "builtin"):
 			f = func(net network.Network) bool { return (net.Name == network.Default) == (value == "builtin") }
-		case name == "label":
-			key, want, exact := strings.Cut(value, "=")
-			f = func(net network.Network) bool {
-				got, ok := net.Labels[key]
-				return ok && (!exact || got == want)
-			}
+		case name == "label" || name == "label!":
+			match := labelFilter(name, value)
+			f = func(net network.Network) bool { return match(net.Labels) }
 			name += strconv.Itoa(i)
 		case name == "dangling":
 			want, err := strconv.ParseBool(value)
@@ -522,32 +519,43 @@ func runNetworkPrune(_ context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	records := e.records(s)
+	gone, err := pruneNetworks(e.records(s), *filters)
+	for _, name := range gone {
+		fmt.Fprintln(e.stdout, name)
+	}
+	return err
+}
+
+// pruneNetworks removes networks that no container is to be on, running or not.
+func pruneNetworks(records supervisor.Records, filters []string) (gone []string, err error) {
 	n := records.Networks()
-	match, err := parseNetworkFilters(n, *filters)
+	match, err := parseNetworkFilters(n, filters)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	list, err := n.List()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	containers, err := records.List()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, net := range list {
-		// Containers that don't run need theirs when they start.
 		used := slices.ContainsFunc(containers, func(c supervisor.Container) bool { return c.OnNetwork(net.Name) })
 		if net.Name == network.Default || used || !match(net) {
 			continue
 		}
-		if err := n.Remove(net.Name); err != nil && !errors.Is(err, network.ErrInUse) {
-			return err
+		err := n.Remove(net.Name)
+		if errors.Is(err, network.ErrInUse) || errors.Is(err, network.ErrNotFound) {
+			continue
 		}
-		fmt.Fprintln(e.stdout, net.Name)
+		if err != nil {
+			return gone, err
+		}
+		gone = append(gone, net.Name)
 	}
-	return nil
+	return gone, nil
 }
 
 // runPort shows which ports of this machine lead to a container.

@@ -80,21 +80,34 @@ func runPrune(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
+	if f.dryRun {
+		s, err := e.store()
+		if err != nil {
+			return err
+		}
+		chosen, err := p.choose(ctx, s)
+		if err != nil {
+			return fmt.Errorf("prune: %w", err)
+		}
+		return printPruned(e, chosen, "Would reclaim")
+	}
+	if !f.force {
+		if err := e.confirmed("prune", p.what()...); err != nil {
+			return err
+		}
+	}
+	return p.remove(ctx, e)
+}
+
+// remove removes what is to go, and shows it.
+func (p pruning) remove(ctx context.Context, e *env) error {
 	s, err := e.store()
 	if err != nil {
 		return err
 	}
-	if !f.force && !f.dryRun {
-		if err := p.confirm(e); err != nil {
-			return err
-		}
-	}
 	chosen, err := p.choose(ctx, s)
 	if err != nil {
 		return fmt.Errorf("prune: %w", err)
-	}
-	if f.dryRun {
-		return printPruned(e, chosen, "Would reclaim")
 	}
 	removed, err := removePieces(ctx, e, s, chosen)
 	return errors.Join(err, printPruned(e, removed, "Total reclaimed space"))
@@ -148,11 +161,8 @@ func (p *pruning) filter(word string) error {
 			p.before = t
 		}
 	case "label", "label!":
-		key, want, exact := strings.Cut(value, "=")
-		p.labels = append(p.labels, func(l listed) bool {
-			got, has := l.image.Config.Config.Labels[key]
-			return (has && (!exact || got == want)) == (name == "label")
-		})
+		match := labelFilter(name, value)
+		p.labels = append(p.labels, func(l listed) bool { return match(l.image.Config.Config.Labels) })
 	case "type":
 		known := map[string]kind{
 			"image": kindImages, "regular": kindSteps, "exec.cachemount": kindMounts, "source.local": kindContexts,
@@ -169,13 +179,17 @@ func (p *pruning) filter(word string) error {
 	return nil
 }
 
-// confirm asks, as docker does: only y goes on.
-func (p pruning) confirm(e *env) error {
+// what is to be removed, in words.
+func (p pruning) what() []string {
 	what := []string{"images without a name", "steps that no image, container or failed step needs"}
 	if p.all {
 		what = []string{"all images without a container", "all of the step cache that no container needs", "all failed steps"}
 	}
-	what = append(what, "cache mounts, indexes of build contexts, and what was fetched", "what killed commands left")
+	return append(what, "cache mounts, indexes of build contexts, and what was fetched", "what killed commands left")
+}
+
+// confirmed asks, as docker does: only y goes on.
+func (e *env) confirmed(command string, what ...string) error {
 	fmt.Fprintf(e.stdout, "WARNING! This will remove:\n  - %s\n", strings.Join(what, "\n  - "))
 	fmt.Fprint(e.stdout, "Are you sure you want to continue? [y/N] ")
 	line, err := bufio.NewReader(io.LimitReader(e.stdin, 100)).ReadString('\n')
@@ -184,7 +198,7 @@ func (p pruning) confirm(e *env) error {
 	}
 	if answer := strings.ToLower(strings.TrimSpace(line)); answer != "y" {
 		fmt.Fprintln(e.stdout)
-		return errors.New("prune: cancelled: answer y, or use --force")
+		return fmt.Errorf("%s: cancelled: answer y, or use --force", command)
 	}
 	return nil
 }

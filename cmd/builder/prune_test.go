@@ -528,3 +528,64 @@ func TestPruneBesideRun(t *testing.T) {
 		t.Errorf("what is left: %v", count)
 	}
 }
+
+// TestPruneGroups holds what docker's other commands of the name prune remove.
+func TestPruneGroups(t *testing.T) {
+	w := newLifeBench(t)
+	w.write("Dockerfile", "FROM scratch\nCOPY f /f\n")
+	for _, text := range []string{"one", "two"} {
+		w.write("f", text)
+		w.ok("build", "-t", "app", ".") // the first is without a name then
+	}
+	w.write("f", "used")
+	w.ok("build", "-t", "used", "--label", "keep", ".")
+	w.ok("run", "--name", "done", "--network", "none", "test/base", "true")
+	w.ok("run", "--name", "kept", "--label", "keep", "--network", "none", "-v", "/anonymous", "test/base", "true")
+	w.ok("run", "-d", "--name", "runs", "--network", "none", "test/base", "sleep", "1000")
+	w.ok("volume", "create", "named")
+	w.ok("network", "create", "free")
+	lines := func(args ...string) int { return len(strings.Fields(w.ok(args...))) }
+	check := func(when string, containers, images, volumes, networks int) {
+		t.Helper()
+		got := []int{lines("ps", "-aq"), lines("images", "-q"), lines("volume", "ls", "-q"), lines("network", "ls", "-q")}
+		if want := []int{containers, images, volumes, networks}; !slices.Equal(got, want) {
+			t.Errorf("%s: containers, images, volumes and networks are %v, want %v", when, got, want)
+		}
+	}
+	steps := func() int64 { _, count := w.df(); return count["Step cache"] }
+	before := steps()
+	check("at first", 3, 4, 2, 2)
+	if r := w.with("n\n", "image", "prune"); r.code != 1 || !strings.Contains(r.stdout, "images without a name") {
+		t.Errorf("answered with n: %+v", r)
+	}
+	check("after n", 3, 4, 2, 2)
+	w.with("y\n", "image", "prune")
+	check("after image prune", 3, 3, 2, 2)
+	w.ok("image", "prune", "-af", "--filter", "label!=keep")
+	check("after image prune -a with a filter", 3, 2, 2, 2)
+	if now := steps(); now != before {
+		t.Errorf("image prune has removed steps: %d of %d are left", now, before)
+	}
+
+	if r := w.with("n\n", "system", "prune", "--volumes"); r.code != 1 || !strings.Contains(r.stdout, "anonymous volumes") || !strings.Contains(r.stdout, "containers that don't run") {
+		t.Errorf("answered with n: %+v", r)
+	}
+	check("after n", 3, 2, 2, 2)
+	w.ok("system", "prune", "-f", "--filter", "label=keep")
+	check("after system prune with a filter", 2, 2, 2, 2)
+	out := w.ok("system", "prune", "-f", "--volumes")
+	check("after system prune", 1, 2, 1, 1)
+	if !strings.Contains(out, "Deleted Containers:\n") || !strings.Contains(out, "Deleted Networks:\nfree\n") || !strings.Contains(out, "Deleted Volumes:\n") {
+		t.Errorf("system prune says\n%s", out)
+	}
+	w.ok("system", "prune", "-af")
+	check("after system prune -a", 1, 1, 1, 1)
+	if steps() != 0 {
+		t.Error("steps are left")
+	}
+	w.ok("exec", "runs", "true")
+	w.checkWhole()
+	for _, args := range [][]string{{"system", "prune", "--volumes", "--filter", "until=1h"}, {"system", "prune", "--filter", "type=image"}, {"image", "prune", "--filter", "color=red"}} {
+		w.fails(2, []string{"prune"}, append(args, "-f")...)
+	}
+}

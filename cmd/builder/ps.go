@@ -206,7 +206,7 @@ func parseContainerFilters(e *env, words []string) (func(supervisor.Container) b
 		if err != nil {
 			return nil, &usageError{msg: fmt.Sprintf("--filter %s: %v", w, err)}
 		}
-		if name == "label" {
+		if name == "label" || name == "label!" {
 			name += strconv.Itoa(i)
 		}
 		groups[name] = append(groups[name], f)
@@ -239,6 +239,15 @@ func hasPort(c supervisor.Container, ports []network.Port, published bool) bool 
 	})
 }
 
+// labelFilter is the filter label=KEY[=VALUE], or label!= for all others.
+func labelFilter(name, value string) func(labels map[string]string) bool {
+	key, want, exact := strings.Cut(value, "=")
+	return func(labels map[string]string) bool {
+		got, ok := labels[key]
+		return (ok && (!exact || got == want)) == (name == "label")
+	}
+}
+
 func parseContainerFilter(e *env, name, value string) (func(supervisor.Container) bool, error) {
 	switch name {
 	case "before", "since":
@@ -263,12 +272,9 @@ func parseContainerFilter(e *env, name, value string) (func(supervisor.Container
 		}
 		// Docker's names begin with a slash, which need not be said.
 		return func(c supervisor.Container) bool { return re.MatchString(c.Name) || re.MatchString("/"+c.Name) }, nil
-	case "label":
-		key, want, exact := strings.Cut(value, "=")
-		return func(c supervisor.Container) bool {
-			got, ok := c.Labels[key]
-			return ok && (!exact || got == want)
-		}, nil
+	case "label", "label!":
+		match := labelFilter(name, value)
+		return func(c supervisor.Container) bool { return match(c.Labels) }, nil
 	case "status":
 		for _, s := range []supervisor.Status{supervisor.Created, supervisor.Running, supervisor.Paused, supervisor.Restarting, supervisor.Exited} {
 			if value == string(s) {

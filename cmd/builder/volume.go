@@ -199,12 +199,8 @@ func parseVolumeFilters(records supervisor.Records, words []string) (func(volume
 		case name == "driver":
 			f = func(volume.Volume) (bool, error) { return value == "local", nil }
 		case name == "label" || name == "label!":
-			key, want, exact := strings.Cut(value, "=")
-			not := name == "label!"
-			f = func(v volume.Volume) (bool, error) {
-				got, ok := v.Labels[key]
-				return (ok && (!exact || got == want)) != not, nil
-			}
+			match := labelFilter(name, value)
+			f = func(v volume.Volume) (bool, error) { return match(v.Labels), nil }
 			name += strconv.Itoa(i)
 		case name == "dangling":
 			want, err := strconv.ParseBool(value)
@@ -324,28 +320,40 @@ func runVolumePrune(_ context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	records := supervisor.NewRecords(s)
-	match, err := parseVolumeFilters(records, *filters)
+	gone, freed, err := pruneVolumes(supervisor.NewRecords(s), *all, *filters)
+	for _, name := range gone {
+		fmt.Fprintln(e.stdout, name)
+	}
 	if err != nil {
 		return err
+	}
+	fmt.Fprintf(e.stdout, "\nTotal reclaimed space: %s\n", humanSize(freed))
+	return nil
+}
+
+// pruneVolumes removes volumes that no container uses, the anonymous ones or all, and
+// what killed commands have left of volumes.
+func pruneVolumes(records supervisor.Records, all bool, filters []string) (gone []string, freed int64, err error) {
+	match, err := parseVolumeFilters(records, filters)
+	if err != nil {
+		return nil, 0, err
 	}
 	list, err := records.Volumes().List()
 	if err != nil {
-		return err
+		return nil, 0, err
 	}
-	var freed int64
 	for _, v := range list {
 		ok, err := match(v)
 		if err != nil {
-			return err
+			return gone, freed, err
 		}
-		if !ok || !v.Anonymous && !*all {
+		if !ok || !v.Anonymous && !all {
 			continue
 		}
 		var m sys.Meter
 		size, err := m.Take(v.Dir)
 		if err != nil {
-			return err
+			return gone, freed, err
 		}
 		if v.Device != "" {
 			size = 0 // it stays
@@ -355,17 +363,13 @@ func runVolumePrune(_ context.Context, e *env, args []string) error {
 			continue
 		}
 		if err != nil {
-			return err
+			return gone, freed, err
 		}
 		freed += size
-		fmt.Fprintln(e.stdout, v.Name)
+		gone = append(gone, v.Name)
 	}
 	left, err := sweepRemains(records)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(e.stdout, "\nTotal reclaimed space: %s\n", humanSize(freed+left))
-	return nil
+	return gone, freed + left, err
 }
 
 // sweepRemains removes what killed commands have left of volumes.

@@ -124,7 +124,7 @@ func TestVolumeRemains(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, tc := range []struct{ said, args string }{
-		{"volumes/.tmp ", "prune -f"}, {"kB\n", "volume prune"}, {"volumes/one ", "system prune -f"},
+		{"volumes/.tmp ", "prune -f"}, {"kB\n", "volume prune"}, {"volumes/one ", "prune -af"},
 	} {
 		for _, dir := range []string{".tmp/XYZ", "one/_data"} {
 			if err := os.MkdirAll(filepath.Join(volumes, dir), 0o755); err != nil {

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"builder/internal/sys"
+	"builder/supervisor"
+)
+
+// prunes are docker's commands of the name prune that are more, or less, than prune.
+func prunes() map[string]func(context.Context, *env, []string) error {
+	return map[string]func(context.Context, *env, []string) error{
+		"container": runContainerPrune, "image": runImagePrune, "system": runSystemPrune,
+	}
+}
+
+// runContainerPrune removes containers that don't run.
+func runContainerPrune(_ context.Context, e *env, args []string) error {
+	fs := flags("container")
+	fs.BoolP("force", "f", false, "accepted: nothing is asked")
+	filters := fs.StringArray("filter", nil, "only containers of a `NAME=VALUE` as ps has: label, until, …")
+	if _, err := e.parse(fs, args, 0, 0); err != nil {
+		return err
+	}
+	s, err := e.store()
+	if err != nil {
+		return err
+	}
+	gone, freed, err := e.pruneContainers(e.records(s), *filters)
+	for _, id := range gone {
+		fmt.Fprintln(e.stdout, id)
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(e.stdout, "\nTotal reclaimed space: %s\n", humanSize(freed))
+	return nil
+}
+
+// pruneContainers removes containers that don't run.
+func (e *env) pruneContainers(records supervisor.Records, filters []string) (gone []string, freed int64, err error) {
+	match, err := parseContainerFilters(e, filters)
+	if err != nil {
+		return nil, 0, err
+	}
+	list, err := records.List()
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, c := range list {
+		if c.State.Alive() || c.State.Status == supervisor.Restarting || !match(c) {
+			continue
+		}
+		var m sys.Meter
+		size, err := m.Take(records.Dir(c.ID))
+		if err != nil {
+			return gone, freed, err
+		}
+		err = records.Remove(c.Config)
+		if errors.Is(err, supervisor.ErrRunning) {
+			continue // it was just started
+		}
+		if err != nil {
+			return gone, freed, err
+		}
+		freed += size
+		records.Event(c.Config, "destroy", nil)
+		gone = append(gone, c.ID)
+	}
+	return gone, freed, nil
+}
+
+// runImagePrune removes images without a name, or all that no container needs. What
+// only the cache needs of them stays.
+func runImagePrune(ctx context.Context, e *env, args []string) error {
+	fs := flags("image")
+	var f pruneFlags
+	fs.BoolVarP(&f.all, "all", "a", false, "also images with a name, if no container needs them")
+	fs.BoolVarP(&f.force, "force", "f", false, "don't ask")
+	filters := fs.StringArray("filter", nil, "remove only what matches `NAME=VALUE`: until, label, label!, dangling")
+	if _, err := e.parse(fs, args, 0, 0); err != nil {
+		return err
+	}
+	for _, w := range *filters {
+		switch w {
+		case "dangling=true", "dangling=1":
+		case "dangling=false", "dangling=0":
+			f.all = true
+		default:
+			f.filters = append(f.filters, w)
+		}
+	}
+	f.filters = append(f.filters, "type=image")
+	p, err := f.parse(time.Now())
+	if err != nil {
+		return err
+	}
+	if !f.force {
+		what := "images without a name"
+		if f.all {
+			what = "all images without a container"
+		}
+		if err := e.confirmed("image prune", what); err != nil {
+			return err
+		}
+	}
+	return p.remove(ctx, e)
+}
+
+// runSystemPrune removes what prune does, and before that the containers that don't
+// run, networks that none is on, and anonymous volumes if asked to.
+func runSystemPrune(ctx context.Context, e *env, args []string) error {
+	fs := flags("system")
+	var f pruneFlags
+	fs.BoolVarP(&f.all, "all", "a", false, "also images with a name that no container needs, and all of the step cache")
+	fs.BoolVarP(&f.force, "force", "f", false, "don't ask")
+	fs.StringArrayVar(&f.filters, "filter", nil, "remove only what matches `NAME=VALUE`: until, label, label!")
+	volumes := fs.Bool("volumes", false, "also anonymous volumes that no container uses")
+	if _, err := e.parse(fs, args, 0, 0); err != nil {
+		return err
+	}
+	p, err := f.parse(time.Now())
+	if err != nil {
+		return err
+	}
+	for _, w := range f.filters {
+		switch name, _, _ := strings.Cut(w, "="); {
+		case name == "until" && *volumes:
+			return &usageError{msg: "system prune: --filter until is not for volumes: leave out --volumes"}
+		case name == "type":
+			return &usageError{msg: "system prune: --filter type is for builder prune"}
+		}
+	}
+	s, err := e.store()
+	if err != nil {
+		return err
+	}
+	if !f.force {
+		what := []string{"all containers that don't run", "all networks that no container is on"}
+		if *volumes {
+			what = append(what, "all anonymous volumes that no container uses")
+		}
+		if err := e.confirmed("system prune", append(what, p.what()...)...); err != nil {
+			return err
+		}
+	}
+	records := e.records(s)
+	show := func(title string, gone []string) {
+		if len(gone) > 0 {
+			fmt.Fprintf(e.stdout, "%s:\n%s\n\n", title, strings.Join(gone, "\n"))
+		}
+	}
+	gone, freed, err := e.pruneContainers(records, f.filters)
+	show("Deleted Containers", gone)
+	if err != nil {
+		return err
+	}
+	gone, err = pruneNetworks(records, f.filters)
+	show("Deleted Networks", gone)
+	if err != nil {
+		return err
+	}
+	if *volumes {
+		var more int64
+		gone, more, err = pruneVolumes(records, false, f.filters)
+		show("Deleted Volumes", gone)
+		if err != nil {
+			return err
+		}
+		freed += more
+	}
+	if freed > 0 {
+		fmt.Fprintf(e.stdout, "Reclaimed of these: %s\n\n", humanSize(freed))
+	}
+	return p.remove(ctx, e)
+}

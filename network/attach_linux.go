@@ -396,6 +396,9 @@ func (n *Network) assign(have leases, c Connection) ([]netip.Addr, error) {
 	}
 	var out []netip.Addr
 	for i, s := range n.Subnets {
+		for _, a := range s.Reserved {
+			used[a] = true
+		}
 		want := c.IP
 		if s.Prefix.Addr().Is6() {
 			want = c.IP6

@@ -60,6 +60,8 @@ type Subnet struct {
 	Prefix  netip.Prefix `json:"subnet"`
 	Gateway netip.Addr   `json:"gateway"`
 	Range   netip.Prefix `json:"range,omitzero"` // from which addresses are given; zero: all
+	// Reserved are addresses, by names, that no container gets.
+	Reserved map[string]netip.Addr `json:"reserved,omitempty"`
 }
 
 // IPv6 says whether a network has IPv6 addresses.

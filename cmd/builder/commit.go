@@ -30,7 +30,7 @@ import (
 type commitOptions struct {
 	author, message string
 	changes         []string
-	pause           bool
+	pause, noPause  bool
 }
 
 // runCommit makes an image of a container.
@@ -40,6 +40,7 @@ func runCommit(ctx context.Context, e *env, args []string) error {
 	fs.StringVarP(&o.author, "author", "a", "", "author of the image")
 	fs.StringVarP(&o.message, "message", "m", "", "`TEXT` for the image's history")
 	fs.StringArrayVarP(&o.changes, "change", "c", nil, "apply a Dockerfile `INSTRUCTION` to the image")
+	fs.BoolVar(&o.noPause, "no-pause", false, "let it go on")
 	fs.BoolVarP(&o.pause, "pause", "p", true, "pause the container meanwhile")
 	fs.BoolP("quiet", "q", false, "accepted: nothing else is shown")
 	words, err := e.parse(fs, args, 1, 2)
@@ -96,7 +97,7 @@ func runCommit(ctx context.Context, e *env, args []string) error {
 // commitLayer writes what the container has written.
 func (e *env) commitLayer(ctx context.Context, o commitOptions, client *supervisor.Client, rfs *rootfs.RootFS, c supervisor.Container) (layer.Layer, error) {
 	switch {
-	case c.State.Status == supervisor.Running && o.pause:
+	case c.State.Status == supervisor.Running && o.pause && !o.noPause:
 		if err := client.Pause(ctx, c.Config); err != nil {
 			return layer.Layer{}, err
 		}

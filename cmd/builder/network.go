@@ -180,11 +180,13 @@ func runNetworkCreate(_ context.Context, e *env, args []string) error {
 	subnets := fs.StringArray("subnet", nil, "addresses of the network, such as 10.1.0.0/24; one of IPv4 and one of IPv6")
 	gateways := fs.StringArray("gateway", nil, "the machine's `ADDRESS` on a subnet (default its first)")
 	ranges := fs.StringArray("ip-range", nil, "part of a subnet from which addresses are given")
+	reserved := fs.StringArray("aux-address", nil, "address that no container gets, `NAME=ADDRESS`")
 	internal := fs.Bool("internal", false, "nothing outside can be reached")
 	ipv6 := fs.Bool("ipv6", false, "have an IPv6 subnet too")
 	labels := fs.StringArrayP("label", "l", nil, "set a label, `NAME=VALUE`")
 	options := fs.StringArrayP("opt", "o", nil, "`com.docker.network.driver.mtu=N` (or mtu) and com.docker.network.bridge.name=NAME are known")
 	fs.Bool("attachable", false, "accepted: all are")
+	addRefused(fs, refusedByNetwork)
 	ignore := fs.Bool("ignore", false, "don't mind if it is there already")
 	words, err := e.parse(fs, args, 1, 1)
 	if err != nil {
@@ -204,7 +206,7 @@ func runNetworkCreate(_ context.Context, e *env, args []string) error {
 	if err := networkOptions(&net, *options); err != nil {
 		return err
 	}
-	if net.Subnets, err = parseSubnets(*subnets, *gateways, *ranges); err != nil {
+	if net.Subnets, err = parseSubnets(*subnets, *gateways, *ranges, *reserved); err != nil {
 		return &usageError{msg: "network create: " + err.Error()}
 	}
 	n, err := e.networks()
@@ -250,7 +252,7 @@ func networkOptions(net *network.Network, words []string) error {
 	return nil
 }
 
-func parseSubnets(subnets, gateways, ranges []string) ([]network.Subnet, error) {
+func parseSubnets(subnets, gateways, ranges, reserved []string) ([]network.Subnet, error) {
 	var out []network.Subnet
 	for _, text := range subnets {
 		p, err := netip.ParsePrefix(text)
@@ -277,6 +279,18 @@ func parseSubnets(subnets, gateways, ranges []string) ([]network.Subnet, error) 
 			return nil, fmt.Errorf("--ip-range %q is no part of a --subnet", text)
 		}
 		out[i].Range = p
+	}
+	for _, text := range reserved {
+		name, addr, _ := strings.Cut(text, "=")
+		a, err := netip.ParseAddr(addr)
+		i := slices.IndexFunc(out, func(s network.Subnet) bool { return err == nil && s.Prefix.Contains(a) })
+		if i < 0 || name == "" {
+			return nil, fmt.Errorf("--aux-address %q: want NAME=ADDRESS, in a --subnet", text)
+		}
+		if out[i].Reserved == nil {
+			out[i].Reserved = map[string]netip.Addr{}
+		}
+		out[i].Reserved[name] = a
 	}
 	// The first of a network is the IPv4 one.
 	slices.SortStableFunc(out, func(a, b network.Subnet) int { return a.Prefix.Addr().BitLen() - b.Prefix.Addr().BitLen() })
@@ -331,9 +345,10 @@ type inspectedIPAM struct {
 }
 
 type inspectedSubnet struct {
-	Subnet  string
-	IPRange string `json:",omitempty"`
-	Gateway string
+	Subnet             string
+	IPRange            string `json:",omitempty"`
+	Gateway            string
+	AuxiliaryAddresses map[string]netip.Addr `json:",omitempty"`
 }
 
 type inspectedMember struct {
@@ -418,7 +433,7 @@ func inspectNetwork(records supervisor.Records, net network.Network) (inspectedN
 		in.Labels = map[string]string{}
 	}
 	for _, s := range net.Subnets {
-		sub := inspectedSubnet{Subnet: s.Prefix.String(), Gateway: s.Gateway.String()}
+		sub := inspectedSubnet{Subnet: s.Prefix.String(), Gateway: s.Gateway.String(), AuxiliaryAddresses: s.Reserved}
 		if s.Range.IsValid() {
 			sub.IPRange = s.Range.String()
 		}

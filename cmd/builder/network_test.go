@@ -557,6 +557,29 @@ func TestWrongNetworks(t *testing.T) {
 	}
 }
 
+// TestReservedAddresses has a network whose addresses are not all for containers.
+func TestReservedAddresses(t *testing.T) {
+	w, _ := newNetBench(t)
+	w.ok("network", "create", "--subnet", "10.77.0.0/29", "--aux-address", "router=10.77.0.2", "--aux-address", "printer=10.77.0.4", "--ipv4", "--ipam-driver", "default", "small")
+	for _, want := range []string{"10.77.0.3", "10.77.0.5", "10.77.0.6"} {
+		id := strings.TrimSpace(w.ok("run", "-d", "--network", "small", "test/base", "sleep", "1000"))
+		if got := w.field(id, "{{.NetworkSettings.IPAddress}}"); got != want {
+			t.Errorf("a container has %s, want %s", got, want)
+		}
+	}
+	w.fails(125, []string{"no address", "free"}, "run", "--rm", "--network", "small", "test/base", "true")
+	w.fails(125, []string{"10.77.0.2", "in use"}, "run", "--rm", "--network", "small", "--ip", "10.77.0.2", "test/base", "true")
+	if got := w.ok("network", "inspect", "--format", "{{json .IPAM.Config}}", "small"); !strings.Contains(got, `"AuxiliaryAddresses":{"printer":"10.77.0.4","router":"10.77.0.2"}`) {
+		t.Errorf("inspect says %s", got)
+	}
+	for _, f := range refusedByNetwork {
+		w.fails(2, []string{"--" + f.name, "not supported", f.why}, "network", "create", "--"+f.name+"=other", "wrong")
+	}
+	for _, bad := range []string{"router", "=10.77.0.2", "x=10.9.9.9", "x=y"} {
+		w.fails(2, []string{"--aux-address"}, "network", "create", "--subnet", "10.78.0.0/29", "--aux-address", bad, "wrong")
+	}
+}
+
 // TestRenameOnNetwork renames a container that runs: others find it by the new name,
 // also after it was started again, and events have that.
 func TestRenameOnNetwork(t *testing.T) {

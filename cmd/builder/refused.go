@@ -73,6 +73,17 @@ var refusedByRun = append([]refusedFlag{
 	{name: "variant", why: "use --platform OS/ARCH/VARIANT"},
 }, refusedOfImages...)
 
+var refusedByNetwork = []refusedFlag{
+	{name: "ipv4", why: "every network has IPv4 addresses", harmless: []string{"true"}},
+	{name: "scope", why: "networks are of this machine", harmless: []string{"local"}},
+	{name: "ipam-driver", why: "builder gives the addresses", harmless: []string{"default"}},
+	{name: "ipam-opt", why: "builder gives the addresses: --subnet, --ip-range, --gateway and --aux-address say which"},
+	{name: "config-from", why: "give the network its own settings"},
+	{name: "config-only", why: "give each network its own settings", harmless: []string{"false"}},
+	{name: "ingress", why: "there are no swarms", harmless: []string{"false"}},
+	{name: "disable-dns", why: "names are resolved on every network but the default one", harmless: []string{"false"}},
+}
+
 // refusedOfImages are flags of commands that may ask a registry.
 var refusedOfImages = []refusedFlag{
 	{name: "disable-content-trust", why: "signatures of docker's content trust are not looked at", harmless: []string{"true"}},

@@ -115,13 +115,20 @@ func createAt(dir *os.File, f etcFile) error {
 	return errors.Join(err, file.Chmod(0o644), file.Close())
 }
 
-// OwnHost is the line of a container's /etc/hosts for itself: its name is in full if it
-// has a domain.
+// OwnHost is the line of a container's /etc/hosts for itself: its name in full and, if
+// that has a domain, without it.
 func OwnHost(hostname, domain string, ip netip.Addr) Host {
-	if domain == "" {
-		return Host{Name: hostname, IP: ip}
+	full, short := hostname, hostname
+	if domain != "" {
+		full += "." + domain
+	} else {
+		short, _, _ = strings.Cut(hostname, ".")
 	}
-	return Host{Name: hostname + "." + domain, Aliases: []string{hostname}, IP: ip}
+	h := Host{Name: full, IP: ip}
+	if short != full {
+		h.Aliases = []string{short}
+	}
+	return h
 }
 
 // names are those of a line.

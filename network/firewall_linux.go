@@ -5,6 +5,7 @@ package network
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -27,6 +28,7 @@ type rules struct {
 	networks []Network
 	ports    []published
 	gone     string // bridge of a network that is about to be removed
+	udp      bool   // ports of UDP are, or were, published
 }
 
 // published is a port of a container that the machine's leads to.
@@ -44,7 +46,11 @@ func (n *Networks) writeRules(gone string) error {
 	if err != nil {
 		return err
 	}
-	return r.write(n.table)
+	if err := r.write(n.table); err != nil {
+		return err
+	}
+	r.endStaleFlows()
+	return nil
 }
 
 func (n *Networks) rules(gone string) (rules, error) {
@@ -64,6 +70,7 @@ func (n *Networks) rules(gone string) (rules, error) {
 			return r, err
 		}
 		for id, l := range have {
+			r.udp = r.udp || slices.ContainsFunc(l.Ports, func(p Port) bool { return p.Protocol == "udp" })
 			if len(l.Ports) == 0 || id == gone || !n.alive(id) {
 				continue
 			}

@@ -59,6 +59,7 @@ func TestContainerSettings(t *testing.T) {
 	ip := "hostname -i"
 	for _, tc := range []struct{ flags, script, want string }{
 		{"--hostname me --domainname example.test", "hostname; cat /proc/sys/kernel/domainname; hostname -f; grep -c \"$(" + ip + ").me.example.test me$\" /etc/hosts", "me example.test me.example.test 1"},
+		{"--hostname me.example.test", "hostname; hostname -s; grep -c \"$(" + ip + ").me.example.test me$\" /etc/hosts", "me.example.test me 1"},
 		{"--network none --hostname me --domainname example.test", "hostname -f; grep -c '^127.0.0.1.localhost me.example.test me$' /etc/hosts", "localhost 1"},
 		{"", "umask; touch /f; stat -c %a /f", "0022 644"},
 		{"--umask 077", "umask; touch /f; stat -c %a /f", "0077 600"},

@@ -4,15 +4,21 @@ package main
 
 import (
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
 
 	"builder/container"
 	"builder/internal/testutil"
@@ -706,4 +712,75 @@ func TestOwnNameServers(t *testing.T) {
 	if got := resolv(); got != before {
 		t.Errorf("back again: %q, want %q", got, before)
 	}
+}
+
+// TestUDPFlowMoves has somebody outside send from one port all the time: its packets
+// reach whoever has the published port now, and nobody by an address that another
+// container got.
+func TestUDPFlowMoves(t *testing.T) {
+	w, _ := newNetBench(t)
+	sender := listenIn(t, "/run/netns/"+strings.TrimSuffix(w.netns, "in")+"out", "203.0.113.2:4000")
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() {
+		to := net.UDPAddrFromAddrPort(netip.MustParseAddrPort("203.0.113.1:5353"))
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(5 * time.Millisecond):
+				_, _ = sender.WriteTo([]byte("packet"), to) // nobody may listen
+			}
+		}
+	}()
+	// start runs a container and counts the packets that it gets.
+	start := func(name string, flags ...string) *atomic.Int32 {
+		w.ok(append(append([]string{"run", "-d", "--replace", "--name", name}, flags...), "test/base", "sleep", "1000")...)
+		c := listenIn(t, fmt.Sprintf("/proc/%d/ns/net", w.pid(name)), ":53")
+		got := new(atomic.Int32)
+		go func() {
+			for buf := make([]byte, 100); ; got.Add(1) {
+				if _, _, err := c.ReadFrom(buf); err != nil {
+					return
+				}
+			}
+		}()
+		return got
+	}
+	for i := range 3 {
+		var other *atomic.Int32
+		if i > 0 { // it gets the address, and has nothing to do with the port
+			address := w.field("one", "{{.NetworkSettings.IPAddress}}")
+			w.ok("rm", "-f", "one")
+			other = start(fmt.Sprintf("other%d", i), "--ip", address)
+		}
+		got := start("one", "-p", "5353:53/udp")
+		waitFor(t, "packets", func() bool { return got.Load() > 2 })
+		if other != nil && other.Load() > 0 {
+			t.Errorf("%d packets reach a container that has the address of the one that was removed", other.Load())
+		}
+	}
+}
+
+// listenIn is a socket of UDP in a network namespace, closed with the test.
+func listenIn(t *testing.T, netns, addr string) (c net.PacketConn) {
+	t.Helper()
+	made := make(chan error)
+	go func() {
+		runtime.LockOSThread() // the thread is good for nothing else, and ends with this
+		ns, err := os.Open(netns)
+		if err == nil {
+			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
+			ns.Close()
+		}
+		if err == nil {
+			c, err = net.ListenPacket("udp", addr)
+		}
+		made <- err
+	}()
+	if err := <-made; err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
 }

@@ -73,7 +73,7 @@ func runDf(ctx context.Context, e *env, args []string) error {
 	return t.print(e.stdout, append(rows, sum.show("total")))
 }
 
-// tally counts pieces. What is reclaimable is what prune --all would remove.
+// tally counts pieces, active ones besides.
 type tally struct {
 	count, active     int
 	size, reclaimable int64
@@ -82,7 +82,7 @@ type tally struct {
 func (t *tally) add(p piece) {
 	if p.kind != kindOther {
 		t.count++
-		if p.need != needNone {
+		if !p.reclaimable() {
 			t.active++
 		}
 	}
@@ -92,8 +92,9 @@ func (t *tally) add(p piece) {
 	}
 }
 
-// reclaimable reports whether prune --all would remove a piece.
-func (p piece) reclaimable() bool { return p.need < needUse }
+// reclaimable reports whether prune --all would remove a piece, or container prune or
+// volume prune --all: nothing that runs needs it, and no container an image or a volume.
+func (p piece) reclaimable() bool { return p.need < needUse || p.idle }
 
 func (t tally) show(name string) dfRow {
 	percent := int64(0)

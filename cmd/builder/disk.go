@@ -66,6 +66,7 @@ type piece struct {
 	size  int64
 	used  time.Time // last
 	need  need
+	idle  bool // a container that doesn't run, or a volume without containers
 
 	image    listed       // an image's
 	snapshot snapshot.ID  // a step's, with its depth in the stack
@@ -175,18 +176,29 @@ func (v *survey) containers(ctx context.Context) {
 		v.require(ctx, snapshot.ID(m.Snapshot), needUse)
 	}
 	records := supervisor.NewRecords(v.s)
-	volumes, err := records.Volumes().List()
-	v.fail(err)
-	for _, vol := range volumes {
-		v.add(piece{kind: kindVolumes, id: vol.Name, used: vol.Created, need: needUse}, v.s.Path("volumes", vol.Name))
-	}
 	all, err := records.List()
 	v.fail(err)
+	uses := map[string]bool{}
 	for _, r := range all {
 		if r.Snapshot != "" {
 			v.require(ctx, snapshot.ID(r.Snapshot), needUse)
 		}
-		v.add(piece{kind: kindContainers, id: r.ID, about: r.Name, used: latest(r.Created, r.State.Finished), need: needUse}, v.s.Path("containers", r.ID))
+		for _, m := range r.Mounts {
+			if m.Type == supervisor.MountVolume {
+				uses[m.Source] = true
+			}
+		}
+	}
+	volumes, err := records.Volumes().List()
+	v.fail(err)
+	for _, vol := range volumes {
+		v.add(piece{kind: kindVolumes, id: vol.Name, used: vol.Created, need: needUse, idle: !uses[vol.Name]}, v.s.Path("volumes", vol.Name))
+	}
+	for _, r := range all {
+		v.add(piece{
+			kind: kindContainers, id: r.ID, about: r.Name, used: latest(r.Created, r.State.Finished), need: needUse,
+			idle: !r.State.Alive() && r.State.Status != supervisor.Restarting,
+		}, v.s.Path("containers", r.ID))
 	}
 }
 

@@ -192,6 +192,9 @@ func runStart(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
+	if len(*filters) > 0 && !*all && !*boot {
+		return &usageError{msg: "start: --filter is for --all", hint: "builder start --help"}
+	}
 	if *boot { // a power cut may have left some that would have removed themselves
 		s, err := e.store()
 		if err != nil {

@@ -525,10 +525,15 @@ func runNetworkDisconnect(ctx context.Context, e *env, args []string) error {
 
 func runNetworkPrune(_ context.Context, e *env, args []string) error {
 	fs := flags("network")
-	fs.BoolP("force", "f", false, "accepted: nothing is asked")
+	force := fs.BoolP("force", "f", false, "don't ask")
 	filters := fs.StringArray("filter", nil, "only networks of a `NAME=VALUE`: label, until, …")
 	if _, err := e.parse(fs, args, 0, 0); err != nil {
 		return err
+	}
+	if !*force {
+		if err := e.confirmed("network prune", "all networks that no container is on"); err != nil {
+			return err
+		}
 	}
 	s, err := e.store()
 	if err != nil {

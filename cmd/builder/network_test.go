@@ -189,7 +189,7 @@ func TestUserNetworks(t *testing.T) {
 		t.Errorf("with the network of another container: %q", out)
 	}
 	w.ok("rm", "-fa")
-	w.ok("network", "prune")
+	w.ok("network", "prune", "-f")
 	if out := w.ok("network", "ls", "--format", "{{.Name}}"); out != "bridge\n" {
 		t.Errorf("after prune: %q", out)
 	}
@@ -239,7 +239,7 @@ func TestCommandKilledOnNetwork(t *testing.T) {
 	}{
 		{"--name=fg", []string{"rm", "fg"}},
 		{"--name=fg", []string{"stop", "fg"}},
-		{"--name=fg", []string{"container", "prune"}},
+		{"--name=fg", []string{"container", "prune", "-f"}},
 		{"--rm", []string{"run", "--rm", "--network", "host", "test/base", "true"}},
 		{"--name=fg", []string{"network", "disconnect", "bridge", "fg"}},
 	} {

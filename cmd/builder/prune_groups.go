@@ -23,10 +23,15 @@ func prunes() map[string]func(context.Context, *env, []string) error {
 // runContainerPrune removes containers that don't run.
 func runContainerPrune(_ context.Context, e *env, args []string) error {
 	fs := flags("container")
-	fs.BoolP("force", "f", false, "accepted: nothing is asked")
+	force := fs.BoolP("force", "f", false, "don't ask")
 	filters := fs.StringArray("filter", nil, "only containers of a `NAME=VALUE` as ps has: label, until, …")
 	if _, err := e.parse(fs, args, 0, 0); err != nil {
 		return err
+	}
+	if !*force {
+		if err := e.confirmed("container prune", "all containers that don't run"); err != nil {
+			return err
+		}
 	}
 	s, err := e.store()
 	if err != nil {

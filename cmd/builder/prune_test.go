@@ -147,6 +147,16 @@ func TestDf(t *testing.T) {
 	if sizes["Containers"] < 500<<10 || sizes["Cache mounts"] < 1<<20 || sizes["Fetched"] > 1<<16 || sizes["Images"] < 2000<<10 {
 		t.Errorf("df says %v", sizes)
 	}
+	w.ok("volume", "create", "idle")
+	w.ok("run", "-d", "--name", "runs", "-v", "used:/used", "app", "sleep", "1000")
+	defer w.run("rm", "-f", "runs")
+	for line := range strings.Lines(w.ok("df", "--format", "{{.Type}} {{.TotalCount}} {{.Active}}")) {
+		// The container that ended keeps app, whose first build is without a name.
+		want := map[string]string{"Images": "3 1", "Containers": "2 1", "Volumes": "2 1"}
+		if name, counts, _ := strings.Cut(strings.TrimSpace(line), " "); want[name] != "" && counts != want[name] {
+			t.Errorf("%s: of all are active %s, want %s", name, counts, want[name])
+		}
+	}
 	verbose := w.ok("df", "-v")
 	for _, word := range []string{"app:latest", "app:again", "COPY file /file", "RUN echo x", "left by a command that was killed"} {
 		if !strings.Contains(verbose, word) {
@@ -567,6 +577,12 @@ func TestPruneGroups(t *testing.T) {
 		t.Errorf("image prune has removed steps: %d of %d are left", now, before)
 	}
 
+	for _, group := range []string{"container", "network", "volume"} {
+		if r := w.with("", group, "prune"); r.code != 1 || !strings.Contains(r.stdout, "[y/N]") || !strings.Contains(r.stderr, group+" prune: cancelled") {
+			t.Errorf("%s prune without an answer: %+v", group, r)
+		}
+	}
+	check("after no answer", 3, 2, 2, 2)
 	if r := w.with("n\n", "system", "prune", "--volumes"); r.code != 1 || !strings.Contains(r.stdout, "anonymous volumes") || !strings.Contains(r.stdout, "containers that don't run") {
 		t.Errorf("answered with n: %+v", r)
 	}

@@ -176,7 +176,7 @@ func TestRootlessNetwork(t *testing.T) {
 	waitFor(t, "web by another network", func() bool { return from(outside, "http://203.0.113.1:8080/") == "in\n" })
 	waitFor(t, "its name on another network", func() bool { return in("timeout 2 wget -qO- http://web/") == "in\n" })
 	u.ok("rm", "-fa")
-	u.ok("network", "prune")
+	u.ok("network", "prune", "-f")
 	waitFor(t, "the end of all processes", func() bool { return processOf(t, u.root, "") == 0 })
 }
 

@@ -308,13 +308,22 @@ func inspectVolume(records supervisor.Records, name string) (inspectedVolume, er
 func runVolumePrune(_ context.Context, e *env, args []string) error {
 	fs := flags("volume")
 	all := fs.BoolP("all", "a", false, "named volumes too, not only anonymous ones")
-	fs.BoolP("force", "f", false, "accepted: nothing is asked")
+	force := fs.BoolP("force", "f", false, "don't ask")
 	filters := fs.StringArray("filter", nil, "only volumes of a `NAME=VALUE`: label, …")
 	if _, err := e.parse(fs, args, 0, 0); err != nil {
 		return err
 	}
 	if slices.Contains(*filters, "all=1") || slices.Contains(*filters, "all=true") {
 		*all = true
+	}
+	if !*force {
+		what := "anonymous volumes that no container uses"
+		if *all {
+			what = "all volumes that no container uses"
+		}
+		if err := e.confirmed("volume prune", what); err != nil {
+			return err
+		}
 	}
 	s, err := e.store()
 	if err != nil {

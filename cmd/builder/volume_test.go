@@ -108,7 +108,7 @@ func TestVolumeCommands(t *testing.T) {
 		t.Errorf("%d volumes are left, want named and two of the container", n)
 	}
 	w.ok("rm", "user")
-	w.ok("volume", "prune", "--all")
+	w.ok("volume", "prune", "--all", "-f")
 	if out := w.ok("volume", "ls", "-q"); out != "" {
 		t.Errorf("left: %q", out)
 	}
@@ -124,7 +124,7 @@ func TestVolumeRemains(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, tc := range []struct{ said, args string }{
-		{"volumes/.tmp ", "prune -f"}, {"kB\n", "volume prune"}, {"volumes/one ", "prune -af"},
+		{"volumes/.tmp ", "prune -f"}, {"kB\n", "volume prune -f"}, {"volumes/one ", "prune -af"},
 	} {
 		for _, dir := range []string{".tmp/XYZ", "one/_data"} {
 			if err := os.MkdirAll(filepath.Join(volumes, dir), 0o755); err != nil {

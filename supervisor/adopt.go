@@ -221,7 +221,7 @@ func (m *Monitor) adoptEnded(h *holder, st State) (again bool, err error) {
 	}
 	h.kept.drop(h.config)
 	if st.Alive() {
-		h.tellEnd()
+		h.tellEnd(placeEvents(h.config, st.Network, "disconnect", "unmount"))
 	}
 	return again, nil
 }

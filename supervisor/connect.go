@@ -292,7 +292,15 @@ func (h *holder) connectTo(c network.Connection, repeated bool) error {
 	}
 	h.tellNetworks()
 	h.save()
+	h.records.noteConnection("connect", c.Network, h.config.ID)
 	return nil
+}
+
+// noteConnection tells that a container that runs came to a network, or left it.
+func (r Records) noteConnection(action, name, container string) {
+	if net, err := r.networks.Find(name); err == nil {
+		r.Note(networkEvent(name, net.ID, action, container))
+	}
 }
 
 // disconnectFrom takes it from one, as far as it is on it.
@@ -318,6 +326,9 @@ func (h *holder) disconnectFrom(name string, repeated bool) error {
 	if att != nil {
 		h.tellNetworks()
 		h.save()
+	}
+	if on {
+		h.records.noteConnection("disconnect", name, h.config.ID)
 	}
 	if wanted {
 		err = errors.Join(err, h.change(func(cfg *Config) { cfg.leave(name) }))

@@ -9,17 +9,29 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strconv"
 	"time"
+
+	"builder/network"
 )
 
-// Event is something that happened to a container.
+// Event is something that happened to a container, or to an image, a network or a
+// volume.
 type Event struct {
 	Time       time.Time         `json:"time"`
-	Type       string            `json:"type"`   // container
-	Action     string            `json:"action"` // create, start, die, …: docker's words
-	ID         string            `json:"id"`
+	Type       string            `json:"type"`       // container, image, network, volume
+	Action     string            `json:"action"`     // create, start, die, …: docker's words
+	ID         string            `json:"id"`         // a volume's is its name
 	Attributes map[string]string `json:"attributes"` // name, image, labels, and what the action adds
 }
+
+// Types of events.
+const (
+	ContainerEvent = "container"
+	ImageEvent     = "image"
+	NetworkEvent   = "network"
+	VolumeEvent    = "volume"
+)
 
 // maxEvents is the size at which a new file of events is begun; the one before
 // is kept.
@@ -27,9 +39,8 @@ const maxEvents = 4 << 20
 
 func (r Records) eventFile() string { return r.s.Path("events") }
 
-// event notes an event. What can't be written is not known: nothing else
-// depends on it.
-func (r Records) event(c Config, action string, more map[string]string) {
+// containerEvent is an event of a container.
+func (r Records) containerEvent(c Config, action string, more map[string]string) Event {
 	attributes := map[string]string{"name": r.nameOf(c), "image": c.Image}
 	for k, v := range c.Labels {
 		attributes[k] = v
@@ -37,18 +48,57 @@ func (r Records) event(c Config, action string, more map[string]string) {
 	for k, v := range more {
 		attributes[k] = v
 	}
-	r.note(Event{Time: time.Now(), Type: "container", Action: action, ID: c.ID, Attributes: attributes})
+	return Event{Type: ContainerEvent, Action: action, ID: c.ID, Attributes: attributes}
+}
+
+// event notes an event of a container.
+func (r Records) event(c Config, action string, more map[string]string) {
+	r.Note(r.containerEvent(c, action, more))
 }
 
 // Event notes that something was done to a container by a command.
 func (r Records) Event(c Config, action string, more map[string]string) { r.event(c, action, more) }
 
-func (r Records) note(e Event) {
-	line, err := json.Marshal(e)
-	if err != nil {
-		return
+// placeEvents are those of the networks and volumes that a container comes to by its
+// start, or leaves by its end.
+func placeEvents(c Config, att *network.Attachment, networks, volumes string) (out []Event) {
+	if att != nil {
+		for _, on := range att.Connected {
+			out = append(out, networkEvent(on.Network, on.ID, networks, c.ID))
+		}
 	}
-	// One write of a whole line, at the end: many processes may do so.
+	for _, m := range c.Mounts {
+		if m.Type != MountVolume {
+			continue
+		}
+		attributes := map[string]string{"driver": "local", "container": c.ID}
+		if volumes == "mount" {
+			attributes["destination"] = m.Target
+			attributes["read/write"] = strconv.FormatBool(!m.ReadOnly)
+			attributes["propagation"] = m.Propagation
+		}
+		out = append(out, Event{Type: VolumeEvent, Action: volumes, ID: m.Source, Attributes: attributes})
+	}
+	return out
+}
+
+func networkEvent(name, id, action, container string) Event {
+	return Event{Type: NetworkEvent, Action: action, ID: id, Attributes: map[string]string{"name": name, "type": "bridge", "container": container}}
+}
+
+// Note notes events that happen now, in their order. What can't be written is not
+// known: nothing else depends on it.
+func (r Records) Note(events ...Event) {
+	var lines []byte
+	for _, e := range events {
+		e.Time = time.Now()
+		line, err := json.Marshal(e)
+		if err != nil {
+			return
+		}
+		lines = append(append(lines, line...), '\n')
+	}
+	// One write of whole lines, at the end: many processes may do so.
 	f, err := os.OpenFile(r.eventFile(), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return
@@ -57,7 +107,7 @@ func (r Records) note(e Event) {
 	if st, err := f.Stat(); err == nil && st.Size() > maxEvents {
 		_ = os.Rename(r.eventFile(), r.eventFile()+".1") // two may; then a few are lost
 	}
-	_, _ = f.Write(append(line, '\n'))
+	_, _ = f.Write(lines)
 }
 
 // Events calls emit for the events from since on, and with follow for those to

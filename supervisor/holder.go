@@ -334,7 +334,7 @@ func (h *holder) start() (err error) {
 		out.add(v)
 	}
 	h.waiting = nil
-	h.records.event(h.config, "start", nil)
+	h.records.Note(append(placeEvents(h.config, att, "connect", "mount"), h.records.containerEvent(h.config, "start", nil))...)
 	go h.watchHealth(p)
 	go h.watchTime(p)
 	return nil
@@ -479,6 +479,7 @@ func (h *holder) lastEnd() State {
 func (h *holder) noteEnd(err, logErr error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	left := placeEvents(h.config, h.state.Network, "disconnect", "unmount")
 	if err := h.state.Network.Close(); err != nil {
 		h.warn(fmt.Sprintf("network of container %s: %v", h.config.Name, err))
 	}
@@ -509,19 +510,21 @@ func (h *holder) noteEnd(err, logErr error) {
 	if h.foreground == nil || !h.config.AutoRemove { // else it is removed now
 		h.save()
 	}
-	h.tellEnd()
+	h.tellEnd(left)
 	if h.asked {
 		h.records.event(h.config, "stop", nil)
 	}
 	h.asked = false
 }
 
-// tellEnd tells how the process has ended. h.mu is held.
-func (h *holder) tellEnd() {
+// tellEnd tells how the process has ended, and what it has left by that. h.mu is held.
+func (h *holder) tellEnd(left []Event) {
+	var events []Event
 	if h.last.OOM {
-		h.records.event(h.config, "oom", nil)
+		events = append(events, h.records.containerEvent(h.config, "oom", nil))
 	}
-	h.records.event(h.config, "die", map[string]string{"exitCode": fmt.Sprint(h.last.ExitCode)})
+	events = append(events, h.records.containerEvent(h.config, "die", map[string]string{"exitCode": fmt.Sprint(h.last.ExitCode)}))
+	h.records.Note(append(events, left...)...)
 }
 
 // release gives up the container, which has ended, and removes it if it is to

@@ -109,6 +109,11 @@ func (h *holder) mounts(spec *container.Spec) (opened []*os.File, err error) {
 // Volumes are the volumes of the state directory.
 func (r Records) Volumes() volume.Volumes { return volume.Open(r.s.Path("volumes")) }
 
+// NoteVolume notes that a volume was made or removed.
+func (r Records) NoteVolume(action, name string) {
+	r.Note(Event{Type: VolumeEvent, Action: action, ID: name, Attributes: map[string]string{"driver": "local"}})
+}
+
 // UsesVolume says whether a container, running or not, has a volume.
 func (r Records) UsesVolume(name string) (bool, error) {
 	all, err := r.configs()
@@ -131,6 +136,9 @@ func (r Records) RemoveVolumes(c Config) error {
 			continue
 		}
 		err := r.Volumes().Remove(m.Source, r.UsesVolume)
+		if err == nil {
+			r.NoteVolume("destroy", m.Source)
+		}
 		if !errors.Is(err, volume.ErrInUse) && !errors.Is(err, volume.ErrNotFound) {
 			errs = append(errs, err)
 		}

@@ -87,33 +87,34 @@ func (v Volumes) lock() (*filelock.Lock, error) {
 	return filelock.Acquire(context.Background(), filepath.Join(v.dir, "lock"), filelock.Exclusive, nil)
 }
 
-// Create makes a volume. One of that name that is there is returned as it is; an
+// Create makes a volume, which made tells. One of that name that is there is returned as it is; an
 // empty name is made up, of an anonymous one. A new one has no files, whatever
 // killed commands have left of one of that name; a directory of that name that
 // has anything else in it is an error. A named one survives a power cut.
-func (v Volumes) Create(want Volume) (Volume, error) {
+func (v Volumes) Create(want Volume) (vol Volume, made bool, err error) {
 	if want.Name == "" {
 		var b [32]byte
 		rand.Read(b[:])
 		want.Name, want.Anonymous = hex.EncodeToString(b[:]), true
 	}
 	if err := CheckName(want.Name); err != nil {
-		return want, err
+		return want, false, err
 	}
 	lock, err := v.lock()
 	if err != nil {
-		return want, err
+		return want, false, err
 	}
 	defer lock.Release()
 	if have, err := v.Get(want.Name); !errors.Is(err, ErrNotFound) {
-		return have, err
+		return have, false, err
 	}
 	_ = v.sweep() // what can't be removed is not in the way
 	want.Created = time.Now()
 	if err := v.make(want); err != nil {
-		return want, fmt.Errorf("create volume %s: %w", want.Name, err)
+		return want, false, fmt.Errorf("create volume %s: %w", want.Name, err)
 	}
-	return v.Get(want.Name)
+	vol, err = v.Get(want.Name)
+	return vol, err == nil, err
 }
 
 // make makes the directory of a volume, which has no record yet.

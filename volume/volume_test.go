@@ -54,7 +54,7 @@ func tree(t *testing.T, dir string) []string {
 
 func create(t *testing.T, v Volumes, name string) Volume {
 	t.Helper()
-	vol, err := v.Create(Volume{Name: name})
+	vol, _, err := v.Create(Volume{Name: name})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +138,7 @@ func TestSweepKeeps(t *testing.T) {
 	if list, err := v.List(); err != nil || len(list) != 1 {
 		t.Errorf("list: %v, %v", list, err)
 	}
-	if _, err := v.Create(Volume{Name: "backup"}); err == nil || !strings.Contains(err.Error(), "backup is there and is no volume") {
+	if _, _, err := v.Create(Volume{Name: "backup"}); err == nil || !strings.Contains(err.Error(), "backup is there and is no volume") {
 		t.Errorf("create: %v", err)
 	}
 	if got := tree(t, v.dir); !slices.Equal(got, before) {
@@ -218,7 +218,7 @@ func TestMounted(t *testing.T) {
 	}
 	create(t, v, "other") // they hinder nobody else
 	before := tree(t, v.dir)
-	if _, err := v.Create(Volume{Name: "vol"}); err == nil || !strings.Contains(err.Error(), "something is mounted on") {
+	if _, _, err := v.Create(Volume{Name: "vol"}); err == nil || !strings.Contains(err.Error(), "something is mounted on") {
 		t.Errorf("create: %v", err)
 	}
 	if err := v.Sweep(unused); err == nil || strings.Count(err.Error(), "something is mounted on") != 2 {
@@ -270,7 +270,7 @@ func TestFill(t *testing.T) {
 func TestDamaged(t *testing.T) {
 	v := Open(t.TempDir())
 	for _, name := range []string{"good", "bad"} {
-		if _, err := v.Create(Volume{Name: name}); err != nil {
+		if _, _, err := v.Create(Volume{Name: name}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -281,7 +281,7 @@ func TestDamaged(t *testing.T) {
 	if err != nil || len(all) != 2 || all[0].Name != "bad" || all[0].Dir != filepath.Join(v.path("bad"), dataDir) {
 		t.Errorf("listed are %+v, %v", all, err)
 	}
-	if _, err := v.Create(Volume{Name: "bad"}); !errors.Is(err, ErrDamaged) {
+	if _, _, err := v.Create(Volume{Name: "bad"}); !errors.Is(err, ErrDamaged) {
 		t.Errorf("it is used: %v", err)
 	}
 	if err := v.Remove("bad", func(string) (bool, error) { return false, nil }); err != nil {

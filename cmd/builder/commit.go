@@ -89,6 +89,9 @@ func runCommit(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
+	if len(names) > 0 {
+		noteImageID(s, "tag", img.ID(), names...)
+	}
 	client.Records.Event(c.Config, "commit", map[string]string{"imageID": img.ID().String()})
 	fmt.Fprintln(e.stdout, img.ID())
 	return nil

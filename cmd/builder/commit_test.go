@@ -127,8 +127,9 @@ func TestEventFilters(t *testing.T) {
 	id := w.field("one", "{{.Id}}")
 	stamp := fmt.Sprintf("%d.%09d", between.Unix(), between.Nanosecond())
 	all := "create one, start one, die one, create two"
+	image := "import test/base:latest"
 	for flags, want := range map[string]string{
-		"":                                  all,
+		"":                                  image + ", " + all,
 		"--filter container=one":            "create one, start one, die one",
 		"-f container=" + id[:12]:           "create one, start one, die one",
 		"-f container=one -f container=two": all,
@@ -138,14 +139,16 @@ func TestEventFilters(t *testing.T) {
 		"-f label=l":                        "create one, start one, die one",
 		"-f label=l=m -f event=die":         "die one",
 		"-f label=l=x":                      "",
-		"-f image=test/base":                all,
+		"-f image=test/base":                image + ", " + all,
 		"-f image=test/other":               "",
 		"-f type=container":                 all,
-		"-f type=image":                     "",
-		"--since 10m":                       all,
+		"-f type=image":                     image,
+		"-f type=image -f type=container":   image + ", " + all,
+		"-f scope=swarm":                    "",
+		"--since 10m":                       image + ", " + all,
 		"--until 10m":                       "",
 		"--since " + stamp:                  "create two",
-		"--until " + stamp:                  "create one, start one, die one",
+		"--until " + stamp:                  image + ", create one, start one, die one",
 	} {
 		args := append([]string{"events", "--stream=false", "--format", `{{.Action}} {{.Actor.Attributes.name}}`}, strings.Fields(flags)...)
 		if got := strings.Join(lines(w.ok(args...)), ", "); got != want {

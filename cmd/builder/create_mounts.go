@@ -421,9 +421,12 @@ func (b *mountBuilder) prepare(ctx context.Context, r mountRequest) (supervisor.
 		if err := volumeOptions(&want); err != nil {
 			return m, fmt.Errorf("mount on %s: %w", m.Target, err)
 		}
-		vol, err := b.records.Volumes().Create(want)
+		vol, made, err := b.records.Volumes().Create(want)
 		if err != nil {
 			return m, err
+		}
+		if made {
+			b.records.NoteVolume("create", vol.Name)
 		}
 		m.Anonymous = m.Anonymous || m.Source == ""
 		m.Source = vol.Name

@@ -14,6 +14,7 @@ import (
 
 	"builder/image"
 	"builder/store"
+	"builder/supervisor"
 
 	"github.com/docker/go-units"
 	"github.com/opencontainers/go-digest"
@@ -178,6 +179,28 @@ func imageFor(s *store.Store, name, platform string) (store.Entry, image.Image, 
 		err = checkPlatform(name, img, want)
 	}
 	return entry, img, err
+}
+
+// noteImage notes what was done to an image: of these names, or by its ID alone.
+func noteImage(s *store.Store, action string, desc ocispec.Descriptor, names ...string) {
+	id := desc.Digest
+	if img, err := localImage(s, desc); err == nil {
+		id = img.ID()
+	}
+	noteImageID(s, action, id, names...)
+}
+
+func noteImageID(s *store.Store, action string, id digest.Digest, names ...string) {
+	if len(names) == 0 {
+		names = []string{id.String()}
+	}
+	var events []supervisor.Event
+	for _, name := range names {
+		events = append(events, supervisor.Event{
+			Type: supervisor.ImageEvent, Action: action, ID: id.String(), Attributes: map[string]string{"name": familiarName(name)},
+		})
+	}
+	supervisor.NewRecords(s).Note(events...)
 }
 
 // platformError says that an image is for another platform than wanted.

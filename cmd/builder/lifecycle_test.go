@@ -537,3 +537,52 @@ func TestWrongLifeCycle(t *testing.T) {
 	w.ok("rm", "-f", "x")
 	w.ok("stop", "-i", "x")
 }
+
+// TestAllEvents holds what is told of images, networks and volumes.
+func TestAllEvents(t *testing.T) {
+	w, _ := newNetBench(t)
+	w.write("Dockerfile", "FROM test/base\nVOLUME /data\n")
+	w.ok("build", "-t", "app", ".")
+	w.ok("tag", "app", "other")
+	w.ok("save", "-o", "app.tar", "app")
+	w.ok("rmi", "other")
+	w.ok("network", "create", "near")
+	w.ok("network", "create", "far")
+	w.ok("volume", "create", "kept")
+	w.ok("volume", "create", "kept") // it is there
+	w.ok("run", "--name", "one", "--rm", "--network", "near", "-v", "kept:/kept:ro", "app", "true")
+	w.ok("run", "-d", "--name", "two", "--network", "near", "test/base", "sleep", "1000")
+	w.ok("network", "connect", "far", "two")
+	w.ok("network", "disconnect", "near", "two")
+	w.withoutMonitor(func() { syscall.Kill(w.pid("two"), syscall.SIGKILL) })
+	w.waitField("two", "{{.State.Status}}", "exited")
+	w.ok("rm", "two")
+	w.ok("network", "rm", "near", "far")
+	w.ok("volume", "rm", "kept")
+	w.ok("rmi", "-f", "app")
+	w.ok("load", "-i", "app.tar")
+	show := func(kind string, filters ...string) string {
+		args := []string{"events", "--since", "1h", "--stream=false", "--filter", "type=" + kind, "--format", "{{.Action}} {{.Actor.Attributes.name}}"}
+		for _, f := range filters {
+			args = append(args, "--filter", f)
+		}
+		return strings.Join(strings.Fields(w.ok(args...)), " ")
+	}
+	for _, tc := range []struct{ got, want string }{
+		{show("image", "image=app"), "tag app:latest save app:latest untag app:latest load app:latest"},
+		{show("image", "image=other"), "tag other:latest untag other:latest"},
+		{show("image", "event=delete"), "delete sha256:" + strings.TrimPrefix(w.field("app", "{{.Id}}"), "sha256:")},
+		{show("network"), "create near create far connect near disconnect near connect near connect far disconnect near disconnect far destroy near destroy far"},
+		{show("volume", "volume=kept"), "create <no value> mount <no value> unmount <no value> destroy <no value>"},
+		{show("volume", "event=destroy"), "destroy <no value> destroy <no value>"}, // the anonymous one
+		{show("container", "container=one"), "create one start one die one destroy one"},
+	} {
+		if tc.got != tc.want {
+			t.Errorf("got  %s\nwant %s", tc.got, tc.want)
+		}
+	}
+	out := w.ok("events", "--since", "1h", "--stream=false", "--filter", "volume=kept", "--filter", "event=mount", "--format", "{{.Type}} {{.ID}} {{index .Actor.Attributes \"destination\"}} {{index .Actor.Attributes \"read/write\"}}")
+	if out != "volume kept /kept false\n" {
+		t.Errorf("of the mount is told %q", out)
+	}
+}

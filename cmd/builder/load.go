@@ -90,7 +90,9 @@ func (e *env) load(ctx context.Context, s *store.Store, file *os.File, mode stri
 	}
 	for _, l := range loaded {
 		if err == nil {
-			err = s.Tag(l.Desc, l.Names...)
+			if err = s.Tag(l.Desc, l.Names...); err == nil {
+				noteImage(s, "load", l.Desc, l.Names...)
+			}
 		}
 	}
 	return loaded, done(progress.Done{Err: err})

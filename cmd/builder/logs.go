@@ -96,7 +96,7 @@ func runEvents(ctx context.Context, e *env, args []string) error {
 	fs := flags("events")
 	sinceText := fs.String("since", "", "show events since a `TIME` too")
 	untilText := fs.String("until", "", "end at a `TIME`")
-	filters := fs.StringArrayP("filter", "f", nil, "only those of a `NAME=VALUE`: container, event, image, label, type")
+	filters := fs.StringArrayP("filter", "f", nil, "only those of a `NAME=VALUE`: container, event, image, label, network, type, volume")
 	format := fs.String("format", "", "a Go template, or `json`")
 	stream := fs.Bool("stream", true, "go on showing events; false: end after those that were")
 	if _, err := e.parse(fs, args, 0, 0); err != nil {
@@ -202,14 +202,26 @@ func parseEventFilters(words []string) (func(supervisor.Event) bool, error) {
 			return nil, &usageError{msg: fmt.Sprintf("--filter %q: want NAME=VALUE", w)}
 		case name == "container":
 			f = func(ev supervisor.Event) bool {
-				return ev.Type == "container" && (ev.Attributes["name"] == value || strings.HasPrefix(ev.ID, value))
+				return ev.Type == supervisor.ContainerEvent && (ev.Attributes["name"] == value || strings.HasPrefix(ev.ID, value))
 			}
 		case name == "event":
 			f = func(ev supervisor.Event) bool { return ev.Action == value || strings.HasPrefix(ev.Action, value+":") }
 		case name == "type":
 			f = func(ev supervisor.Event) bool { return ev.Type == value }
 		case name == "image":
-			f = func(ev supervisor.Event) bool { return familiarName(ev.Attributes["image"]) == familiarName(value) }
+			f = func(ev supervisor.Event) bool {
+				if ev.Type == supervisor.ImageEvent {
+					return ev.Attributes["name"] == familiarName(value) || ev.ID == value || strings.HasPrefix(strings.TrimPrefix(ev.ID, "sha256:"), value)
+				}
+				return familiarName(ev.Attributes["image"]) == familiarName(value)
+			}
+		case name == "network" || name == "volume":
+			kind := name
+			f = func(ev supervisor.Event) bool {
+				return ev.Type == kind && (ev.Attributes["name"] == value || strings.HasPrefix(ev.ID, value))
+			}
+		case name == "scope":
+			f = func(supervisor.Event) bool { return value == "local" }
 		case name == "label":
 			key, want, exact := strings.Cut(value, "=")
 			f = func(ev supervisor.Event) bool {
@@ -217,7 +229,7 @@ func parseEventFilters(words []string) (func(supervisor.Event) bool, error) {
 				return ok && (!exact || got == want)
 			}
 		default:
-			return nil, &usageError{msg: fmt.Sprintf("--filter %s: there is no such filter; there are container, event, image, label and type", w)}
+			return nil, &usageError{msg: fmt.Sprintf("--filter %s: there is no such filter; there are container, event, image, label, network, scope, type and volume", w)}
 		}
 		groups[name] = append(groups[name], f)
 	}

@@ -214,16 +214,26 @@ func runNetworkCreate(_ context.Context, e *env, args []string) error {
 		return err
 	}
 	made, err := n.Create(net, *ipv6)
-	if *ignore && errors.Is(err, network.ErrExists) {
-		if made, err = n.Find(words[0]); err != nil {
-			return err
-		}
+	switch {
+	case err == nil:
+		e.noteNetwork("create", made)
+	case *ignore && errors.Is(err, network.ErrExists):
+		made, err = n.Find(words[0])
 	}
 	if err != nil {
 		return err
 	}
 	fmt.Fprintln(e.stdout, made.ID)
 	return nil
+}
+
+// noteNetwork notes that a network was made or removed.
+func (e *env) noteNetwork(action string, net network.Network) {
+	if s, err := e.store(); err == nil {
+		supervisor.NewRecords(s).Note(supervisor.Event{
+			Type: supervisor.NetworkEvent, Action: action, ID: net.ID, Attributes: map[string]string{"name": net.Name, "type": net.Driver},
+		})
+	}
 }
 
 func networkOptions(net *network.Network, words []string) error {
@@ -310,7 +320,10 @@ func runNetworkRm(_ context.Context, e *env, args []string) error {
 	}
 	var errs []error
 	for _, w := range words {
-		err := n.Remove(w)
+		net, err := n.Find(w)
+		if err == nil {
+			err = n.Remove(net.Name)
+		}
 		if *force && errors.Is(err, network.ErrNotFound) {
 			continue
 		}
@@ -318,6 +331,7 @@ func runNetworkRm(_ context.Context, e *env, args []string) error {
 			errs = append(errs, err)
 			continue
 		}
+		e.noteNetwork("destroy", net)
 		fmt.Fprintln(e.stdout, w)
 	}
 	return errors.Join(errs...)
@@ -539,7 +553,7 @@ func runNetworkPrune(_ context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	gone, err := pruneNetworks(e.records(s), *filters)
+	gone, err := e.pruneNetworks(e.records(s), *filters)
 	for _, name := range gone {
 		fmt.Fprintln(e.stdout, name)
 	}
@@ -547,7 +561,7 @@ func runNetworkPrune(_ context.Context, e *env, args []string) error {
 }
 
 // pruneNetworks removes networks that no container is to be on, running or not.
-func pruneNetworks(records supervisor.Records, filters []string) (gone []string, err error) {
+func (e *env) pruneNetworks(records supervisor.Records, filters []string) (gone []string, err error) {
 	n := records.Networks()
 	match, err := parseNetworkFilters(n, filters)
 	if err != nil {
@@ -573,6 +587,7 @@ func pruneNetworks(records supervisor.Records, filters []string) (gone []string,
 		if err != nil {
 			return gone, err
 		}
+		e.noteNetwork("destroy", net)
 		gone = append(gone, net.Name)
 	}
 	return gone, nil

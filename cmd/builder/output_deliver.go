@@ -147,6 +147,9 @@ func (b *buildSession) tag(desc ocispec.Descriptor, refs []string) error {
 		dones = append(dones, b.vertex("name "+ref, "naming to "+ref))
 	}
 	err := b.env.Store.Tag(desc, refs...)
+	if err == nil && len(refs) > 0 {
+		noteImage(b.env.Store, "tag", desc, refs...)
+	}
 	for _, done := range dones {
 		done(err)
 	}

@@ -437,12 +437,22 @@ func untagUnused(s *store.Store, p piece) (bool, error) {
 	if used || len(now) == 0 || (p.need == needNone && now[0].Name != "") {
 		return false, nil
 	}
+	var gone []store.Entry
 	if p.need == needNone {
-		_, err = s.Remove(nil, p.image.entry.Desc.Digest)
+		gone, err = s.Remove(nil, p.image.entry.Desc.Digest)
 	} else {
-		_, err = s.Untag(nil, p.image.entry.Desc.Digest)
+		gone, err = s.Untag(nil, p.image.entry.Desc.Digest)
 	}
-	return err == nil, err
+	if err != nil {
+		return false, err
+	}
+	for _, e := range gone {
+		if e.Name != "" {
+			noteImageID(s, "untag", p.image.image.ID(), e.Name)
+		}
+	}
+	noteImageID(s, "delete", p.image.image.ID())
+	return true, nil
 }
 
 func printPruned(e *env, pieces []piece, total string) error {

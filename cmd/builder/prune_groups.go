@@ -166,7 +166,7 @@ func runSystemPrune(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	gone, err = pruneNetworks(records, f.filters)
+	gone, err = e.pruneNetworks(records, f.filters)
 	show("Deleted Networks", gone)
 	if err != nil {
 		return err

@@ -103,6 +103,9 @@ func (e *env) pull(ctx context.Context, client *registry.Client, ref image.Ref, 
 	if err == nil {
 		err = s.Tag(desc, ref.String())
 	}
+	if err == nil {
+		noteImage(s, "pull", desc, ref.String())
+	}
 	if err = done(progress.Done{Err: err, Result: desc.Digest}); err != nil {
 		return err
 	}

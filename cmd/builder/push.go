@@ -106,6 +106,9 @@ func (e *env) push(ctx context.Context, ref image.Ref, p pushing) error {
 		return err
 	}
 	err = p.client.Push(ctx, s, ref, desc, sink, vertex)
+	if err == nil {
+		noteImage(s, "push", desc, ref.String())
+	}
 	if err = done(progress.Done{Err: err, Result: desc.Digest}); err != nil {
 		return err
 	}

@@ -66,7 +66,7 @@ func (r removal) remove(word string) error {
 		// The name goes, whatever it means by now, and no other.
 		others := len(img.names) > 1
 		if img.names = []string{entry.Name}; others {
-			return r.untag(img.names)
+			return r.untag(img.id, img.names)
 		}
 	}
 	if len(img.names) > 1 && !r.force {
@@ -76,12 +76,13 @@ func (r removal) remove(word string) error {
 		return fmt.Errorf("remove image %s: %w", word, err)
 	}
 	// Not more than was looked at: an image may get another name meanwhile.
-	if err := r.untag(img.names, img.manifests...); err != nil {
+	if err := r.untag(img.id, img.names, img.manifests...); err != nil {
 		return err
 	}
 	if left, err := r.sameImage(entry); err != nil || len(left.manifests) > 0 {
 		return err
 	}
+	noteImageID(r.s, "delete", img.id)
 	fmt.Fprintf(r.e.stdout, "Deleted: %s\n", img.id)
 	return nil
 }
@@ -179,13 +180,14 @@ func (r removal) used(id digest.Digest) error {
 }
 
 // untag removes rows and says which names went.
-func (r removal) untag(names []string, manifests ...digest.Digest) error {
+func (r removal) untag(id digest.Digest, names []string, manifests ...digest.Digest) error {
 	removed, err := r.s.Remove(names, manifests...)
 	if err != nil {
 		return err
 	}
 	for _, e := range removed {
 		if e.Name != "" {
+			noteImageID(r.s, "untag", id, e.Name)
 			fmt.Fprintf(r.e.stdout, "Untagged: %s\n", familiarName(e.Name))
 		}
 	}

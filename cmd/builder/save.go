@@ -52,6 +52,13 @@ func runSave(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
+	defer func() {
+		for _, img := range images {
+			if err == nil {
+				noteImage(s, "save", img.Desc, img.Names...)
+			}
+		}
+	}()
 	if *format == "oci-dir" {
 		return archive.SaveOCIDir(ctx, s, *output, images)
 	}

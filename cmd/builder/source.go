@@ -50,6 +50,9 @@ func (i *imageSource) Image(ctx context.Context, ref image.Ref, platform image.P
 	if err == nil {
 		err = i.store.Tag(desc, ref.String())
 	}
+	if err == nil {
+		noteImage(i.store, "pull", desc, ref.String())
+	}
 	i.sink.Event(progress.Event{Vertex: vertex, Done: &progress.Done{Err: err, Result: desc.Digest}})
 	if err != nil {
 		return image.Image{}, err

@@ -34,5 +34,9 @@ func runTag(_ context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	return s.Tag(entry.Desc, names...)
+	if err := s.Tag(entry.Desc, names...); err != nil {
+		return err
+	}
+	noteImage(s, "tag", entry.Desc, names...)
+	return nil
 }

@@ -46,7 +46,11 @@ func runUntag(_ context.Context, e *env, args []string) error {
 			names = append(names, ref.String())
 		}
 	}
-	return s.Unname(names...)
+	if err := s.Unname(names...); err != nil {
+		return err
+	}
+	noteImageID(s, "untag", img.id, names...)
+	return nil
 }
 
 // nameList is familiar, with a word where there is no name.

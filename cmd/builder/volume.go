@@ -105,11 +105,15 @@ func runVolumeCreate(_ context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	made, err := supervisor.NewRecords(s).Volumes().Create(want)
+	records := supervisor.NewRecords(s)
+	vol, made, err := records.Volumes().Create(want)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(e.stdout, made.Name)
+	if made {
+		records.NoteVolume("create", vol.Name)
+	}
+	fmt.Fprintln(e.stdout, vol.Name)
 	return nil
 }
 
@@ -258,6 +262,7 @@ func runVolumeRm(_ context.Context, e *env, args []string) error {
 			errs = append(errs, err)
 			continue
 		}
+		records.NoteVolume("destroy", w)
 		fmt.Fprintln(e.stdout, w)
 	}
 	return errors.Join(errs...)
@@ -375,6 +380,7 @@ func pruneVolumes(records supervisor.Records, all bool, filters []string) (gone 
 			return gone, freed, err
 		}
 		freed += size
+		records.NoteVolume("destroy", v.Name)
 		gone = append(gone, v.Name)
 	}
 	left, err := sweepRemains(records)

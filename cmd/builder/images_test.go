@@ -132,7 +132,7 @@ func TestInspectAndHistory(t *testing.T) {
 			t.Errorf("inspect --format %q: %q, want %q", tt.format, got, tt.want)
 		}
 	}
-	r := w.fails(1, []string{"nothing:latest: not found"}, "inspect", "nothing")
+	r := w.fails(1, []string{"no such container, image, network or volume: nothing"}, "inspect", "nothing")
 	if r.stdout != "[]\n" {
 		t.Errorf("inspect of nothing prints %q", r.stdout)
 	}
@@ -410,4 +410,26 @@ func TestVersion(t *testing.T) {
 	if exists(filepath.Join(w.root, "version")) {
 		t.Error("version makes a state directory")
 	}
+}
+
+// TestRmiOfRunning takes the name of an image away on which a container runs.
+func TestRmiOfRunning(t *testing.T) {
+	w := newLifeBench(t)
+	w.ok("tag", "test/base", "app")
+	w.ok("run", "-d", "--name", "cc", "app", "sleep", "1000")
+	id := w.field("app", "{{.Id}}")
+	w.ok("rmi", "app") // it has another name
+	w.fails(1, []string{"container cc", "runs on it"}, "rmi", "test/base")
+	w.fails(1, []string{"container cc", "runs on it"}, "rmi", "-f", id)
+	if out := w.ok("rmi", "-f", "test/base"); out != "Untagged: test/base:latest\n" {
+		t.Errorf("it says %q", out)
+	}
+	if out := w.ok("images", "--no-trunc", "--format", "{{.Repository}} {{.ID}}"); out != "<none> "+id+"\n" {
+		t.Errorf("then there are %q", out)
+	}
+	w.ok("exec", "cc", "true")
+	w.ok("restart", "-t", "0", "cc")
+	w.ok("rm", "-f", "cc")
+	w.ok("rmi", id)
+	w.checkWhole()
 }

@@ -134,6 +134,9 @@ func (i inspector) find(ctx context.Context, kind, name string) (any, error) {
 	if !known {
 		return nil, &usageError{msg: fmt.Sprintf("inspect: --type %q: there are container, image, network and volume", kind)}
 	}
+	if kind == "" && i.platform == "" {
+		return nil, fmt.Errorf("no such container, image, network or volume: %s", name)
+	}
 	return nil, missing
 }
 

@@ -410,7 +410,12 @@ func (e *env) pauseOrUnpause(args []string, name string, want func(supervisor.Co
 // runWait prints the exit codes of containers when they end.
 func runWait(ctx context.Context, e *env, args []string) error {
 	fs := flags("wait")
+	condition := fs.String("condition", "stopped", "wait until it is `created|running|paused|stopped|healthy|unhealthy|removed`")
 	names, err := e.parse(fs, args, 1, -1)
+	if err != nil {
+		return err
+	}
+	met, err := waitCondition(*condition)
 	if err != nil {
 		return err
 	}
@@ -421,7 +426,11 @@ func runWait(ctx context.Context, e *env, args []string) error {
 	var errs []error
 	for _, name := range names {
 		c, err := client.Records.Find(name)
-		if err == nil {
+		switch {
+		case err != nil:
+		case met != nil:
+			err = awaitCondition(ctx, client.Records, c, met)
+		default:
 			var st supervisor.State
 			if st, err = client.Wait(ctx, c.Config); err == nil {
 				fmt.Fprintln(e.stdout, st.ExitCode)
@@ -432,6 +441,58 @@ func runWait(ctx context.Context, e *env, args []string) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// waitCondition is a condition of wait that a state meets or not, nil for the end of the
+// container, of which the exit code is shown. The state of a container that was removed
+// is nil.
+func waitCondition(name string) (met func(*supervisor.State) bool, err error) {
+	status := func(want supervisor.Status) func(*supervisor.State) bool {
+		return func(s *supervisor.State) bool { return s != nil && s.Status == want }
+	}
+	health := func(want string) func(*supervisor.State) bool {
+		return func(s *supervisor.State) bool {
+			return s != nil && s.Alive() && s.Health != nil && s.Health.Status == want
+		}
+	}
+	switch name {
+	case "stopped", "exited":
+		return nil, nil
+	case "created":
+		return status(supervisor.Created), nil
+	case "running":
+		return status(supervisor.Running), nil
+	case "paused":
+		return status(supervisor.Paused), nil
+	case "healthy":
+		return health(supervisor.Healthy), nil
+	case "unhealthy":
+		return health(supervisor.Unhealthy), nil
+	case "removed":
+		return func(s *supervisor.State) bool { return s == nil }, nil
+	}
+	return nil, &usageError{msg: fmt.Sprintf("wait: --condition %q: there are created, running, paused, stopped, healthy, unhealthy and removed", name)}
+}
+
+// awaitCondition looks at a container until a condition is met.
+func awaitCondition(ctx context.Context, records supervisor.Records, c supervisor.Container, met func(*supervisor.State) bool) error {
+	for {
+		now, err := records.Find(c.ID)
+		gone := errors.Is(err, supervisor.ErrNotFound)
+		switch {
+		case gone && met(nil), err == nil && met(&now.State):
+			return nil
+		case gone:
+			return fmt.Errorf("container %s was removed", c.Name)
+		case err != nil:
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }
 
 func runRename(_ context.Context, e *env, args []string) error {

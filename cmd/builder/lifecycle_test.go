@@ -538,6 +538,41 @@ func TestWrongLifeCycle(t *testing.T) {
 	w.ok("stop", "-i", "x")
 }
 
+// TestWaitCondition waits for other things than the end.
+func TestWaitCondition(t *testing.T) {
+	w := newLifeBench(t)
+	w.ok("create", "--name", "cc", "--health-cmd", "test -e /well", "--health-interval", "50ms", "--health-retries", "1", "test/base", "sleep", "1000")
+	// waiting waits beside what is done meanwhile.
+	waiting := func(condition string, do ...string) {
+		t.Helper()
+		ended := make(chan result)
+		go func() { ended <- w.run("wait", "--condition", condition, "cc") }()
+		time.Sleep(time.Second) // it waits by then, or finds it done
+		w.ok(do...)
+		if r := <-ended; r.code != 0 || r.stdout != "" {
+			t.Errorf("%s: %+v", condition, r)
+		}
+	}
+	waiting("created", "ps")
+	waiting("running", "start", "cc")
+	waiting("unhealthy", "ps")
+	waiting("healthy", "exec", "cc", "touch", "/well")
+	waiting("paused", "pause", "cc")
+	waiting("running", "unpause", "cc")
+	waiting("removed", "rm", "-f", "cc")
+	w.run("run", "--name", "cc", "test/base", "sh", "-c", "exit 3")
+	if out := w.ok("wait", "--condition", "exited", "cc"); out != "3\n" {
+		t.Errorf("of its end it says %q", out)
+	}
+	ended := make(chan result)
+	go func() { ended <- w.run("wait", "--condition", "running", "cc") }()
+	w.ok("rm", "cc")
+	if r := <-ended; r.code != 1 || !strings.Contains(r.stderr, "cc") {
+		t.Errorf("of one that was removed: %+v", r)
+	}
+	w.fails(2, []string{"--condition", "healthy"}, "wait", "--condition", "tired", "cc")
+}
+
 // TestAllEvents holds what is told of images, networks and volumes.
 func TestAllEvents(t *testing.T) {
 	w, _ := newNetBench(t)

@@ -211,7 +211,7 @@ func TestManifestPush(t *testing.T) {
 	if !regexp.MustCompile(`^sha256:[0-9a-f]{64}$`).MatchString(digest) {
 		t.Errorf("push prints %q", digest)
 	}
-	w.fails(1, []string{"not found"}, "inspect", "list")
+	w.fails(1, []string{"no such"}, "inspect", "list")
 
 	// Another tool reads each platform.
 	for _, arch := range []string{"amd64", "arm64"} {

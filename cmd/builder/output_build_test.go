@@ -326,7 +326,7 @@ func TestOutputPush(t *testing.T) {
 	if meta.Name != host+"/only@"+meta.Digest.String() {
 		t.Errorf("name of what was pushed by digest: %s", meta.Name)
 	}
-	w.fails(1, []string{"not found"}, "inspect", meta.Name)
+	w.fails(1, []string{"no such"}, "inspect", meta.Name)
 	other := &workbench{t: t, root: t.TempDir(), dir: t.TempDir()}
 	other.ok("pull", meta.Name)
 	if got := other.ok("run", "--rm", meta.Name); got != "new\n" {

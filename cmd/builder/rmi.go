@@ -72,7 +72,16 @@ func (r removal) remove(word string) error {
 	if len(img.names) > 1 && !r.force {
 		return fmt.Errorf("remove image %s: it has several names (%s): remove them by name, or all with --force", formatID(img.id, false), familiar(img.names))
 	}
-	if err := r.used(img.id); err != nil {
+	err = r.used(img.id)
+	if runs := new(usedByRunning); r.force && byName(word, entry) && errors.As(err, &runs) {
+		// The image stays, without a name, for as long as the container does.
+		if err := r.s.Unname(entry.Name); err != nil {
+			return err
+		}
+		r.tellUntagged(img.id, entry.Name)
+		return nil
+	}
+	if err != nil {
 		return fmt.Errorf("remove image %s: %w", word, err)
 	}
 	// Not more than was looked at: an image may get another name meanwhile.
@@ -149,6 +158,13 @@ func familiarName(name string) string {
 	return ref.Familiar()
 }
 
+// usedByRunning says that a container runs that was made from an image.
+type usedByRunning struct{ name, id string }
+
+func (u *usedByRunning) Error() string {
+	return fmt.Sprintf("container %s (%s) runs on it: stop it first", u.name, u.id[:12])
+}
+
 // used tells of containers that were made from the image. Those that run keep
 // it whatever was said.
 func (r removal) used(id digest.Digest) error {
@@ -170,7 +186,7 @@ func (r removal) used(id digest.Digest) error {
 			continue
 		}
 		if c.State.Alive() {
-			return fmt.Errorf("container %s (%s) runs on it: stop it first", c.Name, c.ID[:12])
+			return &usedByRunning{c.Name, c.ID}
 		}
 		if !r.force {
 			return fmt.Errorf("container %s (%s) was made from it: remove it first, or use --force", c.Name, c.ID[:12])
@@ -187,9 +203,13 @@ func (r removal) untag(id digest.Digest, names []string, manifests ...digest.Dig
 	}
 	for _, e := range removed {
 		if e.Name != "" {
-			noteImageID(r.s, "untag", id, e.Name)
-			fmt.Fprintf(r.e.stdout, "Untagged: %s\n", familiarName(e.Name))
+			r.tellUntagged(id, e.Name)
 		}
 	}
 	return nil
+}
+
+func (r removal) tellUntagged(id digest.Digest, name string) {
+	noteImageID(r.s, "untag", id, name)
+	fmt.Fprintf(r.e.stdout, "Untagged: %s\n", familiarName(name))
 }

@@ -94,6 +94,7 @@ func newPlan(h *host, spec *Spec) (*plan, error) {
 	err := runPhases([]phase{
 		{"", p.checkSpec},
 		{"", p.resolveUser},
+		{"add user", asRoot(p.addUser)},
 		{"confine", p.resolveConfinement},
 		{"prepare owners", p.openPretend},
 		{"prepare root", asRoot(p.openPoints)},

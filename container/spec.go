@@ -77,6 +77,10 @@ type Spec struct {
 	// User is "", name, uid, name:group, uid:gid, …; see [LookupUser].
 	User     string
 	GroupAdd []string // further groups, by name or id
+	// Account, if the process is of that user and the root has no entry for it and none
+	// of that name, is added to the root's /etc/passwd, and its group to /etc/group, so
+	// far as there are such files and they can be written to.
+	Account *Account
 	// Umask is the file mode creation mask, nil for 022.
 	Umask *uint32
 
@@ -217,6 +221,12 @@ type DeviceRule struct {
 	Type         byte
 	Major, Minor int
 	Access       string
+}
+
+// Account is an entry of passwd(5).
+type Account struct {
+	Name     string
+	UID, GID uint32
 }
 
 // DNS says what is different in a container's /etc/resolv.conf from the

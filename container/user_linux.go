@@ -255,3 +255,53 @@ func (db userDB) open(name string) (*os.File, error) {
 	}
 	return os.OpenFile(sys.FDPath(p), os.O_RDONLY, 0)
 }
+
+// addUser gives the user of the process an entry in the account files, where it has
+// none: programs that ask for its name or home find them.
+func (p *plan) addUser() error {
+	a := p.spec.Account
+	if a == nil || p.spec.ReadOnly || p.user.Name != "" || p.user.UID != a.UID || strings.ContainsAny(a.Name, ":\n") {
+		return nil
+	}
+	db := userDB{root: p.root}
+	if _, err := db.user(a.Name); err == nil {
+		return nil // the name is another one's
+	}
+	home := strings.ReplaceAll(p.spec.Dir, ":", "")
+	if home == "" {
+		home = "/"
+	}
+	if !db.append("/etc/passwd", fmt.Sprintf("%s:*:%d:%d:container user:%s:/bin/sh", a.Name, a.UID, p.user.GID, home)) {
+		return nil
+	}
+	if id := strconv.FormatUint(uint64(a.GID), 10); p.user.GID == a.GID {
+		known, missing, err := db.find("/etc/group", func(f []string) bool { return f[0] == a.Name || len(f) > 2 && f[2] == id })
+		if known == nil && !missing && err == nil {
+			db.append("/etc/group", a.Name+":x:"+id+":")
+		}
+	}
+	return p.resolveUser()
+}
+
+// append adds a line to an account file, and says whether it did: there may be none.
+func (db userDB) append(name, line string) bool {
+	f, err := db.open(name)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxUserFile))
+	if err != nil {
+		return false
+	}
+	if len(text) > 0 && text[len(text)-1] != '\n' {
+		line = "\n" + line
+	}
+	// The very file that was looked at, whatever is in its place by now.
+	w, err := os.OpenFile(sys.FDPath(f), os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return false
+	}
+	_, err = w.WriteString(line + "\n")
+	return errors.Join(err, w.Close()) == nil
+}

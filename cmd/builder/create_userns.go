@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"os/user"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,11 +43,13 @@ type usernsChoice struct {
 	choose func(taken []container.IDMap) (container.IDMap, error) // in the place of ids
 	join   string                                                 // a container's ID
 	user   string                                                 // whose process it is, if nobody else says so
+	who    *container.Account                                     // that user
 }
 
 // apply has a container be so.
 func (u usernsChoice) apply(c *supervisor.Config) {
 	c.Spec.IDs, c.ChooseIDs, c.Join.User, c.UserNSMode = u.ids, u.choose, u.join, u.mode
+	c.Spec.Account = u.who
 	if c.Spec.User == "" && u.user != "" {
 		c.Spec.User, c.UserImplied = u.user, true
 	}
@@ -88,6 +91,7 @@ func (f *usernsFlags) choice(records supervisor.Records) (u usernsChoice, flag s
 		if u.ids, u.user, err = keepIDs(mode, options); err != nil {
 			return u, "userns", fmt.Errorf("%q: %w", f.userns, err)
 		}
+		u.who = account(u.user)
 	case "private":
 		if mapped.IsZero() {
 			return u, "userns", errors.New("private needs --uidmap or --subuidname; auto finds ids by itself")
@@ -156,6 +160,25 @@ func keepIDs(mode, options string) (m container.IDMap, user string, err error) {
 		}, "", nil
 	}
 	return container.IDMap{UIDs: keepID(uid, count(uids)), GIDs: keepID(gid, count(gids))}, fmt.Sprintf("%d:%d", uid, gid), nil
+}
+
+// account is the user of this machine that runs builder, under the ids UID:GID that it
+// has in a container, nil if it has no name.
+func account(ids string) *container.Account {
+	var a container.Account
+	if n, err := fmt.Sscanf(ids, "%d:%d", &a.UID, &a.GID); n != 2 || err != nil {
+		return nil
+	}
+	uids, _, err := ownIDs()
+	if err != nil {
+		return nil
+	}
+	u, err := user.LookupId(strconv.FormatUint(uint64(uids[0].Outside), 10))
+	if err != nil {
+		return nil
+	}
+	a.Name = u.Username
+	return &a
 }
 
 // keepID has 0 of count ids be id inside, and the others those around it, as

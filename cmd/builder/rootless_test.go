@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -453,6 +454,30 @@ func TestRootlessUserNS(t *testing.T) {
 		t.Errorf("the image's user says %q", out)
 	}
 	u.ok("volume", "rm", "vol")
+
+	// The user has its name there, once, if the image has the files to say so.
+	u.write("Dockerfile", "FROM test/base\nRUN printf 'root:x:0:0::/root:/bin/sh' > /etc/passwd; echo root:x:0: > /etc/group\n")
+	u.ok("build", "-t", "named", ".")
+	const who = "id -un; id -gn; echo $HOME; grep -c ordinary /etc/passwd /etc/group"
+	want = "ordinary\nordinary\n/srv\n/etc/passwd:1\n/etc/group:1\n"
+	if out := u.ok("run", "--name", "who", "--userns", "keep-id", "-w", "/srv", "named", "sh", "-c", who); out != want {
+		t.Errorf("the user is\n%s", out)
+	}
+	if out := u.ok("start", "-a", "who"); out != want {
+		t.Errorf("at the next start the user is\n%s", out)
+	}
+	u.ok("rm", "who")
+	for _, tc := range []struct{ flags, want string }{
+		{"--userns keep-id:uid=33,gid=44", "ordinary\nordinary\n/\n/etc/passwd:1\n/etc/group:1\n"},
+		{"--userns keep-id --read-only", "1234\n1234\n/\n/etc/passwd:0\n/etc/group:0\n"},
+		{"--userns keep-id --user 7", "7\nroot\n/\n/etc/passwd:0\n/etc/group:0\n"},
+	} {
+		want := strings.ReplaceAll(tc.want, "1234", strconv.Itoa(testUser))
+		if r := u.run(append(append([]string{"run", "--rm"}, strings.Fields(tc.flags)...), "named", "sh", "-c", who)...); r.stdout != want {
+			t.Errorf("run %s: %+v", tc.flags, r)
+		}
+	}
+	u.ok("rmi", "named")
 
 	// The image says nothing about the user: it is this one.
 	u.ok("run", "-d", "--name", "kept", "--userns", "keep-id", "-v", "vol:/root", "-v", u.dir+":/here", "--pull", "never", "test/base", "sh", "-c",

@@ -35,7 +35,7 @@ type createOptions struct {
 
 	addHosts, ulimits []string
 
-	noHosts bool
+	noHosts, verify bool
 
 	envFlags
 	dnsFlags
@@ -77,6 +77,7 @@ func (o *createOptions) addFlags(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&o.ulimits, "ulimit", nil, "resource limit, `NAME=SOFT[:HARD]`")
 	fs.StringVar(&o.pull, "pull", "missing", "fetch the image: always, missing or never")
 	fs.StringVar(&o.platform, "platform", "", "of an image for several platforms, the one for `OS/ARCH[/VARIANT]`")
+	fs.BoolVar(&o.verify, "tls-verify", true, tlsUsage)
 	addRefused(fs, refusedByRun)
 	fs.BoolVarP(&o.quiet, "quiet", "q", false, "don't show the fetching of the image")
 }

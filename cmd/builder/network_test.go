@@ -765,6 +765,17 @@ func TestUDPFlowMoves(t *testing.T) {
 // listenIn is a socket of UDP in a network namespace, closed with the test.
 func listenIn(t *testing.T, netns, addr string) (c net.PacketConn) {
 	t.Helper()
+	inNetns(t, netns, func() (err error) {
+		c, err = net.ListenPacket("udp", addr)
+		return err
+	})
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// inNetns calls f in a network namespace.
+func inNetns(t *testing.T, netns string, f func() error) {
+	t.Helper()
 	made := make(chan error)
 	go func() {
 		runtime.LockOSThread() // the thread is good for nothing else, and ends with this
@@ -774,13 +785,11 @@ func listenIn(t *testing.T, netns, addr string) (c net.PacketConn) {
 			ns.Close()
 		}
 		if err == nil {
-			c, err = net.ListenPacket("udp", addr)
+			err = f()
 		}
 		made <- err
 	}()
 	if err := <-made; err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { c.Close() })
-	return c
 }

@@ -11,9 +11,31 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 )
+
+// TestRunTLSVerify runs an image of a registry whose certificate nobody knows.
+func TestRunTLSVerify(t *testing.T) {
+	w, _ := newNetBench(t)
+	host := startRegistry(t)
+	w.asUser()
+	upstream := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: host})
+	server := httptest.NewUnstartedServer(upstream)
+	server.Listener.Close()
+	inNetns(t, "/run/netns/"+strings.TrimSuffix(w.netns, "in")+"out", func() (err error) {
+		server.Listener, err = net.Listen("tcp", "203.0.113.2:443")
+		return err
+	})
+	server.StartTLS()
+	defer server.Close()
+	w.ok("save", "-o", "base.tar", "test/base")
+	w.output("skopeo", "--insecure-policy", "copy", "-q", "--dest-tls-verify=false", "oci-archive:"+w.dir+"/base.tar", "docker://"+host+"/app")
+	w.fails(125, []string{"certificate"}, "run", "--rm", "203.0.113.2/app", "true")
+	w.fails(1, []string{"certificate"}, "create", "203.0.113.2/app", "true")
+	w.ok("run", "--rm", "--tls-verify=false", "203.0.113.2/app", "true")
+}
 
 // TestProxy pushes to and pulls from registries that only a proxy can reach:
 // one that speaks http, and one that speaks TLS through a tunnel.

@@ -18,6 +18,7 @@ import (
 	"builder/image"
 	"builder/internal/filelock"
 	"builder/progress"
+	"builder/registry"
 	"builder/rootfs"
 	"builder/snapshot"
 	"builder/store"
@@ -346,7 +347,9 @@ func (e *env) findImage(ctx context.Context, s *store.Store, sink progress.Sink,
 	if err := e.makeRoom(ctx, s); err != nil {
 		return image.Image{}, err
 	}
-	img, err := newImageSource(e, s, sink).Image(ctx, ref, want, true)
+	source := newImageSource(e, s, sink)
+	source.open = func() (*registry.Client, error) { return e.registry(allowInsecure(!o.verify, ref)) }
+	img, err := source.Image(ctx, ref, want, true)
 	switch {
 	case err != nil && other != nil:
 		return img, fmt.Errorf("%w, and the one for %s can't be fetched: %w", other, image.FormatPlatform(want), err)

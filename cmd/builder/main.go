@@ -234,7 +234,7 @@ func (e *env) parse(fs *pflag.FlagSet, args []string, least, most int) ([]string
 	err := fs.Parse(args)
 	if errors.Is(err, pflag.ErrHelp) {
 		fmt.Fprintf(e.stdout, "Usage: builder %s %s\n\n%s.\n", cmd.name, cmd.args, upperFirst(cmd.short))
-		if u := fs.FlagUsages(); u != "" {
+		if u := flagUsages(fs, e.outputWidth()); u != "" {
 			fmt.Fprintf(e.stdout, "\nOptions:\n%s", u)
 		}
 		return nil, err

@@ -85,7 +85,7 @@ func setEnv(e *env, vars *dockerfile.Env, files, env []string) error {
 	}
 	for _, w := range append(words, env...) {
 		k, v, ok := strings.Cut(w, "=")
-		if k == "" {
+		if k == "" || strings.ContainsAny(k, " \t") {
 			return &usageError{msg: fmt.Sprintf("run: invalid environment variable %q", w)}
 		}
 		if !ok {

@@ -47,6 +47,8 @@ func TestEnvFlags(t *testing.T) {
 			t.Errorf("build %s: %q, want %q", tc.flag, out, tc.want)
 		}
 	}
+	w.write("vars.env", "GOOD=1\nBAD NAME=2\n")
+	w.fails(125, []string{`"BAD NAME=2"`}, "run", "--rm", "--env-file", "vars.env", "vars", "true")
 	w.write("docker/config.json", "{broken")
 	if r := w.run("run", "--rm", "vars", "sh", "-c", show); r.code != 0 || r.stdout != "image/image////\n" || !strings.Contains(r.stderr, "config.json: no proxies are read") {
 		t.Errorf("with a broken file: %+v", r)

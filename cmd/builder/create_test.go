@@ -66,6 +66,7 @@ func TestNames(t *testing.T) {
 		t.Errorf("the name is %q", got)
 	}
 	w.fails(1, []string{"invalid container name"}, "rename", "two", "//two")
+	w.fails(1, []string{"has this name already"}, "rename", "two", "two")
 
 	old := w.ok("run", "-d", "--name", "web", "test/base", "sleep", "1000")
 	w.fails(125, []string{"is in use"}, "run", "-d", "--name", "web", "test/base", "true")

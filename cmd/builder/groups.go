@@ -23,7 +23,9 @@ func groups() map[string]map[string]string {
 			"build": "build", "history": "history", "import": "import", "inspect": "inspect --type image", "load": "load", "ls": "images",
 			"list": "images", "pull": "pull", "push": "push", "rm": "rmi", "remove": "rmi", "save": "save", "tag": "tag", "tree": "tree",
 		},
-		"system": {"df": "df", "events": "events", "info": "info"},
+		"buildx":  {"bake": "bake", "build": "build", "du": "df", "version": "version"},
+		"builder": {"build": "build"},
+		"system":  {"df": "df", "events": "events", "info": "info"},
 	}
 }
 

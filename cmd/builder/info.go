@@ -24,15 +24,28 @@ type infoRow struct {
 	Images            int
 	Containers        int
 	ContainersRunning int
+	ContainersPaused  int
+	ContainersStopped int
+	Name              string // of the machine
+	OSType            string
 	KernelVersion     string
 	OperatingSystem   string
 	Architecture      string
 	NCPU              int
 	MemTotal          int64 // bytes
 	CgroupVersion     string
+	CgroupDriver      string
+	LoggingDriver     string
+	SecurityOptions   []string
+	Swarm             infoSwarm
+	Labels            []string
+	Warnings          []string
 	Rootless          bool
 	Emulators         string // architectures whose programs can run beside the machine's
 }
+
+// infoSwarm tells scripts that there are no swarms.
+type infoSwarm struct{ LocalNodeState string }
 
 // serverRow is the same of one of the servers that are asked for a name.
 type serverRow struct {
@@ -76,7 +89,15 @@ func (e *env) info() (row infoRow, err error) {
 	row = infoRow{
 		ServerVersion: version().Version, DockerRootDir: s.Path(), Driver: "overlayfs", BackingFilesystem: fileSystem(s.Path()),
 		Architecture: runtime.GOARCH, NCPU: runtime.NumCPU(), CgroupVersion: cgroupVersion(), Rootless: rootless(),
+		OSType: runtime.GOOS, CgroupDriver: "cgroupfs", LoggingDriver: "local", SecurityOptions: []string{"name=seccomp,profile=builtin", "name=cgroupns"},
+		Swarm: infoSwarm{"inactive"}, Labels: []string{}, Warnings: []string{},
 		KernelVersion: strings.TrimSpace(fileText("/proc/sys/kernel/osrelease")), OperatingSystem: operatingSystem(), Emulators: emulators(),
+	}
+	if row.Rootless {
+		row.SecurityOptions = append(row.SecurityOptions, "name=rootless")
+	}
+	if row.Name, err = os.Hostname(); err != nil {
+		return row, err
 	}
 	images, err := listImages(s)
 	if err != nil {
@@ -89,8 +110,13 @@ func (e *env) info() (row infoRow, err error) {
 	}
 	for _, c := range all {
 		row.Containers++
-		if c.State.Alive() {
+		switch c.State.Status {
+		case supervisor.Running:
 			row.ContainersRunning++
+		case supervisor.Paused:
+			row.ContainersPaused++
+		default:
+			row.ContainersStopped++
 		}
 	}
 	var si syscall.Sysinfo_t

@@ -4,8 +4,10 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -68,4 +70,40 @@ func TestPullVerbose(t *testing.T) {
 	if r := w.run("pull", "-q", "app:1"); r.code != 0 || r.stderr != "" {
 		t.Errorf("pull -q: %d %s", r.code, r.stderr)
 	}
+}
+
+// TestDockerTemplates holds templates that scripts have for docker.
+func TestDockerTemplates(t *testing.T) {
+	w, _ := newNetBench(t)
+	w.ok("network", "create", "--ipv6", "app")
+	w.ok("run", "-d", "--name", "web", "--network", "app", "--network-alias", "www", "--ip", "10.128.0.9", "--cidfile", w.dir+"/cid", "-P", "--tmpfs", "/t:size=4k", "test/base", "sleep", "1000")
+	w.ok("run", "-d", "--name", "cc", "--network", "app", "--link", "web:w", "test/base", "sleep", "1000")
+	w.ok("pause", "cc")
+	w.ok("create", "--name", "off", "test/base", "true")
+	pid, id := w.pid("web"), w.field("web", "{{.Id}}")[:12]
+	for _, tc := range []struct{ args, format, want string }{
+		{"version", "{{.Server.Os}}/{{.Client.Arch}}", runtime.GOOS + "/" + runtime.GOARCH},
+		{"info", "{{.OSType}} {{.CgroupDriver}} {{.LoggingDriver}} {{.Swarm.LocalNodeState}} {{len .Warnings}}", "linux cgroupfs local inactive 0"},
+		{"info", "{{.Containers}} {{.ContainersRunning}} {{.ContainersPaused}} {{.ContainersStopped}}", "3 1 1 1"},
+		{"info", "{{range .SecurityOptions}}{{.}};{{end}}", "name=seccomp,profile=builtin;name=cgroupns;"},
+		{"inspect web", "{{.HostConfig.Runtime}} {{.HostConfig.PublishAllPorts}} {{.HostConfig.Tmpfs}} {{.HostConfig.ContainerIDFile}}", "builder true map[/t:size=4096] " + w.dir + "/cid"},
+		{"inspect web", "{{.NetworkSettings.SandboxKey}}", fmt.Sprintf("/proc/%d/ns/net", pid)},
+		{"inspect web", "{{(index .NetworkSettings.Networks \"app\").DNSNames}} {{.NetworkSettings.Networks.app.IPAMConfig.IPv4Address}}", "[web www " + id + "] 10.128.0.9"},
+		{"inspect web", "{{eq .NetworkSettings.GlobalIPv6Address .NetworkSettings.Networks.app.GlobalIPv6Address}} {{len .NetworkSettings.Bridge}}", "true 0"},
+		{"inspect cc", "{{.HostConfig.Links}} {{.NetworkSettings.Networks.app.Links}}", "[" + id + ":w] [" + id + ":w]"},
+		{"inspect off", "{{.NetworkSettings.SandboxKey}}{{.HostConfig.PublishAllPorts}}{{.HostConfig.Links}}", "false[]"},
+		{"inspect test/base", "{{.GraphDriver.Name}}{{.Parent}}", "overlayfs"},
+		{"network inspect app", "{{.EnableIPv4}} {{.EnableIPv6}} {{.Ingress}} {{.ConfigOnly}} {{len .IPAM.Options}}", "true true false false 0"},
+	} {
+		if out := w.ok(append(strings.Fields(tc.args), "--format", tc.format)...); strings.TrimSpace(out) != tc.want {
+			t.Errorf("%s --format %q: %q, want %q", tc.args, tc.format, out, tc.want)
+		}
+	}
+	// Names of commands that scripts have for docker.
+	w.write("Dockerfile", "FROM test/base\n")
+	w.ok("buildx", "build", "-q", "-t", "made", ".")
+	w.ok("builder", "prune", "-f")
+	w.ok("buildx", "prune", "-af", "--filter", "until=24h")
+	w.ok("buildx", "du")
+	w.fails(2, []string{"buildx: unknown command", "bake, build, du"}, "buildx", "create")
 }

@@ -37,6 +37,8 @@ type inspected struct {
 	Os           string
 	OsVersion    string `json:",omitempty"`
 	Size         int64
+	Parent       string // docker's, of images that its old builder has made
+	GraphDriver  inspectedGraph
 	RootFS       inspectedRootFS
 	Metadata     inspectedMetadata
 	Descriptor   ocispec.Descriptor
@@ -183,8 +185,9 @@ func inspect(s *store.Store, name, platform string) (inspected, error) {
 		ID: img.ID().String(), RepoTags: []string{}, RepoDigests: []string{},
 		Author: img.Config.Author, Architecture: img.Config.Architecture, Variant: img.Config.Variant,
 		Os: img.Config.OS, OsVersion: img.Config.OSVersion, Size: blobSize(img),
-		RootFS:     inspectedRootFS{Type: img.Config.RootFS.Type, Layers: img.Config.RootFS.DiffIDs},
-		Descriptor: entry.Desc, Config: img.Config.Config, History: img.Config.History,
+		GraphDriver: inspectedGraph{Name: "overlayfs"},
+		RootFS:      inspectedRootFS{Type: img.Config.RootFS.Type, Layers: img.Config.RootFS.DiffIDs},
+		Descriptor:  entry.Desc, Config: img.Config.Config, History: img.Config.History,
 	}
 	if platform != "" {
 		i.Descriptor = img.Desc

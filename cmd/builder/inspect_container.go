@@ -5,10 +5,13 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"builder/internal/sys"
+	"builder/network"
 	"builder/supervisor"
 )
 
@@ -65,36 +68,46 @@ type inspectedHealth struct {
 }
 
 type inspectedHostConfig struct {
-	Binds          []string
-	LogConfig      inspectedLog
-	NetworkMode    string
-	PortBindings   map[string][]inspectedBinding
-	RestartPolicy  inspectedRestart
-	AutoRemove     bool
-	VolumesFrom    []string
-	CapAdd         []string
-	CapDrop        []string
-	DNS            []string `json:"Dns"`
-	DNSOptions     []string `json:"DnsOptions"`
-	DNSSearch      []string `json:"DnsSearch"`
-	ExtraHosts     []string
-	GroupAdd       []string
-	Privileged     bool
-	ReadonlyRootfs bool
-	SecurityOpt    []string
-	ShmSize        int64
-	CgroupParent   string
-	Memory         int64
-	MemorySwap     int64
-	CPUShares      int64 `json:"CpuShares"`
-	CPUPeriod      int64 `json:"CpuPeriod"`
-	CPUQuota       int64 `json:"CpuQuota"`
-	NanoCPUs       int64 `json:"NanoCpus"`
-	CpusetCpus     string
-	CpusetMems     string
-	Init           bool
-	Ulimits        []inspectedUlimit
-	Annotations    map[string]string `json:",omitempty"`
+	Binds           []string
+	LogConfig       inspectedLog
+	NetworkMode     string
+	PortBindings    map[string][]inspectedBinding
+	RestartPolicy   inspectedRestart
+	AutoRemove      bool
+	VolumesFrom     []string
+	CapAdd          []string
+	CapDrop         []string
+	DNS             []string `json:"Dns"`
+	DNSOptions      []string `json:"DnsOptions"`
+	DNSSearch       []string `json:"DnsSearch"`
+	ExtraHosts      []string
+	GroupAdd        []string
+	Privileged      bool
+	ReadonlyRootfs  bool
+	SecurityOpt     []string
+	ShmSize         int64
+	CgroupParent    string
+	Memory          int64
+	MemorySwap      int64
+	CPUShares       int64 `json:"CpuShares"`
+	CPUPeriod       int64 `json:"CpuPeriod"`
+	CPUQuota        int64 `json:"CpuQuota"`
+	NanoCPUs        int64 `json:"NanoCpus"`
+	CpusetCpus      string
+	CpusetMems      string
+	Init            bool
+	Ulimits         []inspectedUlimit
+	Annotations     map[string]string `json:",omitempty"`
+	Runtime         string
+	ContainerIDFile string
+	PublishAllPorts bool
+	Tmpfs           map[string]string `json:",omitempty"`
+	VolumeDriver    string
+	Links           []string
+	Cgroup          string
+	Isolation       string
+	StorageOpt      map[string]string
+	DeviceRequests  []struct{}
 	inspectedConfinement
 }
 
@@ -163,7 +176,13 @@ type inspectedNetworkSettings struct {
 	IPAddress   string
 	IPPrefixLen int
 	MacAddress  string
-	Networks    map[string]inspectedEndpoint
+
+	GlobalIPv6Address   string
+	GlobalIPv6PrefixLen int
+	IPv6Gateway         string
+	Bridge              string
+	SandboxKey          string // the network namespace, while it runs
+	Networks            map[string]inspectedEndpoint
 }
 
 type inspectedEndpoint struct {
@@ -176,6 +195,16 @@ type inspectedEndpoint struct {
 	GlobalIPv6PrefixLen int
 	IPv6Gateway         string
 	MacAddress          string
+	Links               []string
+	DNSNames            []string
+	DriverOpts          map[string]string
+	IPAMConfig          *inspectedIPAMConfig
+}
+
+// inspectedIPAMConfig are the addresses that were asked for.
+type inspectedIPAMConfig struct {
+	IPv4Address string `json:",omitempty"`
+	IPv6Address string `json:",omitempty"`
 }
 
 // inspectContainer tells everything about a container.
@@ -240,6 +269,21 @@ func (in *inspectedContainer) hostConfig(c supervisor.Config) {
 		CpusetCpus: r.CPUSetCPUs, CpusetMems: r.CPUSetMems, Init: c.Spec.Init,
 		Annotations: c.Annotations, SecurityOpt: securityOptions(c.Spec), inspectedConfinement: confinement(c),
 	}
+	h.Runtime, h.VolumeDriver = "builder", "local"
+	given := struct {
+		CIDFile    string `json:"cidfile"`
+		PublishAll string `json:"publish-all"`
+	}{}
+	_ = json.Unmarshal(c.Options, &given) // what isn't there wasn't given
+	h.ContainerIDFile, h.PublishAllPorts = given.CIDFile, given.PublishAll == "true"
+	for _, m := range c.Mounts {
+		if m.Type == supervisor.MountTmpfs {
+			if h.Tmpfs == nil {
+				h.Tmpfs = map[string]string{}
+			}
+			h.Tmpfs[m.Target] = tmpfsText(m)
+		}
+	}
 	if h.ShmSize == 0 {
 		h.ShmSize = 64 << 20
 	}
@@ -266,6 +310,9 @@ func (in *inspectedContainer) hostConfig(c supervisor.Config) {
 		h.ExtraHosts = append(h.ExtraHosts, host.Name+":"+address)
 	}
 	if c.Endpoint != nil {
+		for _, conn := range c.Endpoint.Connections {
+			h.Links = append(h.Links, linkTexts(conn)...)
+		}
 		for _, p := range c.Endpoint.Ports {
 			b := inspectedBinding{HostPort: strconv.Itoa(int(p.HostPort))}
 			if p.HostIP.IsValid() {
@@ -301,6 +348,33 @@ func (in *inspectedContainer) mounts(records supervisor.Records, c supervisor.Co
 	}
 }
 
+// tmpfsText is a tmpfs as --tmpfs writes it.
+func tmpfsText(m supervisor.Mount) string {
+	var words []string
+	if m.ReadOnly {
+		words = append(words, "ro")
+	}
+	if m.Exec {
+		words = append(words, "exec")
+	}
+	if m.Size > 0 {
+		words = append(words, fmt.Sprintf("size=%d", m.Size))
+	}
+	if m.Mode != 0 {
+		words = append(words, fmt.Sprintf("mode=%o", m.Mode))
+	}
+	return strings.Join(words, ",")
+}
+
+// linkTexts are the links of a network, CONTAINER:ALIAS.
+func linkTexts(conn network.Connection) (out []string) {
+	for alias, id := range conn.Links {
+		out = append(out, id[:12]+":"+alias)
+	}
+	slices.Sort(out)
+	return out
+}
+
 // bindText is a mount as -v writes it.
 func bindText(m supervisor.Mount) string {
 	text := m.Source + ":" + m.Target
@@ -317,14 +391,18 @@ func (in *inspectedContainer) network(c supervisor.Container) {
 	}
 	if c.Endpoint != nil {
 		for _, conn := range c.Endpoint.Connections {
-			n.Networks[conn.Network] = inspectedEndpoint{Aliases: conn.Aliases}
+			n.Networks[conn.Network] = endpointOf(c.Config, conn)
 		}
 	} else {
 		n.Networks[c.NetworkMode] = inspectedEndpoint{}
 	}
+	if c.State.Alive() {
+		n.SandboxKey = fmt.Sprintf("/proc/%d/ns/net", c.State.Pid)
+	}
 	if att := c.State.Network; att != nil && c.State.Alive() {
 		for i, on := range att.Connected {
-			ep := inspectedEndpoint{Aliases: on.Aliases, NetworkID: on.ID, MacAddress: on.MAC}
+			ep := n.Networks[on.Network]
+			ep.NetworkID, ep.MacAddress = on.ID, on.MAC
 			for j, a := range on.Addrs {
 				if a.Is4() {
 					ep.IPAddress, ep.IPPrefixLen = a.String(), on.Bits[j]
@@ -342,6 +420,7 @@ func (in *inspectedContainer) network(c supervisor.Container) {
 			n.Networks[on.Network] = ep
 			if i == 0 {
 				n.IPAddress, n.IPPrefixLen, n.Gateway, n.MacAddress = ep.IPAddress, ep.IPPrefixLen, ep.Gateway, ep.MacAddress
+				n.GlobalIPv6Address, n.GlobalIPv6PrefixLen, n.IPv6Gateway = ep.GlobalIPv6Address, ep.GlobalIPv6PrefixLen, ep.IPv6Gateway
 			}
 		}
 		for _, p := range att.Ports {
@@ -354,4 +433,22 @@ func (in *inspectedContainer) network(c supervisor.Container) {
 		}
 	}
 	in.NetworkSettings = n
+}
+
+// endpointOf is what is known of a container on a network before it runs.
+func endpointOf(c supervisor.Config, conn network.Connection) inspectedEndpoint {
+	ep := inspectedEndpoint{Aliases: conn.Aliases, Links: linkTexts(conn)}
+	if conn.Network != network.Default {
+		ep.DNSNames = append(append([]string{c.Name}, conn.Aliases...), c.ID[:12])
+	}
+	if conn.IP.IsValid() || conn.IP6.IsValid() {
+		ep.IPAMConfig = &inspectedIPAMConfig{}
+		if conn.IP.IsValid() {
+			ep.IPAMConfig.IPv4Address = conn.IP.String()
+		}
+		if conn.IP6.IsValid() {
+			ep.IPAMConfig.IPv6Address = conn.IP6.String()
+		}
+	}
+	return ep
 }

@@ -511,6 +511,9 @@ func runRename(_ context.Context, e *env, args []string) error {
 		return err
 	}
 	name := strings.TrimPrefix(words[1], "/")
+	if name == c.Name {
+		return fmt.Errorf("container %s has this name already", c.Name)
+	}
 	if err := records.Rename(c.Config, name); err != nil {
 		return err
 	}

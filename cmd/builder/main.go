@@ -126,6 +126,8 @@ func commands() []command {
 		{"container", "COMMAND | prune", "the commands about containers by docker's second names, and prune", runGroup("container")},
 		{"image", "COMMAND", "the commands about images by docker's second names", runGroup("image")},
 		{"system", "COMMAND", "df, events, info and prune by docker's second names", runGroup("system")},
+		{"buildx", "COMMAND", "build, bake, df (du) and prune by docker's second names", runGroup("buildx")},
+		{"builder", "COMMAND", "build and prune by docker's second names", runGroup("builder")},
 		{"generate", "systemd [OPTIONS] [CONTAINER...]", "write units of systemd: one that starts containers with the machine, or one for each container", runGenerate},
 		{"doctor", "[OPTIONS]", "probe what steps and containers need here, and say how to get what is missing", runDoctor},
 		{"df", "[OPTIONS]", "show what takes how much disk", runDf},

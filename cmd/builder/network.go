@@ -344,18 +344,22 @@ type inspectedNetwork struct {
 	Created    time.Time
 	Scope      string
 	Driver     string
+	EnableIPv4 bool
 	EnableIPv6 bool
 	IPAM       inspectedIPAM
 	Internal   bool
 	Attachable bool
+	Ingress    bool
+	ConfigOnly bool
 	Containers map[string]inspectedMember
 	Options    map[string]string
 	Labels     map[string]string
 }
 
 type inspectedIPAM struct {
-	Driver string
-	Config []inspectedSubnet
+	Driver  string
+	Options map[string]string
+	Config  []inspectedSubnet
 }
 
 type inspectedSubnet struct {
@@ -437,7 +441,7 @@ func printObjects(w io.Writer, format string, found []any) error {
 
 func inspectNetwork(records supervisor.Records, net network.Network) (inspectedNetwork, error) {
 	in := inspectedNetwork{
-		Name: net.Name, ID: net.ID, Created: net.Created, Scope: "local", Driver: net.Driver, EnableIPv6: net.IPv6(), Internal: net.Internal,
+		Name: net.Name, ID: net.ID, Created: net.Created, Scope: "local", Driver: net.Driver, EnableIPv4: true, EnableIPv6: net.IPv6(), Internal: net.Internal,
 		IPAM: inspectedIPAM{Driver: "default"}, Containers: map[string]inspectedMember{}, Options: net.Options, Labels: net.Labels,
 	}
 	if in.Options == nil {

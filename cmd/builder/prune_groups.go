@@ -16,7 +16,7 @@ import (
 // prunes are docker's commands of the name prune that are more, or less, than prune.
 func prunes() map[string]func(context.Context, *env, []string) error {
 	return map[string]func(context.Context, *env, []string) error{
-		"container": runContainerPrune, "image": runImagePrune, "system": runSystemPrune,
+		"builder": runPrune, "buildx": runPrune, "container": runContainerPrune, "image": runImagePrune, "system": runSystemPrune,
 	}
 }
 

@@ -20,6 +20,12 @@ type versionInfo struct {
 	Arch      string
 }
 
+// versionRow is the same with docker's names for both ends, which are one here.
+type versionRow struct {
+	versionInfo
+	Client, Server versionInfo
+}
+
 // version reads what the Go tool wrote into the binary.
 func version() versionInfo {
 	v := versionInfo{Version: "unknown", GoVersion: runtime.Version(), Os: runtime.GOOS, Arch: runtime.GOARCH}
@@ -49,7 +55,7 @@ func runVersion(_ context.Context, e *env, args []string) error {
 	}
 	v := version()
 	if *format != "" {
-		return table{format: *format}.print(e.stdout, []any{v})
+		return table{format: *format}.print(e.stdout, []any{versionRow{v, v, v}})
 	}
 	fmt.Fprintf(e.stdout, "builder\n Version:    %s\n Go version: %s\n OS/Arch:    %s/%s\n", v.Version, v.GoVersion, v.Os, v.Arch)
 	if v.GitCommit != "" {

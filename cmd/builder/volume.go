@@ -258,6 +258,9 @@ func runVolumeRm(_ context.Context, e *env, args []string) error {
 		if *force && errors.Is(err, volume.ErrNotFound) {
 			continue
 		}
+		if errors.Is(err, volume.ErrInUse) {
+			err = fmt.Errorf("%w by %s", err, strings.Join(usersOf(records, w), ", "))
+		}
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -308,6 +311,17 @@ func inspectVolume(records supervisor.Records, name string) (inspectedVolume, er
 	return inspectedVolume{
 		CreatedAt: v.Created, Driver: "local", Labels: v.Labels, Mountpoint: v.Dir, Name: v.Name, Options: v.Options, Scope: "local",
 	}, err
+}
+
+// usersOf are the containers that have a volume, as far as that can be told.
+func usersOf(records supervisor.Records, name string) (out []string) {
+	all, _ := records.List()
+	for _, c := range all {
+		if slices.ContainsFunc(c.Mounts, func(m supervisor.Mount) bool { return m.Type == supervisor.MountVolume && m.Source == name }) {
+			out = append(out, "container "+c.Name)
+		}
+	}
+	return out
 }
 
 func runVolumePrune(_ context.Context, e *env, args []string) error {

@@ -85,7 +85,7 @@ func TestVolumeCommands(t *testing.T) {
 	w.fails(2, []string{"not known"}, "volume", "create", "-o", "colour=red", "x1")
 
 	// One in use stays, whoever uses it; the others of the list go.
-	r = w.fails(1, []string{"in use: one", "no such volume: ghost"}, "volume", "rm", "one", "ghost", "two")
+	r = w.fails(1, []string{"in use: one by container ", "no such volume: ghost"}, "volume", "rm", "one", "ghost", "two")
 	if r.stdout != "two\n" {
 		t.Errorf("rm says %q", r.stdout)
 	}

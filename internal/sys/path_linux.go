@@ -45,7 +45,7 @@ func openat2(root *os.File, name string, flags int, mode uint32, resolve uint64)
 		if errors.Is(err, unix.EINTR) || errors.Is(err, unix.EAGAIN) {
 			continue
 		}
-		return nil, &fs.PathError{Op: "openat2", Path: name, Err: err}
+		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 	}
 }
 

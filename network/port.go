@@ -13,7 +13,8 @@ import (
 type Port struct {
 	Protocol  string     `json:"protocol"` // tcp or udp
 	HostIP    netip.Addr `json:"hostIP,omitzero"`
-	HostPort  uint16     `json:"hostPort"` // 0 for any
+	HostPort  uint16     `json:"hostPort"`           // 0 for any
+	HostLast  uint16     `json:"hostLast,omitempty"` // of several from HostPort on, of which the first free one is taken
 	Container uint16     `json:"container"`
 }
 
@@ -29,8 +30,8 @@ func (p Port) String() string {
 }
 
 // ParsePorts reads docker's -p: [[IP:]HOST:]CONTAINER[/PROTOCOL], where the
-// ports may be ranges of the same length. Without a host port, or with an empty
-// one, any free one is taken.
+// ports may be ranges of the same length. Of a range for one port of the container the
+// first free one is taken, and any free one without a host port, or with an empty one.
 func ParsePorts(text string) ([]Port, error) {
 	bad := func(why string) ([]Port, error) {
 		return nil, fmt.Errorf("%q: %s: want [[IP:]PORT:]PORT[/tcp|udp]", text, why)
@@ -67,7 +68,7 @@ func ParsePorts(text string) ([]Port, error) {
 		if hostFirst, hostLast, err = portRange(host); err != nil {
 			return bad(err.Error())
 		}
-		if hostLast-hostFirst != last-first {
+		if hostLast-hostFirst != last-first && last != first {
 			return bad("the ranges have different lengths")
 		}
 	}
@@ -76,6 +77,9 @@ func ParsePorts(text string) ([]Port, error) {
 		p := Port{Protocol: proto, HostIP: ip, Container: uint16(first + i)}
 		if hostFirst != 0 {
 			p.HostPort = uint16(hostFirst + i)
+			if last == first && hostLast > hostFirst {
+				p.HostLast = uint16(hostLast)
+			}
 		}
 		out = append(out, p)
 	}

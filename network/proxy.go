@@ -41,8 +41,24 @@ func (a *Attachment) reserve(ports []Port) error {
 	return nil
 }
 
-// newProxy listens on a port, IPv4 and IPv6 if no address is given.
+// newProxy listens on a port, IPv4 and IPv6 if no address is given, which is the first
+// free one of several.
 func newProxy(p Port) (*proxy, error) {
+	last := p.HostLast
+	for p.HostLast = 0; p.HostPort < last; p.HostPort++ {
+		px, err := newProxyAt(p)
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			return px, err
+		}
+	}
+	px, err := newProxyAt(p)
+	if err != nil && last > 0 {
+		err = fmt.Errorf("no other port of the range is free either: %w", err)
+	}
+	return px, err
+}
+
+func newProxyAt(p Port) (*proxy, error) {
 	px := &proxy{port: p, done: make(chan struct{})}
 	hosts := []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
 	if p.HostIP.IsValid() {

@@ -36,7 +36,7 @@ func (h *holder) connect(spec *container.Spec, ns *os.File) (*network.Attachment
 	}
 	e := *h.config.Endpoint
 	name := h.records.nameOf(h.config)
-	e.Container, e.Names, e.Upstream = h.config.ID, append([]string{name}, e.Names...), spec.DNS.Servers
+	e.Container, e.Names, e.Upstream = h.config.ID, h.config.names(name), spec.DNS.Servers
 	att, err := h.records.networks.Attach(e, ns)
 	if err == nil {
 		err = h.renamed(name)
@@ -103,6 +103,15 @@ func private(spec *container.Spec, att *network.Attachment) (err error) {
 	spec.Gateway = att.Gateway()
 	spec.ResolvConf, err = container.ResolvConf(spec)
 	return err
+}
+
+// names are those that a container of a name has on every network that resolves them.
+func (c *Config) names(name string) []string {
+	names := append([]string{name}, c.Endpoint.Names...)
+	if h := c.Spec.Hostname; h != "" && !slices.Contains(names, h) {
+		names = append(names, h)
+	}
+	return names
 }
 
 // renamed has a container be known by its name on networks that it has come to by
@@ -277,7 +286,7 @@ func (h *holder) connectTo(c network.Connection, repeated bool) error {
 		}
 	}
 	name := h.records.nameOf(h.config)
-	err = att.Connect(c, append([]string{name}, h.config.Endpoint.Names...), h.config.Endpoint.Ports)
+	err = att.Connect(c, h.config.names(name), h.config.Endpoint.Ports)
 	h.save()
 	if err == nil {
 		err = h.renamed(name)

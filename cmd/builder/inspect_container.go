@@ -315,6 +315,9 @@ func (in *inspectedContainer) hostConfig(c supervisor.Config) {
 		}
 		for _, p := range c.Endpoint.Ports {
 			b := inspectedBinding{HostPort: strconv.Itoa(int(p.HostPort))}
+			if p.HostLast > 0 {
+				b.HostPort += fmt.Sprintf("-%d", p.HostLast)
+			}
 			if p.HostIP.IsValid() {
 				b.HostIP = p.HostIP.String()
 			}
@@ -440,6 +443,9 @@ func endpointOf(c supervisor.Config, conn network.Connection) inspectedEndpoint 
 	ep := inspectedEndpoint{Aliases: conn.Aliases, Links: linkTexts(conn)}
 	if conn.Network != network.Default {
 		ep.DNSNames = append(append([]string{c.Name}, conn.Aliases...), c.ID[:12])
+		if c.Spec.Hostname != "" {
+			ep.DNSNames = append(ep.DNSNames, c.Spec.Hostname)
+		}
 	}
 	if conn.IP.IsValid() || conn.IP6.IsValid() {
 		ep.IPAMConfig = &inspectedIPAMConfig{}

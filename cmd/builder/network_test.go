@@ -563,6 +563,49 @@ func TestWrongNetworks(t *testing.T) {
 	}
 }
 
+// TestPortRange publishes to the first free port of several.
+func TestPortRange(t *testing.T) {
+	w, _ := newNetBench(t)
+	for i, want := range []string{"7000", "7001", "7002"} {
+		name := fmt.Sprintf("web%d", i)
+		w.ok("run", "-d", "--name", name, "-p", "7000-7002:80", "test/base", "sleep", "1000")
+		if got := w.ok("port", name, "80"); got != "0.0.0.0:"+want+"\n" {
+			t.Errorf("container %d has port %q, want %s", i, got, want)
+		}
+		if got := w.field(name, `{{(index .HostConfig.PortBindings "80/tcp" 0).HostPort}}`); got != "7000-7002" {
+			t.Errorf("inspect says %s was asked for", got)
+		}
+	}
+	w.fails(125, []string{"no other port of the range", "7002/tcp is already allocated"}, "run", "--rm", "-p", "7000-7002:80", "test/base", "true")
+	w.ok("rm", "-f", "web1")
+	w.ok("run", "--rm", "-p", "7000-7002:80", "test/base", "true")
+	syscall.Kill(w.monitors()["monitor"], syscall.SIGKILL)
+	waitFor(t, "the next monitor", func() bool { return w.ok("port", "web2", "80") == "0.0.0.0:7002\n" && w.monitors()["monitor"] != 0 })
+	w.ok("restart", "-t", "0", "web2")
+	if got := w.ok("port", "web2", "80"); got != "0.0.0.0:7001\n" {
+		t.Errorf("after a restart web2 has port %q, want the first free one", got)
+	}
+	for _, bad := range []string{"7000-7002:80-81", "7002-7000:80", "7000-70000:80"} {
+		w.fails(125, []string{"--publish"}, "run", "--rm", "-p", bad, "test/base", "true")
+	}
+}
+
+// TestHostnameOnNetwork has others find a container by its host name too.
+func TestHostnameOnNetwork(t *testing.T) {
+	w, _ := newNetBench(t)
+	w.ok("network", "create", "app")
+	w.ok("network", "create", "far")
+	w.serveHTTP("web", "here", "--network", "app", "--hostname", "www.example.test")
+	get := func(net, name string) bool {
+		return w.run("run", "--rm", "--network", net, "test/base", "wget", "-qO-", "http://"+name+"/").stdout == "here\n"
+	}
+	for _, name := range []string{"web", "www.example.test", w.field("web", "{{.Id}}")[:12]} {
+		waitFor(t, "the answer of "+name, func() bool { return get("app", name) })
+	}
+	w.ok("network", "connect", "far", "web")
+	waitFor(t, "the answer on another network", func() bool { return get("far", "www.example.test") })
+}
+
 // TestReservedAddresses has a network whose addresses are not all for containers.
 func TestReservedAddresses(t *testing.T) {
 	w, _ := newNetBench(t)

@@ -264,7 +264,7 @@ func parseContainerFilter(e *env, name, value string) (func(supervisor.Container
 		}
 		return func(c supervisor.Container) bool { return c.Created.After(other.Created) }, nil
 	case "id":
-		return func(c supervisor.Container) bool { return strings.HasPrefix(c.ID, value) }, nil
+		return func(c supervisor.Container) bool { return value != "" && strings.HasPrefix(c.ID, value) }, nil
 	case "name":
 		re, err := regexp.Compile(value)
 		if err != nil {

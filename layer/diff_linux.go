@@ -92,7 +92,7 @@ func writeTrees(ctx context.Context, w io.Writer, trees []*walker, opts Options)
 	return writeLayer(ctx, w, opts, func(ctx context.Context, s *sink) (int, error) {
 		p := &planner{sink: s, opts: opts}
 		for _, tree := range trees {
-			tree.live = opts.Live
+			tree.live, tree.points = opts.Live, opts.Points
 			root, wait := tree.start(ctx, min(runtime.GOMAXPROCS(0), maxWorkers))
 			err := p.all(tree, root)
 			if werr := wait(); err == nil {

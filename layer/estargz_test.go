@@ -132,9 +132,10 @@ func TestKey(t *testing.T) {
 		}
 		seen[o.Key()] = o
 	}
-	for a, b := range map[Options]Options{
-		{}: {Compression: Gzip, Level: 1}, {Compression: Zstd}: {Compression: Zstd, Level: 2},
+	for _, same := range [][2]Options{
+		{{}, {Compression: Gzip, Level: 1}}, {{Compression: Zstd}, {Compression: Zstd, Level: 2}}, {{}, {Live: true, Points: []string{"etc/hosts"}}},
 	} {
+		a, b := same[0], same[1]
 		if a.Key() != b.Key() {
 			t.Errorf("%+v: key %s, %+v: key %s", a, a.Key(), b, b.Key())
 		}

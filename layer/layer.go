@@ -63,6 +63,10 @@ type Options struct {
 	// opened. Then a file is looked at before it is opened, which costs three
 	// system calls. It is no part of the key.
 	Live bool
+	// Points are paths, without a leading slash, that things were mounted on, for whose
+	// sake empty files and directories were made there. These, and directories that were
+	// made to lead to them, are no part of the layer. It is no part of the key.
+	Points []string
 	// Owners says which owners the files have in the layer, nil those that
 	// they have. It is no part of the key.
 	Owners Owners

@@ -61,9 +61,15 @@ func (l *lister) compare(e *entry, opaque bool) (bool, error) {
 		return false, pathError("look up in lower directories", e.path, err)
 	}
 	if !b.exists {
+		e.same = l.leadsToPoint(e)
 		return true, nil
 	}
+	time := e.stat.Mtim
+	if l.leadsToPoint(e) {
+		e.stat.Mtim = b.stat.Mtim
+	}
 	same, err := l.same(e, &b)
+	e.stat.Mtim = time
 	if err != nil {
 		return false, pathError("compare with lower directories", e.path, err)
 	}

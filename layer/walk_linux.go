@@ -25,13 +25,14 @@ import (
 // waited for is always the one worked on first; how far they run ahead is
 // bounded by the number of entries.
 type walker struct {
-	root      int    // descriptor of the tree
-	lower     []int  // of the directories below it, topmost first
-	prefix    string // of the overlay marks that count in tree and lower, or ""
-	elsewhere bool   // files may have names outside of the tree
-	users     bool   // keep user.* attributes
-	live      bool   // see Options.Live
-	below     string // the directory of the layer that the tree is put into, or ""
+	root      int      // descriptor of the tree
+	lower     []int    // of the directories below it, topmost first
+	prefix    string   // of the overlay marks that count in tree and lower, or ""
+	elsewhere bool     // files may have names outside of the tree
+	users     bool     // keep user.* attributes
+	live      bool     // see Options.Live
+	points    []string // see Options.Points
+	below     string   // the directory of the layer that the tree is put into, or ""
 	noAt      atomic.Bool
 	atime     atomic.Bool // O_NOATIME is not allowed
 
@@ -280,13 +281,30 @@ func (l *lister) entry(e *entry) (bool, error) {
 	if isDir {
 		e.dir = &dir{path: e.path, w: l.w}
 	}
+	if l.isPoint(e) {
+		if hides, err := l.hides(e); err != nil || !hides {
+			return false, err
+		}
+	}
 	switch {
 	case e.whiteout:
 		return l.hides(e)
 	case len(l.lower) == 0:
+		e.same = l.leadsToPoint(e)
 		return true, nil
 	}
 	return l.compare(e, a.opaque && isDir)
+}
+
+// isPoint says whether e is an empty file that was made to mount something on.
+func (l *lister) isPoint(e *entry) bool {
+	return e.stat.Mode&unix.S_IFMT == unix.S_IFREG && e.stat.Size == 0 && slices.Contains(l.w.points, e.path)
+}
+
+// leadsToPoint says whether e is a directory that may have been made, or have got
+// another time, to mount something on it or below it.
+func (l *lister) leadsToPoint(e *entry) bool {
+	return e.dir != nil && slices.ContainsFunc(l.w.points, func(p string) bool { return p == e.path || strings.HasPrefix(p, e.path+"/") })
 }
 
 // keptOwner sets in st the owner that is kept for a namespace that lacks it.

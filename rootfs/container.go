@@ -29,6 +29,11 @@ func (r *RootFS) upper(ctx context.Context, dir string, parent snapshot.ID) (lay
 	return u, err
 }
 
+// mountPoints are what every container has something mounted on, made in its upper
+// directory if the image lacks it. The directories stay there, and the files do while it
+// runs, or after whoever saw to it was killed.
+var mountPoints = []string{"dev", "etc/hostname", "etc/hosts", "etc/resolv.conf", "proc", "sys"}
+
 // CommitUpper writes what a container has written as a layer, its blob in the
 // store. A file that the container changes meanwhile is an error, and does no more
 // than that.
@@ -42,7 +47,7 @@ func (r *RootFS) CommitUpper(ctx context.Context, dir string, parent snapshot.ID
 		return layer.Layer{}, err
 	}
 	defer w.Abort()
-	opts.Live = true
+	opts.Live, opts.Points = true, mountPoints
 	l, err := layer.Diff(ctx, w.File(), u, opts)
 	if err != nil {
 		return l, err
@@ -59,7 +64,7 @@ func (r *RootFS) UpperChanges(ctx context.Context, dir string, parent snapshot.I
 	}
 	pr, pw := io.Pipe()
 	go func() {
-		_, err := layer.Diff(ctx, pw, u, layer.Options{Compression: layer.Uncompressed, Live: true})
+		_, err := layer.Diff(ctx, pw, u, layer.Options{Compression: layer.Uncompressed, Live: true, Points: mountPoints})
 		pw.CloseWithError(err)
 	}()
 	defer func() { _ = pr.Close() }()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -178,5 +179,38 @@ func TestEventFilters(t *testing.T) {
 	}
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("after an interrupt: %v", err)
+	}
+}
+
+// TestMountPointsAreNoChange: what was made to mount a container's own files on is
+// nothing that it has changed, whether it runs, has ended or nobody has cleaned up.
+func TestMountPointsAreNoChange(t *testing.T) {
+	w := newLifeBench(t)
+	w.write("bare/Dockerfile", "FROM scratch\nCOPY --from=test/base /bin /bin\n")
+	w.write("etc/Dockerfile", "FROM bare\nRUN mkdir -p /etc && echo x > /etc/x\n")
+	w.write("full/Dockerfile", "FROM etc\nRUN rm -f /etc/hosts; echo 192.0.2.1 a > /h\nRUN [\"mv\", \"/h\", \"/etc/hostname\"]\n")
+	for _, name := range []string{"bare", "etc", "full"} {
+		w.ok("build", "-t", name, name)
+		w.ok("run", "-d", "--name", name, "--network", "none", name, "sleep", "1000")
+		if out := w.ok("diff", name); out != "" {
+			t.Errorf("%s has changed\n%s", name, out)
+		}
+		w.ok("commit", name, "made")
+		if out := w.ok("diff", name, "made"); out != "" {
+			t.Errorf("an image of %s differs from its own in\n%s", name, out)
+		}
+		w.ok("exec", name, "sh", "-c", "echo x > /etc/mine; : > /etc/hosts.allow")
+		want := "C /etc\nA /etc/hosts.allow\nA /etc/mine\n"
+		if name == "bare" {
+			want = "A /etc\nA /etc/hosts.allow\nA /etc/mine\n"
+		}
+		if out := w.ok("diff", name); out != want {
+			t.Errorf("%s has changed\n%swant\n%s", name, out, want)
+		}
+	}
+	w.withoutMonitor(func() { syscall.Kill(w.pid("bare"), syscall.SIGKILL) })
+	w.waitField("bare", "{{.State.Status}}", "exited")
+	if out := w.ok("diff", "bare"); out != "A /etc\nA /etc/hosts.allow\nA /etc/mine\n" {
+		t.Errorf("that has ended without its monitor has changed\n%s", out)
 	}
 }

@@ -418,6 +418,10 @@ func openPts(ids IDMap) (*os.File, error) {
 	return m, err
 }
 
+// markerFile is the empty file of docker's containers by which programs tell that they
+// are in one.
+const markerFile = "/.dockerenv"
+
 func (p *plan) openEtc() error {
 	files, err := etcFiles(p.spec, p.hostname)
 	if err != nil {
@@ -433,6 +437,13 @@ func (p *plan) openEtc() error {
 			return err
 		}
 		p.addPoint(name, at)
+	}
+	if !p.spec.RunStep {
+		marker, err := p.stubs.ensure(p.root, markerFile, false, false)
+		if err != nil {
+			return err
+		}
+		marker.Close()
 	}
 	if p.etc, err = openEtc(files, etcSource(p.spec), p.spec.RunStep); err != nil {
 		return err

@@ -192,6 +192,7 @@ func TestMountPointsAreNoChange(t *testing.T) {
 	for _, name := range []string{"bare", "etc", "full"} {
 		w.ok("build", "-t", name, name)
 		w.ok("run", "-d", "--name", name, "--network", "none", name, "sleep", "1000")
+		w.ok("exec", name, "test", "-f", "/.dockerenv")
 		if out := w.ok("diff", name); out != "" {
 			t.Errorf("%s has changed\n%s", name, out)
 		}

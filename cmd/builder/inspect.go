@@ -60,7 +60,7 @@ func runInspect(ctx context.Context, e *env, args []string) error {
 	format := fs.StringP("format", "f", "", "a Go template, or `json`")
 	platform := fs.String("platform", "", platformUsage)
 	kind := fs.String("type", "", "what to inspect: `container|image|network|volume` (default whatever has the name, in this order)")
-	size := fs.BoolP("size", "s", false, "show the size of what a container has written too")
+	size := fs.BoolP("size", "s", false, "show how much a container has written too, and its size with the image")
 	names, err := e.parse(fs, args, 1, -1)
 	if err != nil {
 		return err
@@ -103,7 +103,17 @@ func (i inspector) find(ctx context.Context, kind, name string) (any, error) {
 			if err != nil {
 				return nil, err
 			}
-			return inspectContainer(i.records, c, i.size)
+			in := inspectContainer(i.records, c)
+			if !i.size {
+				return in, nil
+			}
+			sizes, err := newContainerSizes(i.s)
+			if err != nil {
+				return nil, err
+			}
+			written, whole, err := sizes.of(ctx, c.Config)
+			in.SizeRw, in.SizeRootFs = &written, &whole
+			return in, err
 		}},
 		{"image", store.ErrNotFound, func() (any, error) { return inspect(i.s, name, i.platform) }},
 		{"network", network.ErrNotFound, func() (any, error) {

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"builder/internal/sys"
 	"builder/network"
 	"builder/supervisor"
 )
@@ -39,6 +38,7 @@ type inspectedContainer struct {
 	HostConfig      inspectedHostConfig
 	GraphDriver     inspectedGraph
 	SizeRw          *int64 `json:",omitempty"`
+	SizeRootFs      *int64 `json:",omitempty"`
 	Mounts          []inspectedMount
 	Config          inspectedConfig
 	NetworkSettings inspectedNetworkSettings
@@ -208,7 +208,7 @@ type inspectedIPAMConfig struct {
 }
 
 // inspectContainer tells everything about a container.
-func inspectContainer(records supervisor.Records, c supervisor.Container, size bool) (inspectedContainer, error) {
+func inspectContainer(records supervisor.Records, c supervisor.Container) inspectedContainer {
 	s := c.State
 	in := inspectedContainer{
 		ID: c.ID, Created: c.Created, Path: c.Spec.Args[0], Args: c.Spec.Args[1:], Image: c.ImageID, LogPath: records.Dir(c.ID) + "/log",
@@ -230,15 +230,7 @@ func inspectContainer(records supervisor.Records, c supervisor.Container, size b
 	in.hostConfig(c.Config)
 	in.mounts(records, c.Config)
 	in.network(c)
-	if size {
-		var m sys.Meter
-		n, err := m.Take(records.Dir(c.ID) + "/fs")
-		if err != nil {
-			return in, err
-		}
-		in.SizeRw = &n
-	}
-	return in, nil
+	return in
 }
 
 func (in *inspectedContainer) config(c supervisor.Config) {

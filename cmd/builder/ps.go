@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"builder/internal/sys"
 	"builder/network"
 	"builder/supervisor"
 
@@ -56,7 +55,7 @@ func runPs(ctx context.Context, e *env, args []string) error {
 	filters := fs.StringArrayP("filter", "f", nil, "show only containers of a `NAME=VALUE`: ancestor, before, exited, health, id, label, name, since, status, …")
 	last := fs.IntP("last", "n", -1, "show the last `N` made")
 	latest := fs.BoolP("latest", "l", false, "show the last one made")
-	size := fs.BoolP("size", "s", false, "show what they have written")
+	size := fs.BoolP("size", "s", false, "show what they have written and, as virtual, what that is with the image")
 	if _, err := e.parse(fs, args, 0, 0); err != nil {
 		return err
 	}
@@ -84,6 +83,12 @@ func runPs(ctx context.Context, e *env, args []string) error {
 	if *last >= 0 {
 		list = list[:min(*last, len(list))]
 	}
+	var sizes *containerSizes
+	if *size {
+		if sizes, err = newContainerSizes(s); err != nil {
+			return err
+		}
+	}
 	rows := make([]any, 0, len(list))
 	for _, c := range list {
 		row := containerRow(c, *noTrunc)
@@ -92,12 +97,11 @@ func runPs(ctx context.Context, e *env, args []string) error {
 			continue
 		}
 		if *size {
-			var m sys.Meter
-			n, err := m.Take(records.Dir(c.ID) + "/fs")
+			written, whole, err := sizes.of(ctx, c.Config)
 			if err != nil {
 				return err
 			}
-			row.Size = humanSize(n)
+			row.Size = fmt.Sprintf("%s (virtual %s)", humanSize(written), humanSize(whole))
 		}
 		rows = append(rows, row)
 	}

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -90,5 +91,27 @@ func TestLogsUntil(t *testing.T) {
 	soon := time.Now().Add(300 * time.Millisecond).UTC().Format(time.RFC3339Nano)
 	if out := w.ok("logs", "-f", "--until", soon, "cc"); out != "first\nsecond\n" {
 		t.Errorf("until soon it was %q", out)
+	}
+}
+
+// TestContainerSize tells what a container has written, and its size with the image.
+func TestContainerSize(t *testing.T) {
+	w := newLifeBench(t)
+	for _, name := range []string{"one", "two"} {
+		w.ok("run", "--name", name, "test/base", "dd", "if=/dev/zero", "of=/big", "bs=1024", "count=300")
+	}
+	var rw, whole int64
+	if _, err := fmt.Sscan(w.ok("inspect", "-s", "--format", "{{.SizeRw}} {{.SizeRootFs}}", "one"), &rw, &whole); err != nil {
+		t.Fatal(err)
+	}
+	if rw < 300<<10 || rw > 400<<10 || whole < rw+500<<10 {
+		t.Errorf("it has written %d bytes, and takes %d with the image", rw, whole)
+	}
+	want := fmt.Sprintf("%s (virtual %s)\n", humanSize(rw), humanSize(whole))
+	if out := w.ok("ps", "-as", "--format", "{{.Size}}"); out != want+want {
+		t.Errorf("ps says %q, want %q twice", out, want)
+	}
+	if out := w.ok("inspect", "--format", "{{json .}}", "one"); strings.Contains(out, "SizeRw") {
+		t.Error("sizes are told without being asked for")
 	}
 }

@@ -419,7 +419,7 @@ func openPts(ids IDMap) (*os.File, error) {
 }
 
 // markerFile is the empty file of docker's containers by which programs tell that they
-// are in one.
+// are in one. As there, /etc/mtab is made too where it is missing.
 const markerFile = "/.dockerenv"
 
 func (p *plan) openEtc() error {
@@ -444,6 +444,9 @@ func (p *plan) openEtc() error {
 			return err
 		}
 		marker.Close()
+		if err := p.stubs.ensureLink(p.root, "/etc", "mtab", "/proc/mounts"); err != nil {
+			return err
+		}
 	}
 	if p.etc, err = openEtc(files, etcSource(p.spec), p.spec.RunStep); err != nil {
 		return err

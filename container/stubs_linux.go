@@ -5,6 +5,7 @@ package container
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -12,8 +13,8 @@ import (
 	"builder/internal/sys"
 )
 
-// stubs are the mount points that were missing in a root and were made. They
-// are no part of what the container's process did, so they are removed again
+// stubs are the mount points that were missing in a root and were made, and a link
+// besides. They are no part of what the container's process did, so they are removed again
 // when it is gone, as BuildKit does: all but /proc, /dev and /sys, which stay
 // in its layers too.
 //
@@ -30,6 +31,7 @@ type stub struct {
 	name   string
 	file   *os.File // opened with O_PATH; holds the inode, so that its number isn't used again
 	dir    bool
+	link   string // what a link leads to
 }
 
 // stubParent is a directory that got a stub, with its times before and after.
@@ -66,6 +68,36 @@ func (s *stubs) ensure(root *os.File, name string, dir, keep bool) (*os.File, er
 	})
 }
 
+// ensureLink makes a symbolic link in a directory of root where it is missing, unless
+// the directory is.
+func (s *stubs) ensureLink(root *os.File, dir, name, target string) error {
+	d, err := sys.OpenInRoot(root, dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	var st unix.Stat_t
+	if err := unix.Fstatat(int(d.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	p, err := s.parent(d)
+	if err != nil {
+		return err
+	}
+	link := stub{parent: p, name: name, link: target}
+	if err := link.create(); err != nil {
+		if errors.Is(err, unix.EEXIST) {
+			return nil
+		}
+		return err
+	}
+	s.made = append(s.made, link)
+	return unix.Fstat(int(p.dir.Fd()), &p.after)
+}
+
 // parent finds or makes the record of a directory that is about to get a stub.
 func (s *stubs) parent(dir *os.File) (*stubParent, error) {
 	var st unix.Stat_t
@@ -91,10 +123,13 @@ func (st *stub) create() error {
 	at := int(st.parent.dir.Fd())
 	var err error
 	mode := uint32(0o644)
-	if st.dir {
+	switch {
+	case st.link != "":
+		err = unix.Symlinkat(st.link, at, st.name)
+	case st.dir:
 		mode = 0o755
 		err = unix.Mkdirat(at, st.name, mode)
-	} else {
+	default:
 		err = unix.Mknodat(at, st.name, unix.S_IFREG|mode, 0)
 	}
 	if err != nil {
@@ -105,6 +140,9 @@ func (st *stub) create() error {
 		return err
 	}
 	st.file = os.NewFile(uintptr(fd), st.name)
+	if st.link != "" {
+		return nil
+	}
 	// The umask has taken from the mode.
 	return unix.Chmod(sys.FDPath(st.file), mode)
 }
@@ -153,7 +191,7 @@ func (st *stub) remove() (bool, error) {
 		return false, err
 	}
 	err := unix.Fstatat(at, st.name, &found, unix.AT_SYMLINK_NOFOLLOW)
-	if err != nil || found.Dev != made.Dev || found.Ino != made.Ino || (!st.dir && found.Size != 0) {
+	if err != nil || found.Dev != made.Dev || found.Ino != made.Ino || !st.dir && st.link == "" && found.Size != 0 {
 		return false, nil
 	}
 	flags := 0

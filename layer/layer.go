@@ -64,8 +64,8 @@ type Options struct {
 	// system calls. It is no part of the key.
 	Live bool
 	// Points are paths, without a leading slash, that things were mounted on, for whose
-	// sake empty files and directories were made there. These, and directories that were
-	// made to lead to them, are no part of the layer. It is no part of the key.
+	// sake empty files and directories were made there, or links to /proc/mounts. These, and
+	// directories that were made to lead to them, are no part of the layer. It is no part of the key.
 	Points []string
 	// Owners says which owners the files have in the layer, nil those that
 	// they have. It is no part of the key.

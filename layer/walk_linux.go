@@ -296,10 +296,15 @@ func (l *lister) entry(e *entry) (bool, error) {
 	return l.compare(e, a.opaque && isDir)
 }
 
-// isPoint says whether e is an empty file that was made to mount something on.
+// isPoint says whether e is an empty file that was made to mount something on, or the
+// link that goes with it.
 func (l *lister) isPoint(e *entry) bool {
-	return e.stat.Mode&unix.S_IFMT == unix.S_IFREG && e.stat.Size == 0 && slices.Contains(l.w.points, e.path)
+	empty := e.stat.Mode&unix.S_IFMT == unix.S_IFREG && e.stat.Size == 0
+	return (empty || e.link == mountsFile) && slices.Contains(l.w.points, e.path)
 }
+
+// mountsFile is what /etc/mtab leads to (mount(8)).
+const mountsFile = "/proc/mounts"
 
 // leadsToPoint says whether e is a directory that may have been made, or have got
 // another time, to mount something on it or below it.

@@ -29,10 +29,10 @@ func (r *RootFS) upper(ctx context.Context, dir string, parent snapshot.ID) (lay
 	return u, err
 }
 
-// mountPoints are what every container has something mounted on, and docker's mark of
-// containers, made in its upper directory if the image lacks it. The directories stay
+// mountPoints are what every container has something mounted on, docker's mark of
+// containers, and /etc/mtab, made in its upper directory if the image lacks it. The directories stay
 // there, and the files do while it runs, or after whoever saw to it was killed.
-var mountPoints = []string{".dockerenv", "dev", "etc/hostname", "etc/hosts", "etc/resolv.conf", "proc", "sys"}
+var mountPoints = []string{".dockerenv", "dev", "etc/hostname", "etc/hosts", "etc/mtab", "etc/resolv.conf", "proc", "sys"}
 
 // CommitUpper writes what a container has written as a layer, its blob in the
 // store. A file that the container changes meanwhile is an error, and does no more

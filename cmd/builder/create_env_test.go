@@ -69,7 +69,7 @@ func TestContainerSettings(t *testing.T) {
 		{"--tz Europe/Paris", "TZ= ; unset TZ; head -c4 /etc/localtime; date -d @0 +%H", "TZif01"},
 		{"--no-hosts", "test -e /etc/hosts; echo $?", "1"},
 		{"--annotation org.example=1", "true", ""},
-		{"--read-only", "test -f /.dockerenv; echo $?", "0"},
+		{"--read-only", "test -f /.dockerenv; echo $?; readlink /etc/mtab; grep -c ' / ' /etc/mtab", "0 /proc/mounts 1"},
 	} {
 		out := w.ok(append(append([]string{"run", "--rm"}, strings.Fields(tc.flags)...), "test/base", "sh", "-c", tc.script)...)
 		if got := strings.Join(strings.Fields(out), " "); got != tc.want {

@@ -80,12 +80,16 @@ func setEnv(e *env, vars *dockerfile.Env, files, env []string) error {
 			if trimmed := strings.TrimSpace(line); trimmed == "" || strings.HasPrefix(trimmed, "#") {
 				continue
 			}
-			words = append(words, strings.TrimLeft(line, " \t"))
+			word := strings.TrimLeft(line, " \t")
+			if k, _, _ := strings.Cut(word, "="); strings.ContainsAny(k, " \t") {
+				return &usageError{msg: fmt.Sprintf("--env-file %s: a variable can't be called %q: there are blanks in it", name, k)}
+			}
+			words = append(words, word)
 		}
 	}
 	for _, w := range append(words, env...) {
 		k, v, ok := strings.Cut(w, "=")
-		if k == "" || strings.ContainsAny(k, " \t") {
+		if k == "" {
 			return &usageError{msg: fmt.Sprintf("run: invalid environment variable %q", w)}
 		}
 		if !ok {

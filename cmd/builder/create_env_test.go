@@ -48,7 +48,7 @@ func TestEnvFlags(t *testing.T) {
 		}
 	}
 	w.write("vars.env", "GOOD=1\nBAD NAME=2\n")
-	w.fails(125, []string{`"BAD NAME=2"`}, "run", "--rm", "--env-file", "vars.env", "vars", "true")
+	w.fails(125, []string{"vars.env", `"BAD NAME"`}, "run", "--rm", "--env-file", "vars.env", "vars", "true")
 	w.write("docker/config.json", "{broken")
 	if r := w.run("run", "--rm", "vars", "sh", "-c", show); r.code != 0 || r.stdout != "image/image////\n" || !strings.Contains(r.stderr, "config.json: no proxies are read") {
 		t.Errorf("with a broken file: %+v", r)

@@ -172,13 +172,13 @@ func summary(doc string) string {
 	return strings.TrimSuffix(first, "\r")
 }
 
-// proxyNames are the proxy variables in upper case.
-var proxyNames = []string{"HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"}
+// ProxyNames are the variables about proxies, in upper case.
+var ProxyNames = []string{"HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"}
 
 // proxyEnv are the proxy variables given as build arguments, in both cases.
 func proxyEnv(args map[string]string) []string {
 	var out []string
-	for _, name := range proxyNames {
+	for _, name := range ProxyNames {
 		lower := strings.ToLower(name)
 		v, ok := args[name]
 		if l, has := args[lower]; has {

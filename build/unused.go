@@ -65,5 +65,5 @@ func predefinedArg(name string) bool {
 			return true
 		}
 	}
-	return slices.Contains(proxyNames, strings.ToUpper(name))
+	return slices.Contains(ProxyNames, strings.ToUpper(name))
 }

@@ -111,7 +111,7 @@ func WithAddresses(text []byte, host Host, addrs []netip.Addr) []byte {
 	var out bytes.Buffer
 	var have []netip.Addr
 	for line := range strings.Lines(string(text)) {
-		if f := strings.Fields(line); len(f) > 1 && strings.Join(f[1:], " ") == host.names() {
+		if f := strings.Fields(line); len(f) > 1 && (strings.Join(f[1:], " ") == host.names() || len(f) == 2 && f[1] == host.Name) {
 			if a, err := netip.ParseAddr(f[0]); err == nil && !a.IsLoopback() {
 				if !slices.Contains(addrs, a) {
 					continue

@@ -439,14 +439,11 @@ func (p *plan) openEtc() error {
 		p.addPoint(name, at)
 	}
 	if !p.spec.RunStep {
-		marker, err := p.stubs.ensure(p.root, markerFile, false, false)
-		if err != nil {
-			return err
+		// What the image has in the way of these stays.
+		if marker, err := p.stubs.ensure(p.root, markerFile, false, false); err == nil {
+			marker.Close()
 		}
-		marker.Close()
-		if err := p.stubs.ensureLink(p.root, "/etc", "mtab", "/proc/mounts"); err != nil {
-			return err
-		}
+		_ = p.stubs.ensureLink(p.root, "/etc", "mtab", "/proc/mounts")
 	}
 	if p.etc, err = openEtc(files, etcSource(p.spec), p.spec.RunStep); err != nil {
 		return err

@@ -65,7 +65,8 @@ type Options struct {
 	Live bool
 	// Points are paths, without a leading slash, that things were mounted on, for whose
 	// sake empty files and directories were made there, or links to /proc/mounts. These, and
-	// directories that were made to lead to them, are no part of the layer. It is no part of the key.
+	// directories that were made to lead to them, are no part of the layer, whoever has made
+	// them. It is no part of the key.
 	Points []string
 	// Owners says which owners the files have in the layer, nil those that
 	// they have. It is no part of the key.

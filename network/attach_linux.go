@@ -287,7 +287,7 @@ func (n *Networks) lead(id, network string, ports []Port) error {
 	if err := save(n.file(network, ".leases"), have); err != nil {
 		return err
 	}
-	return n.inBase(func() error { return n.writeRules("") })
+	return n.inBase(func() error { return n.writeRules("", ports...) })
 }
 
 // plugIn gives a container an interface on a network.
@@ -356,7 +356,7 @@ func (n *Networks) lease(net *Network, a *Attachment, c Connection, names []stri
 			return err
 		}
 		if len(l.Ports) > 0 || !n.hasRules(net) {
-			return n.writeRules("")
+			return n.writeRules("", l.Ports...)
 		}
 		return nil
 	})

@@ -204,13 +204,43 @@ func (r *responder) answer(msg []byte, from netip.Addr, proto string) []byte {
 	if out, ok := r.own(head, q, from); ok {
 		return out
 	}
-	if !r.net.Internal || slices.ContainsFunc(r.elsewhere(from), func(p place) bool { return !p.Internal }) {
-		if out := r.upstream(msg, from, proto); out != nil {
-			return out
-		}
-		return reply(head, q, dnsmessage.RCodeServerFailure, nil)
+	servers, where := r.servers(from)
+	if len(servers) == 0 {
+		return reply(head, q, dnsmessage.RCodeNameError, nil)
 	}
-	return reply(head, q, dnsmessage.RCodeNameError, nil)
+	if out := upstream(msg, servers, where, proto); out != nil {
+		return out
+	}
+	return reply(head, q, dnsmessage.RCodeServerFailure, nil)
+}
+
+// servers are the name servers that are asked for the one who asks, and where: its own,
+// where it can reach them, or else the machine's. Of an internal network only those of
+// its own are asked that are on it.
+func (r *responder) servers(from netip.Addr) (servers []netip.Addr, where func(func() error) error) {
+	var own []netip.Addr
+	if mine, err := r.networks.leases(r.net.Name); err == nil {
+		own = mine[holder(mine, from)].Upstream
+	}
+	if servers, where = own, r.networks.inBase; len(own) == 0 {
+		servers, where = nameServers(), func(f func() error) error { return f() }
+	}
+	elsewhere := r.elsewhere(from)
+	if !r.net.Internal || slices.ContainsFunc(elsewhere, func(p place) bool { return !p.Internal }) {
+		return servers, where
+	}
+	servers = nil
+	for _, a := range own {
+		if slices.ContainsFunc(append(elsewhere, place{Network: r.net}), func(p place) bool { return p.has(a) }) {
+			servers = append(servers, a)
+		}
+	}
+	return servers, where
+}
+
+// has says whether an address is of the network.
+func (n *Network) has(a netip.Addr) bool {
+	return slices.ContainsFunc(n.Subnets, func(s Subnet) bool { return s.Prefix.Contains(a) })
 }
 
 // own answers what is about containers. ok is false for everything else.
@@ -253,12 +283,9 @@ func (r *responder) addrsOf(name string, from netip.Addr) []netip.Addr {
 	if err != nil {
 		return nil
 	}
-	if l, ok := mine[holder(mine, from)]; ok {
-		for alias, id := range l.Links {
-			if other, there := mine[id]; there && strings.EqualFold(alias, name) && r.networks.alive(id) {
-				return other.Addrs
-			}
-		}
+	asker := holder(mine, from)
+	if linked := r.linked(mine, asker, name); len(linked) > 0 {
+		return linked
 	}
 	// NAME.NETWORK is NAME on that network.
 	bare, network, dotted := strings.Cut(name, ".")
@@ -278,11 +305,24 @@ func (r *responder) addrsOf(name string, from netip.Addr) []netip.Addr {
 		return out
 	}
 	for _, p := range r.elsewhere(from) {
+		if linked := r.linked(p.leases, asker, name); len(linked) > 0 {
+			return linked
+		}
 		if p.Names() {
 			look(p.Name, p.leases)
 		}
 	}
 	return out
+}
+
+// linked are the addresses of a container that the one who asks alone knows by a name.
+func (r *responder) linked(have leases, asker, name string) []netip.Addr {
+	for alias, id := range have[asker].Links {
+		if other, there := have[id]; there && strings.EqualFold(alias, name) && r.networks.alive(id) {
+			return other.Addrs
+		}
+	}
+	return nil
 }
 
 // holder is the ID of the container that has an address, "" if none has.
@@ -380,15 +420,8 @@ func reply(head dnsmessage.Header, q dnsmessage.Question, code dnsmessage.RCode,
 	return out
 }
 
-// upstream asks in turn the name servers of the one who asks, which are where that can
-// reach them, or else the machine's.
-func (r *responder) upstream(msg []byte, from netip.Addr, proto string) []byte {
-	servers, where := nameServers(), func(f func() error) error { return f() }
-	if mine, err := r.networks.leases(r.net.Name); err == nil {
-		if l := mine[holder(mine, from)]; len(l.Upstream) > 0 {
-			servers, where = l.Upstream, r.networks.inBase
-		}
-	}
+// upstream asks name servers in turn.
+func upstream(msg []byte, servers []netip.Addr, where func(func() error) error, proto string) []byte {
 	for _, server := range servers {
 		var c net.Conn
 		err := where(func() (err error) {

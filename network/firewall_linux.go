@@ -28,7 +28,7 @@ type rules struct {
 	networks []Network
 	ports    []published
 	gone     string // bridge of a network that is about to be removed
-	udp      bool   // ports of UDP are, or were, published
+	udp      bool   // ports of UDP are, or were, published by the one that it is written for
 }
 
 // published is a port of a container that the machine's leads to.
@@ -40,12 +40,13 @@ type published struct {
 
 // writeRules writes the table, without what the container of the ID gone has, which
 // is about to give that back, or without the network of that ID, which is about to be
-// removed. The lock is held.
-func (n *Networks) writeRules(gone string) error {
+// removed. ports are those for which it is written. The lock is held.
+func (n *Networks) writeRules(gone string, ports ...Port) error {
 	r, err := n.rules(gone)
 	if err != nil {
 		return err
 	}
+	r.udp = r.udp || hasUDP(ports)
 	if err := r.write(n.table); err != nil {
 		return err
 	}
@@ -70,7 +71,7 @@ func (n *Networks) rules(gone string) (rules, error) {
 			return r, err
 		}
 		for id, l := range have {
-			r.udp = r.udp || slices.ContainsFunc(l.Ports, func(p Port) bool { return p.Protocol == "udp" })
+			r.udp = r.udp || id == gone && hasUDP(l.Ports)
 			if len(l.Ports) == 0 || id == gone || !n.alive(id) {
 				continue
 			}
@@ -84,6 +85,10 @@ func (n *Networks) rules(gone string) (rules, error) {
 		}
 	}
 	return r, nil
+}
+
+func hasUDP(ports []Port) bool {
+	return slices.ContainsFunc(ports, func(p Port) bool { return p.Protocol == "udp" })
 }
 
 // hasRules says whether the rules of a network are written. If that can't be told

@@ -210,7 +210,7 @@ func (m *Monitor) adoptEnded(h *holder, st State) (again bool, err error) {
 		m.tell(h.config, m.records.networks.Drop(h.config.ID))
 	}
 	// One word, so that a kill in between leaves nothing half said.
-	again = h.config.Restart.wants(h.state) && !h.state.Stopped
+	again = (h.config.Restart.wants(h.state) || h.config.renews(st)) && !h.state.Stopped
 	h.state.Status = Exited
 	h.last, h.resting, h.over = h.state, again, !again
 	if again {

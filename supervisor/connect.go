@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -36,7 +37,7 @@ func (h *holder) connect(spec *container.Spec, ns *os.File) (*network.Attachment
 	}
 	e := *h.config.Endpoint
 	name := h.records.nameOf(h.config)
-	e.Container, e.Names, e.Upstream = h.config.ID, h.config.names(name), spec.DNS.Servers
+	e.Container, e.Names, e.Upstream = h.config.ID, h.config.names(name), upstream(spec.DNS.Servers)
 	att, err := h.records.networks.Attach(e, ns)
 	if err == nil {
 		err = h.renamed(name)
@@ -62,7 +63,8 @@ func (r Records) linkedHosts(e network.Endpoint) (lines []container.Host, err er
 		if conn.Network != network.Default {
 			continue
 		}
-		for alias, id := range conn.Links {
+		for _, alias := range slices.Sorted(maps.Keys(conn.Links)) {
+			id := conn.Links[alias]
 			c, err := r.Find(id)
 			if err == nil && (!c.State.Alive() || c.State.Network == nil || !c.State.Network.On(conn.Network)) {
 				err = &NotRunningError{c.Name}
@@ -97,7 +99,7 @@ func private(spec *container.Spec, att *network.Attachment) (err error) {
 			spec.Hosts = append(spec.Hosts, ownHost(spec, a))
 		}
 	}
-	if len(spec.DNS.Servers) == 0 || att.Names() { // else what answers names asks them
+	if len(spec.DNS.Servers) == 0 || att.Names() && len(att.Upstream) > 0 { // what answers names asks them
 		spec.DNS.Servers = att.DNS
 	}
 	spec.Gateway = att.Gateway()
@@ -106,12 +108,22 @@ func private(spec *container.Spec, att *network.Attachment) (err error) {
 }
 
 // names are those that a container of a name has on every network that resolves them.
+// Its host name is there even if it is the same: that stays when it is renamed.
 func (c *Config) names(name string) []string {
 	names := append([]string{name}, c.Endpoint.Names...)
-	if h := c.Spec.Hostname; h != "" && !slices.Contains(names, h) {
-		names = append(names, h)
+	if c.Spec.Hostname != "" {
+		names = append(names, c.Spec.Hostname)
 	}
 	return names
+}
+
+// upstream are name servers of a container that another process can ask for it: none if
+// one of them is the container itself, or of a link.
+func upstream(servers []netip.Addr) []netip.Addr {
+	if slices.ContainsFunc(servers, func(a netip.Addr) bool { return a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsUnspecified() }) {
+		return nil
+	}
+	return servers
 }
 
 // renamed has a container be known by its name on networks that it has come to by

@@ -181,33 +181,48 @@ func (h *holder) judge(p *container.Process, probe Probe, starting bool) {
 	}
 	h.state.Health = now
 	h.save()
-	if now.Status == was.Status {
-		return
+	if now.Status != was.Status {
+		h.records.event(h.config, "health_status: "+now.Status, nil)
 	}
-	h.records.event(h.config, "health_status: "+now.Status, nil)
-	if now.Status == Unhealthy {
-		go h.onFailure(p)
+	if now.Status == Unhealthy && probe.ExitCode != 0 {
+		h.onFailure(p)
 	}
 }
 
-// onFailure does what is to be done to a container that has become unhealthy.
+// onFailure does what is to be done to a container that is unhealthy, unless it is being
+// stopped or started anew already. It is called after each check that fails, so that what
+// a monitor was killed before is done by the next one. h.mu is held.
 func (h *holder) onFailure(p *container.Process) {
-	var err error
-	stop, badSignal := h.config.Stop()
-	if badSignal != nil {
-		stop = syscall.SIGTERM
+	if h.stopping || h.again {
+		return
 	}
 	switch h.config.Health.OnFailure {
 	case OnFailureKill:
-		h.killProcess(p)
+		_ = h.sendTold(p, syscall.SIGKILL)
+		return
 	case OnFailureRestart:
-		err = h.stopAndStart(context.Background(), stop, h.config.Grace())
+		h.again, h.stopping = true, true
 	case OnFailureStop:
-		err = h.stop(context.Background(), stop, h.config.Grace(), false)
+		h.stopping = true
+		h.saveStop()
+	default:
+		return
 	}
+	stop, err := h.config.Stop()
 	if err != nil {
-		h.warn(fmt.Sprintf("container %s is unhealthy: %s: %v", h.config.Name, h.config.Health.OnFailure, err))
+		stop = syscall.SIGTERM
 	}
+	go func() {
+		if err := h.end(context.Background(), stop, h.config.Grace()); err != nil {
+			h.warn(fmt.Sprintf("container %s is unhealthy: %s: %v", h.config.Name, h.config.Health.OnFailure, err))
+		}
+	}()
+}
+
+// renews says whether a container that has ended was about to be started anew, as it was
+// unhealthy.
+func (c *Config) renews(s State) bool {
+	return c.Health != nil && c.Health.OnFailure == OnFailureRestart && s.Health != nil && s.Health.Status == Unhealthy
 }
 
 // watchTime kills the process when the container's time is over.
@@ -223,9 +238,16 @@ func (h *holder) watchTime(p *container.Process) {
 // killProcess kills a process of the container, whose policy says whether that is
 // started again.
 func (h *holder) killProcess(p *container.Process) {
-	_ = h.thaw()
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.process != p {
+		return
+	}
+	if h.state.Status == Paused { // else the signal waits
+		h.mu.Unlock()
+		_ = h.thaw()
+		h.mu.Lock()
+	}
 	if h.process == p {
 		_ = h.sendTold(p, syscall.SIGKILL)
 	}

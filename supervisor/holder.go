@@ -171,9 +171,10 @@ func (p Restart) wants(s State) bool {
 }
 
 // startsAgain says whether the container, which has ended as its state says, is
-// to be started again: because it was asked, or by its policy. h.mu is held.
+// to be started again: because it was asked, by its policy, or as it was unhealthy. h.mu
+// is held.
 func (h *holder) startsAgain() bool {
-	return h.again || !h.stopping && h.config.Restart.wants(h.state)
+	return h.again || !h.stopping && (h.config.Restart.wants(h.state) || h.config.renews(h.state))
 }
 
 // AtBoot says whether a container with this policy that was left so is started

@@ -284,8 +284,8 @@ func (o *createOptions) confine(spec *container.Spec) error {
 	if spec.Hosts, err = parseHosts(o.addHosts); err != nil {
 		return bad("add-host", err)
 	}
-	if o.noHosts && len(o.addHosts) > 0 {
-		return bad("no-hosts", errors.New("--add-host would have nowhere to be written to"))
+	if o.noHosts && len(o.addHosts)+len(o.links) > 0 {
+		return bad("no-hosts", errors.New("--add-host and --link would have nowhere to be written to"))
 	}
 	if o.umask != "" {
 		mask, err := strconv.ParseUint(o.umask, 8, 32)

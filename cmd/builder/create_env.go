@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"builder/build"
 	"builder/dockerfile"
 	"builder/registry"
 
@@ -48,12 +49,15 @@ func (f *envFlags) list(e *env, fromImage []string) ([]string, error) {
 			vars.Set(name, value)
 		}
 	}
-	for name, value := range e.configuredProxies() {
-		vars.Set(name, value)
-		vars.Set(strings.ToLower(name), value)
+	configured := e.configuredProxies()
+	for _, name := range build.ProxyNames {
+		if value := configured[name]; value != "" {
+			vars.Set(name, value)
+			vars.Set(strings.ToLower(name), value)
+		}
 	}
 	if f.proxy {
-		for _, name := range proxyNames {
+		for _, name := range build.ProxyNames {
 			for _, name := range []string{name, strings.ToLower(name)} {
 				if value := e.getenv(name); value != "" {
 					vars.Set(name, value)
@@ -101,9 +105,6 @@ func setEnv(e *env, vars *dockerfile.Env, files, env []string) error {
 	}
 	return nil
 }
-
-// proxyNames are the variables about proxies, in upper case.
-var proxyNames = []string{"HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"}
 
 // configuredProxies are the proxies that docker's config file has for builds and
 // containers, by the names of their variables. A file that can't be read has none, and

@@ -91,6 +91,7 @@ func TestContainerSettings(t *testing.T) {
 	} {
 		w.fails(125, []string{tc.word}, "run", "--rm", tc.flag, "test/base", "true")
 	}
+	w.fails(125, []string{"--no-hosts", "--link"}, "run", "--rm", "--no-hosts", "--link", "cc", "test/base", "true")
 	w.fails(125, []string{"--add-host"}, "run", "--rm", "--no-hosts", "--add-host", "a:1.2.3.4", "test/base", "true")
 	w.fails(125, []string{"--domainname"}, "run", "--rm", "--uts", "host", "--domainname", "x", "test/base", "true")
 }

@@ -435,7 +435,7 @@ func endpointOf(c supervisor.Config, conn network.Connection) inspectedEndpoint 
 	ep := inspectedEndpoint{Aliases: conn.Aliases, Links: linkTexts(conn)}
 	if conn.Network != network.Default {
 		ep.DNSNames = append(append([]string{c.Name}, conn.Aliases...), c.ID[:12])
-		if c.Spec.Hostname != "" {
+		if c.Spec.Hostname != "" && !slices.Contains(ep.DNSNames, c.Spec.Hostname) {
 			ep.DNSNames = append(ep.DNSNames, c.Spec.Hostname)
 		}
 	}

@@ -475,12 +475,14 @@ func TestHealth(t *testing.T) {
 // TestUnhealthy has something done to containers that become unhealthy.
 func TestUnhealthy(t *testing.T) {
 	w := newLifeBench(t)
-	start := func(name, action string, more ...string) {
+	start := func(name, action string, more ...string) (begun string) {
 		t.Helper()
 		args := append([]string{"run", "-d", "--name", name, "--health-cmd", "test ! -e /ill", "--health-interval", "50ms", "--health-retries", "2", "--health-on-failure", action}, more...)
 		w.ok(append(args, "test/base", "sh", "-c", "rm -f /ill; trap 'exit 3' TERM; while :; do sleep 0.01; done")...)
 		w.waitField(name, "{{.State.Health.Status}}", "healthy")
+		begun = w.field(name, "{{.State.StartedAt}}")
 		w.ok("exec", name, "touch", "/ill")
+		return begun
 	}
 	start("none", "none")
 	w.waitField("none", "{{.State.Status}} {{.State.Health.Status}}", "running unhealthy")
@@ -490,10 +492,26 @@ func TestUnhealthy(t *testing.T) {
 	w.waitField("stop", "{{.State.Status}} {{.State.ExitCode}}", "exited 3")
 	start("again", "kill", "--restart", "on-failure")
 	w.waitField("again", "{{.RestartCount}} {{.State.Health.Status}}", "1 healthy")
-	start("restart", "restart")
-	first := w.field("restart", "{{.State.StartedAt}}")
+	first := start("restart", "restart")
 	waitFor(t, "the restart", func() bool { return w.field("restart", "{{.State.StartedAt}}") != first })
 	w.waitField("restart", "{{.State.Status}} {{.State.Health.Status}}", "running healthy")
+
+	// While somebody stops it nothing else is done to it, and what a monitor was killed
+	// before is done by the next one.
+	w.ok("run", "-d", "--name", "drains", "--health-cmd", "test ! -e /ill", "--health-interval", "50ms", "--health-retries", "1", "--health-on-failure", "restart",
+		"test/base", "sh", "-c", "trap 'touch /ill; sleep 1; exit 5' TERM; while :; do sleep 0.01; done")
+	w.waitField("drains", "{{.State.Health.Status}}", "healthy")
+	w.ok("stop", "-t", "60", "drains")
+	w.waitField("drains", "{{.State.Status}} {{.State.ExitCode}}", "exited 5")
+	w.ok("run", "-d", "--name", "late", "--health-cmd", "test ! -e /ill", "--health-interval", "50ms", "--health-retries", "1", "--health-on-failure", "restart",
+		"test/base", "sh", "-c", "rm -f /ill; trap 'sleep 2; exit 3' TERM; while :; do sleep 0.01; done")
+	w.waitField("late", "{{.State.Health.Status}}", "healthy")
+	first = w.field("late", "{{.State.StartedAt}}")
+	w.ok("exec", "late", "touch", "/ill")
+	w.waitField("late", "{{.State.Health.Status}}", "unhealthy") // its process takes a while to end
+	w.withoutMonitor(func() {})
+	waitFor(t, "the restart by the next monitor", func() bool { return w.field("late", "{{.State.StartedAt}}") != first })
+	w.waitField("late", "{{.State.Status}}", "running")
 
 	// In the foreground too.
 	r := w.run("run", "--rm", "--health-cmd", "false", "--health-interval", "50ms", "--health-retries", "1", "--health-on-failure", "stop", "test/base", "sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.01; done")

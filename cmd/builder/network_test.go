@@ -602,7 +602,9 @@ func TestHostnameOnNetwork(t *testing.T) {
 	for _, name := range []string{"web", "www.example.test", w.field("web", "{{.Id}}")[:12]} {
 		waitFor(t, "the answer of "+name, func() bool { return get("app", name) })
 	}
-	w.ok("network", "connect", "far", "web")
+	w.ok("rename", "web", "site")
+	waitFor(t, "the answer of its new name", func() bool { return get("app", "site") && get("app", "www.example.test") })
+	w.ok("network", "connect", "far", "site")
 	waitFor(t, "the answer on another network", func() bool { return get("far", "www.example.test") })
 }
 
@@ -693,6 +695,10 @@ func TestLinks(t *testing.T) {
 		w.ok("run", "-d", "--rm", "--network", "app", "test/base", "sleep", "1000") // takes its address, perhaps
 		w.ok("start", "web")
 	}
+	w.ok("network", "create", "other")
+	w.ok("run", "-d", "--name", "both", "--network", "other", "test/base", "sleep", "1000")
+	w.ok("network", "connect", "--link", "web:www", "app", "both")
+	waitFor(t, "the link on another network than the first", func() bool { return lookup("exec", "both") == address("web", "app") })
 	w.ok("network", "connect", "--link", "web:www", "app", "db")
 	waitFor(t, "the link of a container that was connected", func() bool { return lookup("exec", "db") == address("web", "app") })
 	for _, args := range [][]string{
@@ -727,7 +733,10 @@ func TestOwnNameServers(t *testing.T) {
 		return strings.TrimSpace(out)
 	}
 	with := []string{"run", "--rm", "--network", "app", "--dns", "203.0.113.2", "test/base"}
-	for range 2 { // also by another monitor, which has taken the answering over
+	for i := range 2 {
+		if i > 0 { // another monitor has taken the answering over
+			w.withoutMonitor(func() {})
+		}
 		waitFor(t, "a name outside", func() bool { return lookup("far.test", with...) == "192.0.2.7" })
 		if got := lookup("web", with...); got != own {
 			t.Errorf("web is %s, want %s", got, own)
@@ -735,7 +744,27 @@ func TestOwnNameServers(t *testing.T) {
 		if got := lookup("far.test", "exec", "web"); got == "192.0.2.7" {
 			t.Error("a container without --dns has the answer of another one's server")
 		}
-		w.withoutMonitor(func() {})
+	}
+	// A server that no other process can ask is asked by the container alone.
+	if out := w.ok("run", "--rm", "--network", "app", "--dns", "127.0.0.9", "test/base", "cat", "/etc/resolv.conf"); !strings.Contains(out, "nameserver 127.0.0.9\n") {
+		t.Errorf("with a server on loopback: %q", out)
+	}
+	// An internal network's containers have those of its servers that are on it.
+	w.ok("network", "create", "--internal", "--subnet", "10.66.0.0/24", "inside")
+	w.ok("run", "-d", "--name", "hidden", "--network", "inside", "--ip", "10.66.0.9", "test/base", "sleep", "1000")
+	resolver := exec.Command("nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", w.pid("hidden")), "dnsmasq", "--keep-in-foreground", "--no-resolv", "--no-hosts", "--conf-file=/dev/null",
+		"--user=root", "--pid-file=", "--bind-interfaces", "--listen-address=10.66.0.9", "--address=/near.test/192.0.2.9")
+	if err := resolver.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		resolver.Process.Kill()
+		resolver.Wait()
+	}()
+	within := []string{"run", "--rm", "--network", "inside", "--dns", "10.66.0.9", "--dns", "203.0.113.2", "test/base"}
+	waitFor(t, "a name by a server on an internal network", func() bool { return lookup("near.test", within...) == "192.0.2.9" })
+	if got := lookup("far.test", within...); got == "192.0.2.7" {
+		t.Error("a server outside is asked for a container of an internal network")
 	}
 	// On the default network it asks them itself, until it is on another one.
 	w.ok("run", "-d", "--name", "moved", "--dns", "203.0.113.2", "test/base", "sleep", "1000")

@@ -93,10 +93,12 @@ func runImagePrune(ctx context.Context, e *env, args []string) error {
 		return err
 	}
 	for _, w := range *filters {
-		switch w {
-		case "dangling=true", "dangling=1":
-		case "dangling=false", "dangling=0":
+		switch {
+		case w == "dangling=true", w == "dangling=1":
+		case w == "dangling=false", w == "dangling=0":
 			f.all = true
+		case strings.HasPrefix(w, "type="):
+			return &usageError{msg: "image prune: --filter type is for builder prune"}
 		default:
 			f.filters = append(f.filters, w)
 		}

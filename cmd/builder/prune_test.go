@@ -601,7 +601,7 @@ func TestPruneGroups(t *testing.T) {
 	}
 	w.ok("exec", "runs", "true")
 	w.checkWhole()
-	for _, args := range [][]string{{"system", "prune", "--volumes", "--filter", "until=1h"}, {"system", "prune", "--filter", "type=image"}, {"image", "prune", "--filter", "color=red"}} {
+	for _, args := range [][]string{{"system", "prune", "--volumes", "--filter", "until=1h"}, {"system", "prune", "--filter", "type=image"}, {"image", "prune", "--filter", "color=red"}, {"image", "prune", "--filter", "type=exec.cachemount"}} {
 		w.fails(2, []string{"prune"}, append(args, "-f")...)
 	}
 }

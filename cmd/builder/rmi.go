@@ -24,7 +24,7 @@ type removal struct {
 
 func runRmi(ctx context.Context, e *env, args []string) error {
 	fs := flags("rmi")
-	force := fs.BoolP("force", "f", false, "remove the image with all its names, and though ended containers came from it")
+	force := fs.BoolP("force", "f", false, "remove the image with all its names, and though ended containers came from it; of one on which a container runs, the name")
 	noPrune := fs.Bool("no-prune", false, "keep layers that nothing needs any more")
 	words, err := e.parse(fs, args, 1, -1)
 	if err != nil {

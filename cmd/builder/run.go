@@ -336,7 +336,7 @@ func (e *env) findImage(ctx context.Context, s *store.Store, sink progress.Sink,
 		case isOther && o.platform == "":
 			e.warn(other.Error())
 			return img, nil
-		case o.pull == "never" || !isOther && !errors.Is(err, store.ErrNotFound):
+		case o.pull == "never" || isOther && !byName(name, entry) || !isOther && !errors.Is(err, store.ErrNotFound):
 			return image.Image{}, err
 		}
 	}

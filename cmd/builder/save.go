@@ -23,7 +23,7 @@ func saveFormats() map[string]func(context.Context, *store.Store, io.Writer, []a
 	}
 }
 
-func runSave(ctx context.Context, e *env, args []string) error {
+func runSave(ctx context.Context, e *env, args []string) (err error) {
 	fs := flags("save")
 	output := fs.StringP("output", "o", "", "write a `FILE` instead of standard output")
 	format := fs.String("format", "", "`FORMAT`: oci-archive, docker-archive (as docker before 25), or oci-dir; the default is an archive of both kinds, as docker's since 25")

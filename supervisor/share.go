@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"builder/container"
 )
@@ -19,6 +20,27 @@ type Join struct {
 	User string `json:"user,omitempty"`
 	// Shareable says that others may share its IPC namespace.
 	Shareable bool `json:"shareable,omitempty"`
+}
+
+// Needs are the IDs of containers that have to run before this one can start: those whose
+// namespaces it shares, and those that it is linked to.
+func (c *Config) Needs() (ids []string) {
+	for _, id := range []string{c.Join.IPC, c.Join.PID, c.Join.UTS, c.Join.User} {
+		if id != "" {
+			ids = append(ids, id)
+		}
+	}
+	if id, ok := strings.CutPrefix(c.NetworkMode, "container:"); ok {
+		ids = append(ids, id)
+	}
+	if c.Endpoint != nil {
+		for _, conn := range c.Endpoint.Connections {
+			for _, id := range conn.Links {
+				ids = append(ids, id)
+			}
+		}
+	}
+	return ids
 }
 
 // share gives the Spec the namespaces of other containers, which run. The files

@@ -223,6 +223,55 @@ func runStart(ctx context.Context, e *env, args []string) error {
 		}
 		return e.startAttached(ctx, words[0], attachOptions{stdin: *interactive, sigProxy: *sigProxy, keys: keys})
 	}
+	rounds := [][]string{words}
+	if *all || *boot {
+		if rounds, err = e.startOrder(words); err != nil {
+			return err
+		}
+	}
+	var errs []error
+	for _, words := range rounds {
+		errs = append(errs, e.startAll(ctx, words))
+	}
+	return errors.Join(errs...)
+}
+
+// startOrder sorts containers, given by their IDs, into rounds, each of which needs only
+// those before it.
+func (e *env) startOrder(ids []string) (rounds [][]string, err error) {
+	s, err := e.store()
+	if err != nil {
+		return nil, err
+	}
+	list, err := supervisor.NewRecords(s).List()
+	if err != nil {
+		return nil, err
+	}
+	needs := map[string][]string{}
+	for _, c := range list {
+		if slices.Contains(ids, c.ID) {
+			needs[c.ID] = c.Needs()
+		}
+	}
+	for len(ids) > 0 {
+		var now, later []string
+		for _, id := range ids {
+			if slices.ContainsFunc(needs[id], func(n string) bool { return slices.Contains(ids, n) }) {
+				later = append(later, id)
+			} else {
+				now = append(now, id)
+			}
+		}
+		if len(now) == 0 { // they need each other: each says so
+			now, later = later, nil
+		}
+		rounds, ids = append(rounds, now), later
+	}
+	return rounds, nil
+}
+
+// startAll starts containers in the background.
+func (e *env) startAll(ctx context.Context, words []string) error {
 	return e.forContainers(words, func(client *supervisor.Client, c supervisor.Container) error {
 		if c.State.Alive() {
 			if err := client.Records.EndOrphan(c.Config); err != nil {

@@ -538,7 +538,7 @@ func TestWrongNetworks(t *testing.T) {
 	}{
 		{125, "no such network", []string{"run", "--rm", "--network", "nope", "test/base"}},
 		{125, "--publish", []string{"run", "--rm", "-p", "80:70000", "test/base"}},
-		{125, "different lengths", []string{"run", "--rm", "-p", "80-82:80", "test/base"}},
+		{125, "different lengths", []string{"run", "--rm", "-p", "80-82:80-81", "test/base"}},
 		{125, "sctp", []string{"run", "--rm", "-p", "80:80/sctp", "test/base"}},
 		{125, "--ip", []string{"run", "--rm", "--ip", "x", "--network", "bridge", "test/base"}},
 		{125, "no addresses", []string{"run", "--rm", "--ip", "10.0.0.1", "--network", "host", "test/base"}},
@@ -560,6 +560,25 @@ func TestWrongNetworks(t *testing.T) {
 		{1, "no such network", []string{"network", "inspect", "x"}},
 	} {
 		w.fails(tt.code, []string{tt.word}, tt.args...)
+	}
+}
+
+// TestStartOrder starts containers together that need others to run.
+func TestStartOrder(t *testing.T) {
+	w, _ := newNetBench(t)
+	w.ok("create", "--name", "one", "--restart", "always", "test/base", "sleep", "1000")
+	w.ok("create", "--name", "two", "--restart", "always", "--link", "one", "test/base", "sleep", "1000")
+	w.ok("create", "--name", "three", "--restart", "always", "--network", "container:two", "test/base", "sleep", "1000")
+	w.ok("create", "--name", "four", "--restart", "always", "--pid", "container:three", "test/base", "sleep", "1000")
+	for range 3 {
+		w.ok("start", "--all")
+		if out := w.ok("ps", "--format", "{{.Names}}"); strings.Join(lines(out), " ") != "four three two one" {
+			t.Fatalf("there run %q", out)
+		}
+		w.ok("kill", "four", "three", "two", "one")
+		for _, name := range []string{"four", "three", "two", "one"} {
+			w.ok("wait", name)
+		}
 	}
 }
 

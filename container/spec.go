@@ -137,6 +137,9 @@ type Spec struct {
 	// Sysctls are kernel parameters by name, of those that the container has
 	// of its own.
 	Sysctls map[string]string
+	// SysctlDefaults are others, which are set unless Sysctls has them, as far as they
+	// can be.
+	SysctlDefaults map[string]string `json:"-"`
 	// OOMScoreAdj makes the kernel kill its processes sooner or later than
 	// others when memory runs out, -1000 to 1000.
 	OOMScoreAdj int

@@ -14,6 +14,8 @@ type sysctl struct {
 	name  string // net.ipv4.ip_forward
 	path  string // below /proc/sys
 	value string
+
+	optional bool // it may be impossible
 }
 
 // ownSysctls are the kernel parameters that belong to a namespace of IPC or of
@@ -41,6 +43,12 @@ func resolveSysctls(spec *Spec) ([]sysctl, error) {
 			return nil, fmt.Errorf("sysctl %s: %w", name, err)
 		}
 		out = append(out, s)
+	}
+	for _, name := range slices.Sorted(maps.Keys(spec.SysctlDefaults)) {
+		s := sysctl{name: name, path: sysctlPath(name), value: spec.SysctlDefaults[name], optional: true}
+		if !slices.ContainsFunc(out, func(have sysctl) bool { return have.path == s.path }) {
+			out = append(out, s)
+		}
 	}
 	return out, nil
 }

@@ -179,7 +179,13 @@ func (p *plan) writeFileSystems() {
 	for _, s := range p.sysctls {
 		name := "set " + s.name
 		f := pr.get(name, unix.SYS_OPENAT2, p.proc, pr.str("sys/"+s.path), p.inProc(), sizeofHow)
+		if s.optional {
+			pr.ignore(2, anyErrno)
+		}
 		pr.do(name+"="+s.value, unix.SYS_WRITE, f, pr.str(s.value), num(len(s.value)))
+		if s.optional {
+			pr.ignore(0, anyErrno)
+		}
 		pr.do(name, unix.SYS_CLOSE, f)
 	}
 	if point := p.point("/dev"); point != nil {

@@ -90,6 +90,12 @@ func (r Records) linkedHosts(e network.Endpoint) (lines []container.Host, err er
 	return lines, nil
 }
 
+// ownNetwork are docker's settings of a network that a container has for itself: ports
+// below 1024 are anybody's, as the machine's are out of reach, and so are echo requests.
+func ownNetwork() map[string]string {
+	return map[string]string{"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
+}
+
 // private puts a container into the namespace of an attachment.
 func private(spec *container.Spec, att *network.Attachment) (err error) {
 	spec.Network, spec.NetNS = container.NetworkPrivate, att.Namespace()

@@ -32,7 +32,7 @@ func (r Records) Environment(c Config, tty bool) []string {
 func (r Records) hostname(c Config) string {
 	other, joined := strings.CutPrefix(c.NetworkMode, "container:")
 	switch {
-	case c.Spec.UTS.With == container.ShareHost:
+	case c.Spec.UTS.With == container.ShareHost, c.Spec.Hostname == "" && c.Endpoint == nil && c.NetworkMode == string(container.NetworkHost):
 		name, _ := os.Hostname()
 		return name
 	case c.Spec.UTS.With == container.ShareOther:

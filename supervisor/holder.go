@@ -297,6 +297,9 @@ func (h *holder) start() (err error) {
 		root.Close()
 		return err
 	}
+	if att != nil || spec.Network == container.NetworkNone {
+		spec.SysctlDefaults = ownNetwork()
+	}
 	spec.Env = h.records.Environment(h.config, spec.Terminal)
 	out, in, ends, err := h.streams(&spec, dir)
 	if err != nil {

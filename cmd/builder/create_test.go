@@ -32,6 +32,9 @@ func TestEnvironment(t *testing.T) {
 		{"--hostname me", "test/base", "me/"},
 		{"--hostname me -e HOSTNAME=you", "test/base", "you/"},
 		{"--uts host", "test/base", host + "/"},
+		{"--network host", "test/base", host + "/"},
+		{"--network host --hostname me", "test/base", "me/"},
+		{"--network none", "test/base", "ID/"},
 		{"--uts container:net", "test/base", "net/"},
 		{"--network container:net", "test/base", "net/"},
 		{"-t --hostname me", "test/base", "me/xterm"},
@@ -39,6 +42,9 @@ func TestEnvironment(t *testing.T) {
 		{"-t --hostname me", "test/term", "me/image"},
 	} {
 		out := w.ok(append(append([]string{"run", "--rm"}, strings.Fields(tc.flags)...), tc.image, "sh", "-c", show)...)
+		if short := strings.TrimSuffix(strings.TrimSpace(out), "/"); tc.want == "ID/" && len(short) == 12 {
+			continue
+		}
 		if strings.TrimSpace(out) != tc.want {
 			t.Errorf("run %s %s: %q, want %q", tc.flags, tc.image, out, tc.want)
 		}

@@ -32,13 +32,16 @@ func (r Records) Environment(c Config, tty bool) []string {
 func (r Records) hostname(c Config) string {
 	other, joined := strings.CutPrefix(c.NetworkMode, "container:")
 	switch {
-	case c.Spec.UTS.With == container.ShareHost, c.Spec.Hostname == "" && c.Endpoint == nil && c.NetworkMode == string(container.NetworkHost):
+	case c.Spec.UTS.With == container.ShareHost:
 		name, _ := os.Hostname()
 		return name
 	case c.Spec.UTS.With == container.ShareOther:
 		other, joined = c.Join.UTS, true
 	case c.Spec.Hostname != "":
 		return c.Spec.Hostname
+	case c.NetworkMode == string(container.NetworkHost):
+		name, _ := os.Hostname()
+		return name
 	}
 	if !joined {
 		return c.ID[:12]

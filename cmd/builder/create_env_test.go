@@ -67,7 +67,7 @@ func TestContainerSettings(t *testing.T) {
 		{"--umask 077", "umask; touch /f; stat -c %a /f", "0077 600"},
 		{"--umask 0007 --init", "umask", "0007"},
 		{"--tz Europe/Paris", "TZ= ; unset TZ; head -c4 /etc/localtime; date -d @0 +%H", "TZif01"},
-		{"--user 1000", "cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/net/ipv4/ping_group_range; httpd -p 80 -h / && ping -c1 127.0.0.1 | grep -c ' 0% packet loss'", "0 0 2147483647 1"},
+		{"--user 1000", "cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/net/ipv4/ping_group_range; httpd -p 80 -h / && echo serves", "0 0 2147483647 serves"},
 		{"--network none", "cat /proc/sys/net/ipv4/ip_unprivileged_port_start", "0"},
 		{"--sysctl net.ipv4.ip_unprivileged_port_start=80", "cat /proc/sys/net/ipv4/ip_unprivileged_port_start", "80"},
 		{"--userns keep-id", "cat /proc/sys/net/ipv4/ip_unprivileged_port_start", "0"},

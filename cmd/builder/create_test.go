@@ -50,8 +50,7 @@ func TestEnvironment(t *testing.T) {
 		}
 	}
 	w.ok("run", "-dt", "--name", "cc", "-e", "A=b", "test/base", "sleep", "1000")
-	id := w.field("cc", "{{.Id}}")[:12]
-	for _, tc := range []struct{ flags, want string }{{"", id + "/"}, {"-t", id + "/xterm"}, {"-t -e TERM=mine", id + "/mine"}} {
+	for _, tc := range []struct{ flags, want string }{{"", host + "/"}, {"-t", host + "/xterm"}, {"-t -e TERM=mine", host + "/mine"}} {
 		if out := w.ok(append(append([]string{"exec"}, strings.Fields(tc.flags)...), "cc", "sh", "-c", show)...); strings.TrimSpace(out) != tc.want {
 			t.Errorf("exec %s: %q, want %q", tc.flags, out, tc.want)
 		}

@@ -120,10 +120,11 @@ func (r Records) UsesVolume(name string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return slices.ContainsFunc(all, func(c Config) bool { return c.usesVolume(name) }), nil
+	return slices.ContainsFunc(all, func(c Config) bool { return c.UsesVolume(name) }), nil
 }
 
-func (c *Config) usesVolume(name string) bool {
+// UsesVolume says whether the container has a volume.
+func (c *Config) UsesVolume(name string) bool {
 	return slices.ContainsFunc(c.Mounts, func(m Mount) bool { return m.Type == MountVolume && m.Source == name })
 }
 

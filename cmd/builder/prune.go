@@ -80,27 +80,16 @@ func runPrune(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	if f.dryRun {
-		s, err := e.store()
-		if err != nil {
-			return err
-		}
-		chosen, err := p.choose(ctx, s)
-		if err != nil {
-			return fmt.Errorf("prune: %w", err)
-		}
-		return printPruned(e, chosen, "Would reclaim")
-	}
-	if !f.force {
+	if !f.force && !f.dryRun {
 		if err := e.confirmed("prune", p.what()...); err != nil {
 			return err
 		}
 	}
-	return p.remove(ctx, e)
+	return p.remove(ctx, e, f.dryRun)
 }
 
-// remove removes what is to go, and shows it.
-func (p pruning) remove(ctx context.Context, e *env) error {
+// remove removes what is to go, unless it is a dry run, and shows it.
+func (p pruning) remove(ctx context.Context, e *env, dryRun bool) error {
 	s, err := e.store()
 	if err != nil {
 		return err
@@ -108,6 +97,9 @@ func (p pruning) remove(ctx context.Context, e *env) error {
 	chosen, err := p.choose(ctx, s)
 	if err != nil {
 		return fmt.Errorf("prune: %w", err)
+	}
+	if dryRun {
+		return printPruned(e, chosen, "Would reclaim")
 	}
 	removed, err := removePieces(ctx, e, s, chosen)
 	return errors.Join(err, printPruned(e, removed, "Total reclaimed space"))

@@ -117,7 +117,7 @@ func runImagePrune(ctx context.Context, e *env, args []string) error {
 			return err
 		}
 	}
-	return p.remove(ctx, e)
+	return p.remove(ctx, e, false)
 }
 
 // runSystemPrune removes what prune does, and before that the containers that don't
@@ -185,5 +185,5 @@ func runSystemPrune(ctx context.Context, e *env, args []string) error {
 	if freed > 0 {
 		fmt.Fprintf(e.stdout, "Reclaimed of these: %s\n\n", humanSize(freed))
 	}
-	return p.remove(ctx, e)
+	return p.remove(ctx, e, false)
 }

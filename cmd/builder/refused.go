@@ -37,9 +37,6 @@ var refusedByBuild = append([]refusedFlag{
 	{name: "format", why: "the image's format is a property of an output: -o type=image,oci-mediatypes=false is docker's", harmless: []string{"oci"}},
 	{name: "manifest", why: "several values of --platform make an index: name it with -t"},
 	{name: "all-platforms", why: "name the platforms with --platform"},
-	{name: "os", why: "use --platform OS/ARCH"},
-	{name: "arch", why: "use --platform OS/ARCH"},
-	{name: "variant", why: "use --platform OS/ARCH/VARIANT"},
 	{name: "userns", why: "RUN steps have no user namespace of their own; containers of builder run can have one"},
 	{name: "cache-ttl", why: "results are kept until they are removed; --no-cache and --no-cache-filter run steps again"},
 	{name: "compress", why: "the context is read in place, nothing is sent", harmless: []string{"true", "false"}},
@@ -68,9 +65,6 @@ var refusedByRun = append([]refusedFlag{
 	{name: "sdnotify", why: "nothing tells systemd of a container's start", harmless: []string{"ignore"}},
 	{name: "read-only-tmpfs", why: "name the directories: --tmpfs /run --tmpfs /tmp", harmless: []string{"false"}},
 	{name: "rmi", why: "remove the image with builder rmi", harmless: []string{"false"}},
-	{name: "os", why: "use --platform OS/ARCH"},
-	{name: "arch", why: "use --platform OS/ARCH"},
-	{name: "variant", why: "use --platform OS/ARCH/VARIANT"},
 }, refusedOfImages...)
 
 var refusedByNetwork = []refusedFlag{
@@ -86,6 +80,9 @@ var refusedByNetwork = []refusedFlag{
 
 // refusedOfImages are flags of commands that may ask a registry.
 var refusedOfImages = []refusedFlag{
+	{name: "os", why: "use --platform OS/ARCH"},
+	{name: "arch", why: "use --platform OS/ARCH"},
+	{name: "variant", why: "use --platform OS/ARCH/VARIANT"},
 	{name: "disable-content-trust", why: "signatures of docker's content trust are not looked at", harmless: []string{"true"}},
 	{name: "tls-verify", why: "name the registry in builder's configuration: docs/registries.md, insecure", harmless: []string{"true"}},
 	{name: "authfile", why: "set REGISTRY_AUTH_FILE"},

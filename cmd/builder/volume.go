@@ -317,7 +317,7 @@ func inspectVolume(records supervisor.Records, name string) (inspectedVolume, er
 func usersOf(records supervisor.Records, name string) (out []string) {
 	all, _ := records.List()
 	for _, c := range all {
-		if slices.ContainsFunc(c.Mounts, func(m supervisor.Mount) bool { return m.Type == supervisor.MountVolume && m.Source == name }) {
+		if c.UsesVolume(name) {
 			out = append(out, "container "+c.Name)
 		}
 	}

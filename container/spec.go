@@ -240,6 +240,9 @@ type DNS struct {
 	Options []string
 }
 
+// Given tells whether there is anything.
+func (d DNS) Given() bool { return len(d.Servers)+len(d.Search)+len(d.Options) > 0 }
+
 // Host is a line of /etc/hosts (hosts(5)).
 type Host struct {
 	Name    string

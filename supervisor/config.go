@@ -108,7 +108,7 @@ type Restart struct {
 // Healthcheck is how a container is asked whether it works. Zero durations are
 // docker's defaults.
 type Healthcheck struct {
-	Test          []string      `json:"test"` // "CMD", … or "CMD-SHELL", command
+	Test          []string      `json:"test"` // "CMD", …, or "CMD-SHELL", command, or "NONE"
 	Interval      time.Duration `json:"interval,omitempty"`
 	Timeout       time.Duration `json:"timeout,omitempty"`
 	StartPeriod   time.Duration `json:"startPeriod,omitempty"`
@@ -117,6 +117,10 @@ type Healthcheck struct {
 	// OnFailure is what is done to a container that has become unhealthy.
 	OnFailure OnFailure `json:"onFailure,omitempty"`
 }
+
+// Checks tells whether there is something to check with: not where only the times of
+// checks were given, nor with NONE, which does away with an image's check.
+func (h *Healthcheck) Checks() bool { return h != nil && len(h.Test) > 0 && h.Test[0] != "NONE" }
 
 // OnFailure is what is done to a container that has become unhealthy, as with podman.
 type OnFailure string

@@ -43,7 +43,7 @@ func or[T comparable](v, otherwise T) T {
 // watchHealth checks the container until its process ends.
 func (h *holder) watchHealth(p *container.Process) {
 	c := h.config.Health
-	if c == nil || len(c.Test) == 0 || c.Test[0] == "NONE" {
+	if !c.Checks() {
 		return
 	}
 	ctx, cancel := context.WithCancel(context.Background())

@@ -21,6 +21,7 @@ import (
 type output struct {
 	log *logWriter // nil for none
 
+	moving  sync.RWMutex // held to read while a piece is moved
 	mu      sync.Mutex
 	viewers []*viewer
 	ended   bool        // all of the container's processes have
@@ -29,7 +30,11 @@ type output struct {
 	pumps   sync.WaitGroup
 }
 
+// add has one more look on. What is written from when it returns on is seen: a
+// piece that is being moved to the log alone is waited for.
 func (o *output) add(v *viewer) {
+	o.moving.Lock()
+	defer o.moving.Unlock()
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.viewers = append(o.viewers, v)
@@ -201,6 +206,8 @@ func (o *output) pump(s Stream, pipe *os.File) {
 // move moves a piece to the log and returns it too if anybody looks on, by
 // tee(2), which takes nothing out of the pipe.
 func (o *output) move(s Stream, fd uintptr, copies *[2]*os.File) (n int64, seen []byte, err error) {
+	o.moving.RLock()
+	defer o.moving.RUnlock()
 	most := pieceSize
 	watched := len(o.watched()) > 0
 	if o.log == nil {

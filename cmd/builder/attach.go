@@ -15,10 +15,11 @@ import (
 type attachOptions struct {
 	stdin, tty, sigProxy bool
 	keys                 []byte
+	left                 error // what leaving by the keys is; nil for no error
 }
 
 // attached attaches to a container by begin and stays until it ends; it returns
-// the exit code of its process. Who leaves by the detach keys gets 0.
+// the exit code of its process.
 func (e *env) attached(a attachOptions, begin func(*supervisor.Session) error) (int, error) {
 	s := &supervisor.Session{Stdout: e.stdout, Stderr: e.stderr}
 	if a.stdin {
@@ -52,7 +53,7 @@ func (e *env) attached(a attachOptions, begin func(*supervisor.Session) error) (
 	restore()
 	if errors.Is(err, supervisor.ErrDetached) {
 		fmt.Fprintln(e.stderr)
-		return 0, nil
+		return 0, a.left
 	}
 	return st.ExitCode, err
 }
@@ -104,7 +105,10 @@ func runAttach(ctx context.Context, e *env, args []string) error {
 	if !c.State.Alive() {
 		return fmt.Errorf("container %s is not running: builder start -a starts it", c.Name)
 	}
-	a := attachOptions{stdin: !*noStdin && c.OpenStdin, tty: c.Spec.Terminal, sigProxy: *sigProxy, keys: keys}
+	a := attachOptions{
+		stdin: !*noStdin && c.OpenStdin, tty: c.Spec.Terminal, sigProxy: *sigProxy, keys: keys,
+		left: errors.New("read escape sequence"), // docker's words, and its exit code
+	}
 	code, err := e.attached(a, func(s *supervisor.Session) error {
 		err := client.Attach(ctx, c.Config, s)
 		if err == nil && a.tty && s.Width > 0 && s.Height > 0 {

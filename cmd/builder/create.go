@@ -69,8 +69,6 @@ func (o *createOptions) addFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.timezone, "tz", "", "time `ZONE`, such as Europe/Paris, or local for this machine's")
 	fs.StringArrayVar(&o.addHosts, "add-host", nil, "further line of /etc/hosts, `NAME:IP`")
 	o.dnsFlags.addFlags(fs)
-	fs.StringArrayVar(&o.dnsOption, "dns-opt", nil, "the same as --dns-option")
-	_ = fs.MarkHidden("dns-opt")
 	o.resourceSpecFlags.addFlags(fs)
 	o.securityFlags.addFlags(fs)
 	fs.StringVar(&o.shmSize, "shm-size", "", "size of /dev/shm, such as 64m")
@@ -80,6 +78,7 @@ func (o *createOptions) addFlags(fs *pflag.FlagSet) {
 	fs.BoolVar(&o.verify, "tls-verify", true, tlsUsage)
 	addRefused(fs, refusedByRun)
 	fs.BoolVarP(&o.quiet, "quiet", "q", false, "don't show the fetching of the image")
+	otherNames(fs, map[string]string{"net": "network", "net-alias": "network-alias", "dns-opt": "dns-option"})
 }
 
 // given notes which flags were given.

@@ -187,14 +187,19 @@ func (f *lifeFlags) allLabels(fromImage map[string]string) (map[string]string, e
 			}
 		}
 	}
-	for _, w := range append(words, f.labels...) {
+	return labels, addLabels(labels, append(words, f.labels...))
+}
+
+// addLabels adds what --label says: each is NAME=VALUE, or NAME for one without a value.
+func addLabels(labels map[string]string, words []string) error {
+	for _, w := range words {
 		k, v, _ := strings.Cut(w, "=")
 		if k == "" {
-			return nil, &usageError{msg: fmt.Sprintf("--label %q: want NAME=VALUE", w)}
+			return &usageError{msg: fmt.Sprintf("--label %q: want NAME=VALUE", w)}
 		}
 		labels[k] = v
 	}
-	return labels, nil
+	return nil
 }
 
 func (f *lifeFlags) log(c *supervisor.LogConfig) error {
@@ -246,7 +251,7 @@ func (f *lifeFlags) health(img image.Image, c *supervisor.Config) error {
 		if given {
 			return &usageError{msg: "--no-healthcheck and --health-* contradict each other"}
 		}
-		return nil
+		h = supervisor.Healthcheck{Test: []string{"NONE"}}
 	}
 	if f.healthCmd != "" {
 		h.Test = []string{"CMD-SHELL", f.healthCmd}
@@ -282,10 +287,11 @@ func (f *lifeFlags) health(img image.Image, c *supervisor.Config) error {
 	default:
 		return &usageError{msg: fmt.Sprintf("--health-on-failure %q: want none, kill, restart or stop", f.onFailure)}
 	}
-	if len(h.Test) > 0 && h.Test[0] != "NONE" {
-		c.Health = &h
-	} else if h.OnFailure != supervisor.OnFailureNone {
+	if h.OnFailure != supervisor.OnFailureNone && !h.Checks() {
 		return &usageError{msg: "--health-on-failure is for containers with a health check"}
+	}
+	if given || len(h.Test) > 0 {
+		c.Health = &h
 	}
 	return nil
 }

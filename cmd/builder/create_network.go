@@ -27,11 +27,7 @@ type networkFlags struct {
 
 func (f *networkFlags) addFlags(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&f.networks, "network", nil, "network: `bridge|host|none|container:NAME` or a name, with options NAME:ip=…,alias=…,mac=…")
-	fs.StringArrayVar(&f.networks, "net", nil, "the same as --network")
-	_ = fs.MarkHidden("net")
 	fs.StringArrayVar(&f.aliases, "network-alias", nil, "further `NAME` on the network")
-	fs.StringArrayVar(&f.aliases, "net-alias", nil, "the same as --network-alias")
-	_ = fs.MarkHidden("net-alias")
 	fs.StringArrayVar(&f.links, "link", nil, "know a container of the network by another name too: `NAME[:ALIAS]`")
 	fs.StringVar(&f.ip, "ip", "", "IPv4 `ADDRESS` on the network")
 	fs.StringVar(&f.ip6, "ip6", "", "IPv6 `ADDRESS` on the network")
@@ -67,8 +63,10 @@ func (f *networkFlags) connect(e *env, records supervisor.Records, c *supervisor
 			return bad("network %s is not together with others", mode)
 		case f.ip != "" || f.ip6 != "" || f.mac != "" || len(f.aliases) > 0 || len(f.links) > 0:
 			return bad("network %s has no addresses or names of its own: leave out --ip, --ip6, --mac-address, --network-alias and --link", mode)
-		case strings.HasPrefix(mode, "container:") && (len(f.publish) > 0 || f.publishAll):
+		case strings.HasPrefix(mode, "container:") && (len(f.publish) > 0 || f.publishAll || len(f.expose) > 0):
 			return bad("network %s: ports are published by the container whose network it is", mode)
+		case strings.HasPrefix(mode, "container:") && (c.Spec.Hostname != "" || len(c.Spec.Hosts) > 0 || c.Spec.DNS.Given()):
+			return bad("network %s has the names of that container: leave out --hostname, --add-host and --dns", mode)
 		}
 		if len(ports) > 0 {
 			e.warn(fmt.Sprintf("--publish has no effect with --network %s", mode))

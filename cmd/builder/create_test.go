@@ -155,3 +155,17 @@ func TestScriptsSeeTheCommand(t *testing.T) {
 		t.Errorf("code %d, %q", r.code, r.stderr)
 	}
 }
+
+// TestOtherNames gives flags by both of their names: they are one flag.
+func TestOtherNames(t *testing.T) {
+	w := newBench(t)
+	out := w.ok("run", "--rm", "--network", "none", "--dns-opt", "ndots:2", "--dns-option", "timeout:3", "test/base", "cat", "/etc/resolv.conf")
+	if !strings.Contains(out, "options ndots:2 timeout:3\n") {
+		t.Errorf("resolv.conf is %q", out)
+	}
+	w.fails(125, []string{"not together"}, "run", "--rm", "--net", "none", "--network", "host", "test/base")
+	w.ok("create", "--name", "caps", "--cap-drop", "all", "--cap-add", "kill", "--cap-add", "CAP_CHOWN", "test/base")
+	if got := w.field("caps", "{{.HostConfig.CapDrop}} {{.HostConfig.CapAdd}}"); got != "[ALL] [CAP_KILL CAP_CHOWN]" {
+		t.Errorf("capabilities are shown as %s", got)
+	}
+}

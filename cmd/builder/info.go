@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"builder/image"
+	"builder/internal/sys"
 	"builder/supervisor"
 )
 
@@ -88,7 +89,7 @@ func (e *env) info() (row infoRow, err error) {
 	}
 	row = infoRow{
 		ServerVersion: version().Version, DockerRootDir: s.Path(), Driver: "overlayfs", BackingFilesystem: fileSystem(s.Path()),
-		Architecture: runtime.GOARCH, NCPU: runtime.NumCPU(), CgroupVersion: cgroupVersion(), Rootless: rootless(),
+		Architecture: sys.Machine(), NCPU: runtime.NumCPU(), CgroupVersion: cgroupVersion(), Rootless: rootless(),
 		OSType: runtime.GOOS, CgroupDriver: "cgroupfs", LoggingDriver: "local", SecurityOptions: []string{"name=seccomp,profile=builtin", "name=cgroupns"},
 		Swarm: infoSwarm{"inactive"}, Labels: []string{}, Warnings: []string{},
 		KernelVersion: strings.TrimSpace(fileText("/proc/sys/kernel/osrelease")), OperatingSystem: operatingSystem(), Emulators: emulators(),

@@ -117,7 +117,7 @@ func (i inspector) find(ctx context.Context, kind, name string) (any, error) {
 		}},
 		{"image", store.ErrNotFound, func() (any, error) { return inspect(i.s, name, i.platform) }},
 		{"network", network.ErrNotFound, func() (any, error) {
-			net, err := i.records.Networks().Find(name)
+			net, err := findNetwork(i.records.Networks(), name)
 			if err != nil {
 				return nil, err
 			}

@@ -5,6 +5,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -160,7 +161,7 @@ type inspectedConfig struct {
 	StdinOnce    bool
 	Env          []string
 	Cmd          []string
-	Healthcheck  *supervisor.Healthcheck `json:",omitempty"`
+	Healthcheck  *inspectedHealthcheck `json:",omitempty"`
 	Image        string
 	Volumes      map[string]struct{}
 	WorkingDir   string
@@ -168,6 +169,16 @@ type inspectedConfig struct {
 	Labels       map[string]string
 	StopSignal   string
 	StopTimeout  *int `json:",omitempty"`
+}
+
+// inspectedHealthcheck says how a container is checked, with times in nanoseconds.
+type inspectedHealthcheck struct {
+	Test          []string      `json:",omitempty"`
+	Interval      time.Duration `json:",omitempty"`
+	Timeout       time.Duration `json:",omitempty"`
+	StartPeriod   time.Duration `json:",omitempty"`
+	StartInterval time.Duration `json:",omitempty"`
+	Retries       int           `json:",omitempty"`
 }
 
 type inspectedNetworkSettings struct {
@@ -236,11 +247,17 @@ func inspectContainer(records supervisor.Records, c supervisor.Container) inspec
 func (in *inspectedContainer) config(c supervisor.Config) {
 	in.Config = inspectedConfig{
 		Hostname: first(c.Spec.Hostname, c.ID[:12]), Domainname: c.Spec.Domainname, User: c.Spec.User, AttachStdin: c.StdinOnce, AttachStdout: c.AutoRemove, AttachStderr: c.AutoRemove,
-		Tty: c.Spec.Terminal, OpenStdin: c.OpenStdin, StdinOnce: c.StdinOnce, Env: c.Spec.Env, Cmd: c.Cmd, Healthcheck: c.Health, Image: c.Image,
+		Tty: c.Spec.Terminal, OpenStdin: c.OpenStdin, StdinOnce: c.StdinOnce, Env: c.Spec.Env, Cmd: c.Cmd, Image: c.Image,
 		WorkingDir: c.Spec.Dir, Entrypoint: c.Entrypoint, Labels: c.Labels, StopSignal: c.StopSignal, StopTimeout: c.StopTimeout,
 	}
 	if in.Config.Labels == nil {
 		in.Config.Labels = map[string]string{}
+	}
+	if h := c.Health; h != nil {
+		in.Config.Healthcheck = &inspectedHealthcheck{h.Test, h.Interval, h.Timeout, h.StartPeriod, h.StartInterval, h.Retries}
+	}
+	if c.NetworkMode == "host" && c.Spec.Hostname == "" {
+		in.Config.Hostname, _ = os.Hostname()
 	}
 	for _, p := range c.Exposed {
 		if in.Config.ExposedPorts == nil {
@@ -250,12 +267,23 @@ func (in *inspectedContainer) config(c supervisor.Config) {
 	}
 }
 
+// capabilityNames are names of capabilities as docker writes them.
+func capabilityNames(given []string) (names []string) {
+	for _, n := range given {
+		if n = strings.ToUpper(n); n != "ALL" && !strings.HasPrefix(n, "CAP_") {
+			n = "CAP_" + n
+		}
+		names = append(names, n)
+	}
+	return names
+}
+
 func (in *inspectedContainer) hostConfig(c supervisor.Config) {
 	r := c.Spec.Resources
 	h := inspectedHostConfig{
 		LogConfig: inspectedLog{Type: first(c.Log.Driver, "local"), Config: map[string]string{}}, NetworkMode: networkNames(c),
 		PortBindings: map[string][]inspectedBinding{}, RestartPolicy: inspectedRestart{first(c.Restart.Name, supervisor.RestartNo), c.Restart.Max},
-		AutoRemove: c.AutoRemove, CapAdd: c.Spec.CapAdd, CapDrop: c.Spec.CapDrop, DNSOptions: c.Spec.DNS.Options, DNSSearch: c.Spec.DNS.Search,
+		AutoRemove: c.AutoRemove, CapAdd: capabilityNames(c.Spec.CapAdd), CapDrop: capabilityNames(c.Spec.CapDrop), DNSOptions: c.Spec.DNS.Options, DNSSearch: c.Spec.DNS.Search,
 		GroupAdd: c.Spec.GroupAdd, Privileged: c.Spec.Privileged, ReadonlyRootfs: c.Spec.ReadOnly, ShmSize: c.Spec.ShmSize, CgroupParent: c.Spec.CgroupParent,
 		Memory: r.Memory, MemorySwap: r.MemorySwap, CPUShares: r.CPUShares, CPUPeriod: r.CPUPeriod, CPUQuota: r.CPUQuota,
 		CpusetCpus: r.CPUSetCPUs, CpusetMems: r.CPUSetMems, Init: c.Spec.Init,

@@ -381,8 +381,9 @@ func TestAttachRedraws(t *testing.T) {
 		if _, err := stdin.Write([]byte{16, 17}); err != nil { // the detach keys
 			t.Fatal(err)
 		}
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("attachment %d: %v", i, err)
+		_ = cmd.Wait()
+		if code := cmd.ProcessState.ExitCode(); code != 1 { // docker's
+			t.Errorf("attachment %d, left by the keys: code %d", i, code)
 		}
 	}
 }
@@ -464,9 +465,23 @@ func TestHealth(t *testing.T) {
 	if log := state.State.Health.Log; len(log) == 0 || len(log) > 5 || log[len(log)-1].Output != "fine\n" {
 		t.Errorf("the log of checks is %+v", log)
 	}
-	w.ok("run", "-d", "--name", "no", "--no-healthcheck", "checked")
-	if got := w.field("no", "{{json .State.Health}}"); got != "null" {
-		t.Errorf("without health check: %s", got)
+	for _, tt := range []struct{ name, flag, want string }{
+		{"times", "--health-interval=1h", `{"Test":["CMD-SHELL","test -e /tmp/well && echo fine"],"Interval":3600000000000,"Retries":2}`},
+		{"no", "--no-healthcheck", `{"Test":["NONE"]}`},
+	} {
+		w.ok("run", "-d", "--name", tt.name, tt.flag, "checked")
+		if got := w.field(tt.name, "{{json .Config.Healthcheck}}"); got != tt.want {
+			t.Errorf("%s: the check is %s, want %s", tt.flag, got, tt.want)
+		}
+	}
+	w.ok("run", "-d", "--name", "only", "--health-retries=5", "test/base", "sleep", "1000")
+	if got := w.field("only", "{{json .Config.Healthcheck}}"); got != `{"Retries":5}` {
+		t.Errorf("without a command the check is %s", got)
+	}
+	for _, name := range []string{"no", "only"} {
+		if got := w.field(name, "{{json .State.Health}}"); got != "null" {
+			t.Errorf("%s: without health check: %s", name, got)
+		}
 	}
 	w.ok("run", "-d", "--name", "slow", "--health-cmd", "sleep 10", "--health-timeout", "50ms", "checked")
 	w.waitField("slow", "{{.State.Health.Status}}", "unhealthy")

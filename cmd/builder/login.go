@@ -62,16 +62,22 @@ func runLogin(ctx context.Context, e *env, args []string) error {
 		fmt.Fprintln(e.stdout, c.User)
 		return nil
 	}
-	cred, err := o.ask(e, fs)
-	if err != nil {
-		return err
-	}
 	client, err := e.registry(func(opts *registry.Options) {
 		opts.AuthFiles = []string{}
 		if o.insecure {
 			opts.Insecure = append(opts.Insecure, server)
 		}
 	})
+	if err != nil {
+		return err
+	}
+	if !o.stdin && o.user == "" && !fs.Changed("password") {
+		done, err := e.loginAgain(ctx, client, f, server, repository)
+		if done || err != nil {
+			return err
+		}
+	}
+	cred, err := o.ask(e, fs)
 	if err != nil {
 		return err
 	}
@@ -83,6 +89,26 @@ func runLogin(ctx context.Context, e *env, args []string) error {
 	}
 	fmt.Fprintln(e.stdout, "Login Succeeded")
 	return nil
+}
+
+// loginAgain tries the credentials that are kept. It is not done where there are none,
+// or the registry doesn't take them.
+func (e *env) loginAgain(ctx context.Context, client *registry.Client, f *registry.AuthFile, server, repository string) (done bool, err error) {
+	cred, ok, err := f.Get(ctx, server, repository)
+	if err != nil || !ok {
+		return false, err
+	}
+	fmt.Fprintln(e.stderr, "Authenticating with existing credentials...")
+	_, err = client.Login(ctx, server, cred)
+	if errors.Is(err, registry.ErrDenied) {
+		e.warn(fmt.Sprintf("the credentials that are kept are not taken: %v", err))
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	fmt.Fprintln(e.stdout, "Login Succeeded")
+	return true, nil
 }
 
 func rest0(rest []string, server string) string {

@@ -70,6 +70,15 @@ func TestLogin(t *testing.T) {
 	if got := w.ok("login", "--get-login", host); got != "user\n" {
 		t.Errorf("logged in as %q", got)
 	}
+	// Without a name or password, those that are kept are tried.
+	if r := w.run("login", host); r.code != 0 || r.stdout != "Login Succeeded\n" || !strings.Contains(r.stderr, "existing credentials") {
+		t.Errorf("login again: %d %s%s", r.code, r.stdout, r.stderr)
+	}
+	old := filepath.Join(t.TempDir(), "old.json")
+	if err := os.WriteFile(old, []byte(`{"auths":{"`+host+`":{"auth":"dXNlcjp3cm9uZw=="}}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.fails(2, []string{"are not taken", "no terminal"}, "login", "--authfile", old, host)
 	skopeo := func() ([]byte, error) {
 		return exec.Command("skopeo", "inspect", "--tls-verify=false", "--authfile", file, "docker://"+name).CombinedOutput()
 	}

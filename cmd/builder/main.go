@@ -229,6 +229,13 @@ func flags(name string) *pflag.FlagSet {
 	return fs
 }
 
+// otherNames lets flags be given by further names too.
+func otherNames(fs *pflag.FlagSet, names map[string]string) {
+	fs.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		return pflag.NormalizedName(first(names[name], name))
+	})
+}
+
 // parse parses a command's arguments and checks how many are left; most is -1
 // for any number. With --help it prints the usage and returns pflag.ErrHelp.
 func (e *env) parse(fs *pflag.FlagSet, args []string, least, most int) ([]string, error) {

@@ -18,6 +18,8 @@ import (
 
 	"builder/network"
 	"builder/supervisor"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // runNetwork calls the subcommands about networks.
@@ -110,13 +112,48 @@ func runNetworkLs(_ context.Context, e *env, args []string) error {
 	return table{format: *format, columns: "{{.ID}}\t{{.Name}}\t{{.Driver}}\t{{.Scope}}", header: networkHeader}.print(e.stdout, rows)
 }
 
-// allNetworks are the networks with the default one.
+// ways are the networks that docker shows beside those with a bridge, of which there is
+// always one: the machine's and none. The names are those of --network.
+var ways = []network.Network{
+	{Name: "host", Driver: "host", ID: digest.FromString("host").Encoded()},
+	{Name: "none", Driver: "null", ID: digest.FromString("none").Encoded()},
+}
+
+// isWay tells whether a network is the machine's or none.
+func isWay(net network.Network) bool { return net.Driver == "host" || net.Driver == "null" }
+
+// allNetworks are the networks with the default one, the machine's and none, by name.
 func allNetworks(n *network.Networks) ([]network.Network, error) {
 	if _, err := n.Find(network.Default); err != nil {
 		return nil, err
 	}
-	return n.List()
+	list, err := n.List()
+	list = append(list, ways...)
+	slices.SortFunc(list, func(a, b network.Network) int { return strings.Compare(a.Name, b.Name) })
+	return list, err
 }
+
+// findNetwork finds a network as [network.Networks.Find] does, and the machine's and none.
+func findNetwork(n *network.Networks, word string) (network.Network, error) {
+	for _, way := range ways {
+		if word == way.Name || len(word) >= 12 && strings.HasPrefix(way.ID, word) {
+			return way, nil
+		}
+	}
+	return n.Find(word)
+}
+
+// ownNetwork finds a network that isn't the machine's or none.
+func ownNetwork(n *network.Networks, word string) (network.Network, error) {
+	net, err := findNetwork(n, word)
+	if err == nil && isWay(net) {
+		err = fmt.Errorf("network %s is no network of containers' own: it is chosen by run --network %[1]s, and stays", net.Name)
+	}
+	return net, err
+}
+
+// builtIn tells whether a network is there without having been made.
+func builtIn(net network.Network) bool { return net.Name == network.Default || isWay(net) }
 
 func parseNetworkFilters(n *network.Networks, words []string) (func(network.Network) bool, error) {
 	groups := map[string][]func(network.Network) bool{}
@@ -139,7 +176,7 @@ func parseNetworkFilters(n *network.Networks, words []string) (func(network.Netw
 		case name == "scope":
 			f = func(network.Network) bool { return value == "local" }
 		case name == "type" && (value == "custom" || value == "builtin"):
-			f = func(net network.Network) bool { return (net.Name == network.Default) == (value == "builtin") }
+			f = func(net network.Network) bool { return builtIn(net) == (value == "builtin") }
 		case name == "label" || name == "label!":
 			match := labelFilter(name, value)
 			f = func(net network.Network) bool { return match(net.Labels) }
@@ -150,6 +187,9 @@ func parseNetworkFilters(n *network.Networks, words []string) (func(network.Netw
 				return nil, &usageError{msg: fmt.Sprintf("--filter %s: want true or false", w)}
 			}
 			f = func(net network.Network) bool {
+				if builtIn(net) {
+					return !want
+				}
 				members, err := n.Members(net.Name)
 				return err == nil && (len(members) == 0) == want
 			}
@@ -199,9 +239,8 @@ func runNetworkCreate(_ context.Context, e *env, args []string) error {
 		return &usageError{msg: fmt.Sprintf("network create: the name %s has a meaning of its own", words[0])}
 	}
 	net := network.Network{Name: words[0], Internal: *internal, Labels: map[string]string{}}
-	for _, w := range *labels {
-		k, v, _ := strings.Cut(w, "=")
-		net.Labels[k] = v
+	if err := addLabels(net.Labels, *labels); err != nil {
+		return err
 	}
 	if err := networkOptions(&net, *options); err != nil {
 		return err
@@ -320,7 +359,7 @@ func runNetworkRm(_ context.Context, e *env, args []string) error {
 	}
 	var errs []error
 	for _, w := range words {
-		net, err := n.Find(w)
+		net, err := ownNetwork(n, w)
 		if err == nil {
 			err = n.Remove(net.Name)
 		}
@@ -392,7 +431,7 @@ func runNetworkInspect(_ context.Context, e *env, args []string) error {
 	found := []any{}
 	var errs []error
 	for _, w := range words {
-		net, err := records.Networks().Find(w)
+		net, err := findNetwork(records.Networks(), w)
 		var in inspectedNetwork
 		if err == nil {
 			in, err = inspectNetwork(records, net)
@@ -457,6 +496,15 @@ func inspectNetwork(records supervisor.Records, net network.Network) (inspectedN
 		}
 		in.IPAM.Config = append(in.IPAM.Config, sub)
 	}
+	if isWay(net) {
+		list, err := records.List()
+		for _, c := range list {
+			if c.NetworkMode == net.Name && c.State.Alive() {
+				in.Containers[c.ID] = inspectedMember{Name: c.Name}
+			}
+		}
+		return in, err
+	}
 	members, err := records.Networks().Members(net.Name)
 	if err != nil {
 		return in, err
@@ -495,7 +543,7 @@ func runNetworkConnect(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	net, err := client.Records.Networks().Find(words[0])
+	net, err := ownNetwork(client.Records.Networks(), words[0])
 	if err != nil {
 		return err
 	}
@@ -531,7 +579,7 @@ func runNetworkDisconnect(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	net, err := client.Records.Networks().Find(words[0])
+	net, err := ownNetwork(client.Records.Networks(), words[0])
 	if errors.Is(err, network.ErrNotFound) && c.OnNetwork(words[0]) { // it was removed
 		net.Name, err = words[0], nil
 	}

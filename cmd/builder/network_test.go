@@ -190,8 +190,25 @@ func TestUserNetworks(t *testing.T) {
 	}
 	w.ok("rm", "-fa")
 	w.ok("network", "prune", "-f")
-	if out := w.ok("network", "ls", "--format", "{{.Name}}"); out != "bridge\n" {
+	if out := w.ok("network", "ls", "--format", "{{.Name}}"); out != "bridge\nhost\nnone\n" {
 		t.Errorf("after prune: %q", out)
+	}
+	if out := w.ok("network", "ls", "-q", "--filter", "dangling=true") + w.ok("network", "ls", "-q", "--filter", "type=custom"); out != "" {
+		t.Errorf("what is there always is told as made or without use: %q", out)
+	}
+	// The machine's network and none are there to be looked at.
+	w.ok("run", "-d", "--name", "machine", "--network", "host", "test/base", "sleep", "1000")
+	if out := w.ok("network", "inspect", "-f", "{{.Name}} {{.Driver}} {{range .Containers}}{{.Name}}{{end}}", "host", "none"); out != "host host machine\nnone null \n" {
+		t.Errorf("inspect says %q", out)
+	}
+	for _, args := range [][]string{{"rm", "none"}, {"connect", "host", "machine"}, {"disconnect", "host", "machine"}} {
+		w.fails(1, []string{"no network of containers' own"}, append([]string{"network"}, args...)...)
+	}
+	if name, err := os.Hostname(); err != nil || w.field("machine", "{{.Config.Hostname}}") != name {
+		t.Errorf("on the machine's network the host name is %s, not %s, %v", w.field("machine", "{{.Config.Hostname}}"), name, err)
+	}
+	for _, flag := range []string{"--hostname=x", "--add-host=x:10.0.0.1", "--dns=10.0.0.1", "--dns-opt=ndots:2", "--expose=80"} {
+		w.fails(125, []string{"--network container:machine", "container"}, "run", "--rm", "--network", "container:machine", flag, "test/base")
 	}
 }
 
@@ -553,6 +570,7 @@ func TestWrongNetworks(t *testing.T) {
 		{1, "too small", []string{"network", "create", "--subnet", "10.1.2.0/31", "x"}},
 		{2, "--gateway", []string{"network", "create", "--subnet", "10.1.2.0/24", "--gateway", "10.9.9.9", "x"}},
 		{2, "--driver", []string{"network", "create", "-d", "macvlan", "x"}},
+		{2, "--label", []string{"network", "create", "--label", "", "x"}},
 		{2, "--opt", []string{"network", "create", "-o", "x=y", "x"}},
 		{1, "no such network", []string{"network", "rm", "x"}},
 		{1, "default", []string{"network", "rm", "bridge"}},

@@ -47,13 +47,7 @@ func (f *pruneFlags) addFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&f.minFree, "min-free-space", "", "remove only until the disk has this `SIZE` free")
 	fs.StringVar(&f.keepStorage, "keep-storage", "", "the older name of --reserved-space")
 	fs.MarkHidden("keep-storage") //nolint:errcheck // it is there
-	fs.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
-		switch name {
-		case "max-used", "reserved", "min-free":
-			name += "-space"
-		}
-		return pflag.NormalizedName(name)
-	})
+	otherNames(fs, map[string]string{"max-used": "max-used-space", "reserved": "reserved-space", "min-free": "min-free-space"})
 }
 
 // pruning is what is to be removed.

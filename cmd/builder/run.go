@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -63,7 +64,7 @@ func runRun(ctx context.Context, e *env, args []string) error {
 // checkAttach says what is wrong with --attach.
 func (o *runOptions) checkAttach() error {
 	for _, w := range o.attach {
-		if w != "stdin" && w != "stdout" && w != "stderr" {
+		if w := strings.ToLower(w); w != "stdin" && w != "stdout" && w != "stderr" {
 			return &usageError{msg: fmt.Sprintf("run: --attach %q: want stdin, stdout or stderr", w)}
 		}
 	}
@@ -76,7 +77,7 @@ func (o *runOptions) checkAttach() error {
 // attaches tells whether a stream is one of those of --attach, which are all
 // where none is named.
 func (o *runOptions) attaches(stream string) bool {
-	return len(o.attach) == 0 || slices.Contains(o.attach, stream)
+	return len(o.attach) == 0 || slices.ContainsFunc(o.attach, func(w string) bool { return strings.EqualFold(w, stream) })
 }
 
 // codedError is an error with an exit code of its own.

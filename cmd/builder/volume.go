@@ -85,9 +85,8 @@ func runVolumeCreate(_ context.Context, e *env, args []string) error {
 		}
 		want.Name = words[0]
 	}
-	for _, w := range *labels {
-		k, v, _ := strings.Cut(w, "=")
-		want.Labels[k] = v
+	if err := addLabels(want.Labels, *labels); err != nil {
+		return err
 	}
 	for _, w := range *options {
 		k, v, _ := strings.Cut(w, "=")

@@ -106,13 +106,23 @@ func (m Mount) openBind() (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	attr := unix.MountAttr{Attr_set: m.Attributes()}
+	all, top := m.Attributes(), uint64(0)
+	if m.TopReadOnly {
+		top = all & unix.MOUNT_ATTR_RDONLY
+		all &^= top
+	}
 	flags := uint(unix.AT_EMPTY_PATH)
 	if m.Recursive {
 		flags |= unix.AT_RECURSIVE
 	}
-	if attr.Attr_set != 0 {
-		if err := unix.MountSetattr(int(f.Fd()), "", flags, &attr); err != nil {
+	for _, set := range []struct {
+		attr  uint64
+		flags uint
+	}{{all, flags}, {top, unix.AT_EMPTY_PATH}} {
+		if set.attr == 0 {
+			continue
+		}
+		if err := unix.MountSetattr(int(f.Fd()), "", set.flags, &unix.MountAttr{Attr_set: set.attr}); err != nil {
 			f.Close()
 			return nil, os.NewSyscallError("mount_setattr", err)
 		}

@@ -44,6 +44,7 @@ type Mount struct {
 
 	ReadOnly    bool
 	Recursive   bool   // Bind: bring the mounts below the source too
+	TopReadOnly bool   // Bind: what is mounted below the source is writable also if ReadOnly
 	Propagation string // Bind: "", private, rprivate, slave, rslave, shared, rshared
 	NoExec      bool
 	NoSuid      bool

@@ -38,6 +38,7 @@ type Mount struct {
 	ReadOnly     bool   `json:"readOnly,omitempty"`
 	MapOwners    bool   `json:"mapOwners,omitempty"` // see mount.Mount; volumes that are no directory of the machine always do
 	NonRecursive bool   `json:"nonRecursive,omitempty"`
+	TopReadOnly  bool   `json:"topReadOnly,omitempty"` // see [mount.Mount]
 	Propagation  string `json:"propagation,omitempty"`
 
 	Size   int64  `json:"size,omitempty"` // of a tmpfs, in bytes
@@ -59,7 +60,7 @@ func (h *holder) mounts(spec *container.Spec) (opened []*os.File, err error) {
 	}()
 	spec.Mounts = slices.Clone(spec.Mounts)
 	for _, m := range h.config.Mounts {
-		mm := mount.Mount{Type: mount.Bind, Target: m.Target, ReadOnly: m.ReadOnly, Recursive: !m.NonRecursive, Propagation: m.Propagation}
+		mm := mount.Mount{Type: mount.Bind, Target: m.Target, ReadOnly: m.ReadOnly, Recursive: !m.NonRecursive, TopReadOnly: m.TopReadOnly, Propagation: m.Propagation}
 		switch m.Type {
 		case MountTmpfs:
 			mm = mount.Mount{

@@ -222,6 +222,7 @@ func parseMount(text string) (mountRequest, error) {
 		return m, err
 	}
 	only := map[string]string{} // key: the type that it is for
+	recursive := ""
 	for _, w := range words {
 		key, value, given := strings.Cut(w, "=")
 		key = strings.ToLower(strings.TrimSpace(key))
@@ -253,8 +254,11 @@ func parseMount(text string) (mountRequest, error) {
 		case "idmap":
 			m.MapOwners, err = flag()
 		case "bind-recursive":
+			recursive = value
 			switch value {
-			case "enabled", "writable", "readonly":
+			case "enabled", "readonly":
+			case "writable":
+				m.TopReadOnly = true
 			case "disabled":
 				m.NonRecursive = true
 			default:
@@ -296,6 +300,9 @@ func parseMount(text string) (mountRequest, error) {
 		if err != nil {
 			return m, err
 		}
+	}
+	if (recursive == "writable" || recursive == "readonly") && !m.ReadOnly {
+		return m, fmt.Errorf("bind-recursive=%s says how far readonly goes, which is not there", recursive)
 	}
 	return m, checkMount(&m, only)
 }

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -241,6 +242,17 @@ func TestMounts(t *testing.T) {
 	w.write("dir/sub/deep", "deep\n")
 	dir := filepath.Join(w.dir, "dir")
 	w.ok("run", "--rm", "-v", "vol:/v", "test/base", "sh", "-c", "mkdir -p /v/sub; echo deep > /v/sub/f; ln -s /etc /v/out")
+	top := filepath.Join(w.dir, "top")
+	w.write("top/below/here", "")
+	if err := syscall.Mount("tmpfs", filepath.Join(top, "below"), "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(filepath.Join(top, "below"), 0); err != nil {
+			t.Error(err)
+		}
+	})
+	const writes = "for f in /d/no /d/below/no; do (: > $f) 2>/dev/null && echo $f && rm $f; done; ls /d/below"
 	for _, tc := range []struct {
 		flags, command string
 		code           int
@@ -266,6 +278,12 @@ func TestMounts(t *testing.T) {
 		{"--mount type=bind,src=DIR,dst=/d,volume-nocopy", "true", 125, "is for type=volume"},
 		{"--mount type=bind,src=DIR,dst=/d,tmpfs-size=1", "true", 125, "is for type=tmpfs"},
 		{"--mount type=nothing,dst=/d", "true", 125, `unknown type "nothing"`},
+		{"--mount type=bind,src=TOP,dst=/d", writes, 0, "/d/no\n/d/below/no\n"},
+		{"--mount type=bind,src=TOP,dst=/d,readonly", writes, 0, ""},
+		{"--mount type=bind,src=TOP,dst=/d,readonly,bind-recursive=readonly", writes, 0, ""},
+		{"--mount type=bind,src=TOP,dst=/d,readonly,bind-recursive=writable", writes, 0, "/d/below/no\n"},
+		{"--mount type=bind,src=TOP,dst=/d,readonly,bind-recursive=disabled", writes, 0, "here\n"},
+		{"--mount type=bind,src=TOP,dst=/d,bind-recursive=writable", "true", 125, "how far readonly goes"},
 		{"--mount type=volume,src=vol,dst=/d", "cat /d/sub/f", 0, "deep\n"},
 		{"--mount type=volume,src=vol,dst=/d,readonly", "touch /d/no", 1, ""},
 		{"--mount type=volume,src=vol,dst=/d,volume-subpath=sub", "cat /d/f; touch /d/here", 0, "deep\n"},
@@ -295,7 +313,7 @@ func TestMounts(t *testing.T) {
 		{"-v DIR:/d:nocopy", "true", 125, "nocopy is for volumes"},
 		{"-v vol:/d:rslave", "true", 125, "for paths of this machine"},
 	} {
-		args := append([]string{"run", "--rm"}, strings.Fields(strings.ReplaceAll(tc.flags, "DIR", dir))...)
+		args := append([]string{"run", "--rm"}, strings.Fields(strings.NewReplacer("DIR", dir, "TOP", top).Replace(tc.flags))...)
 		r := w.run(append(args, "test/base", "sh", "-c", tc.command)...)
 		if tc.code == 125 {
 			if r.code != 125 || !strings.Contains(r.stderr, tc.want) {

@@ -8,8 +8,8 @@
 // they do.
 //
 // The kernel starts a program with SP at argc, argv[0] … argv[argc-1], 0,
-// envp…, 0. argv[0] is a string of one byte, the number of candidates; argv[1]…
-// are the candidates; behind them is the argv of the command.
+// envp…, 0. argv[0] begins with the number of candidates, and is else the name of
+// process 1; argv[1]… are the candidates; behind them is the argv of the command.
 //
 // Registers: R12 = the stack at the start, R13 = the command's argv, R14 = its
 // envp, BX = the next candidate, R15 = how many are left, R8 = the error to
@@ -26,6 +26,7 @@
 #define SYS_fcntl 72
 #define SYS_close 3
 #define SYS_setpgid 109
+#define SYS_prctl 157
 #define SYS_rt_sigtimedwait 128
 #define SYS_exit_group 231
 
@@ -167,6 +168,31 @@ parent:
 	MOVL $3, DI
 	MOVL $SYS_close, AX
 	SYSCALL
+
+	// Process 1 is shown as "builder-init" and the command's argv, which is moved
+	// to behind that: what was between them, the candidates, is nothing to be shown.
+	MOVQ 8(R12), SI
+	MOVB $0x62, (SI) // b: the name begins with the number of candidates
+	MOVL $15, DI // PR_SET_NAME
+	MOVL $SYS_prctl, AX
+	SYSCALL
+	MOVQ -16(R14), SI // the last argument
+last:
+	MOVBLZX (SI), AX
+	INCQ SI
+	TESTL AX, AX
+	JNE  last
+	MOVQ SI, CX // the end of all
+	MOVQ 0(R13), SI
+	SUBQ SI, CX
+	MOVQ 8(R12), DI
+	ADDQ $13, DI // past the name
+	CLD
+	REP; MOVSB
+	MOVQ SI, CX
+	SUBQ DI, CX
+	XORL AX, AX
+	REP; STOSB
 next:
 	MOVQ SP, DI
 	LEAQ 8(SP), SI

@@ -653,12 +653,13 @@ func (p *plan) writeParentDeath() {
 	pr.check("check parent", revents, 0, unix.ESRCH)
 }
 
-// writeExec executes the trampoline: its argv[0] is the number of candidates
-// as one byte, they follow, and then the command's own arguments.
+// writeExec executes the trampoline: its argv[0] begins with the number of candidates
+// as one byte, they follow, and then the command's own arguments. Where it stays as
+// process 1 it puts the first letter of its name in the place of the number.
 func (p *plan) writeExec() {
 	pr := &p.prog
 	cands := candidates(p.spec.Args[0], p.env)
-	argv := append([]string{string([]byte{byte(len(cands))})}, cands...)
+	argv := append([]string{string([]byte{byte(len(cands))}) + "uilder-init"}, cands...)
 	argv = append(argv, p.spec.Args...)
 	pr.do("execute trampoline", unix.SYS_EXECVEAT, num(trampolineFD), pr.str(""), pr.strings(argv), pr.strings(p.env), num(unix.AT_EMPTY_PATH))
 }

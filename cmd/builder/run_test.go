@@ -192,3 +192,14 @@ func TestRunKilled(t *testing.T) {
 	}
 	w.fails(1, []string{"no such container"}, "rm", "later")
 }
+
+// TestInitName looks at process 1 with --init: it has a name, and shows the command as it
+// was given.
+func TestInitName(t *testing.T) {
+	w := newBench(t)
+	out := w.ok("run", "--rm", "--init", "--network", "none", "test/base", "sh", "-c", `cat /proc/1/comm; tr '\0' ' ' < /proc/1/cmdline`)
+	comm, line, _ := strings.Cut(out, "\n")
+	if want := `builder-init sh -c cat /proc/1/comm; tr '\0' ' ' < /proc/1/cmdline`; comm != "builder-init" || strings.TrimRight(line, " ") != want {
+		t.Errorf("process 1 is %s, %q", comm, line)
+	}
+}

@@ -163,6 +163,10 @@ type Spec struct {
 	// HostCgroupNS shows it the control groups of the machine, not its own as
 	// the top.
 	HostCgroupNS bool
+	// WritableCgroups lets it make control groups below its own, as Privileged does,
+	// in /sys/fs/cgroup. It may change its own limits then unless cgroup2 is mounted
+	// with nsdelegate (cgroups(7)).
+	WritableCgroups bool
 	// IDs, if there are any, are what the container's users and groups are
 	// outside of it: it is in a user namespace, and its root is root of nothing
 	// else. UserNS is the namespace ([NewUserNamespace]), which the caller keeps

@@ -199,7 +199,11 @@ func (p *plan) writeFileSystems() {
 		}
 		p.moveTo("/sys", p.sys, pr.file(point))
 		if !p.mounted("/sys/fs/cgroup") {
-			p.moveInto("/sys/fs/cgroup", p.newFS("/sys/fs/cgroup", "cgroup2", sysAttr), p.sys, "fs/cgroup")
+			cgroupAttr := sysAttr
+			if p.spec.WritableCgroups {
+				cgroupAttr = noneOfThree
+			}
+			p.moveInto("/sys/fs/cgroup", p.newFS("/sys/fs/cgroup", "cgroup2", cgroupAttr), p.sys, "fs/cgroup")
 		}
 	}
 	// A mount of one file can be made only of what is mounted: so all of

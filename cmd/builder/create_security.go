@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"strconv"
 	"strings"
 
 	"builder/container"
@@ -32,7 +33,7 @@ func (f *securityFlags) addFlags(fs *pflag.FlagSet) {
 	fs.BoolVar(&f.privileged, "privileged", false, "drop nearly all confinement")
 	fs.StringArrayVar(&f.capAdd, "cap-add", nil, "give a capability, or ALL")
 	fs.StringArrayVar(&f.capDrop, "cap-drop", nil, "take a capability away, or ALL")
-	fs.StringArrayVar(&f.securityOpt, "security-opt", nil, "`OPTION`: no-new-privileges, seccomp=unconfined|FILE, apparmor=PROFILE, systempaths=unconfined, mask=PATHS, unmask=PATHS|ALL")
+	fs.StringArrayVar(&f.securityOpt, "security-opt", nil, "`OPTION`: no-new-privileges, seccomp=unconfined|FILE, apparmor=PROFILE, systempaths=unconfined, writable-cgroups, mask=PATHS, unmask=PATHS|ALL")
 	fs.StringVar(&f.ipc, "ipc", "private", "shared memory and queues: its own, its own that others may share, only the latter, or shared: `private|shareable|none|host|container:NAME`")
 	fs.StringVar(&f.pid, "pid", "private", "processes that it sees: `private|host|container:NAME`")
 	fs.StringVar(&f.uts, "uts", "private", "host name: `private|host|container:NAME`")
@@ -105,6 +106,12 @@ func (f *securityFlags) option(opt string, spec *container.Spec) error {
 		return container.CheckAppArmor(value)
 	case name == "systempaths" && value == "unconfined":
 		spec.Unmask = append(spec.Unmask, "ALL")
+	case name == "writable-cgroups":
+		on, err := strconv.ParseBool(first(value, "true"))
+		if err != nil {
+			return fmt.Errorf("%q: want true or false", opt)
+		}
+		spec.WritableCgroups = on
 	case (name == "mask" || name == "unmask") && value != "":
 		return maskOption(name, value, spec)
 	case name == "no-new-privileges" && value != "":
@@ -114,7 +121,7 @@ func (f *securityFlags) option(opt string, spec *container.Spec) error {
 	case name == "seccomp" || name == "no-new-privileges" || name == "label":
 		return securityOption(strings.Replace(opt, ":", "=", 1), &spec.Seccomp, &spec.NoNewPrivileges)
 	default:
-		return fmt.Errorf("%q is not supported: there are no-new-privileges, seccomp=, apparmor=, label=disable, systempaths=unconfined, mask= and unmask=", opt)
+		return fmt.Errorf("%q is not supported: there are no-new-privileges, seccomp=, apparmor=, label=disable, systempaths=unconfined, writable-cgroups, mask= and unmask=", opt)
 	}
 	return nil
 }

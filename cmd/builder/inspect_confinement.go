@@ -130,6 +130,9 @@ func securityOptions(s container.Spec) (out []string) {
 	if s.AppArmor != "" {
 		out = append(out, "apparmor="+s.AppArmor)
 	}
+	if s.WritableCgroups {
+		out = append(out, "writable-cgroups=true")
+	}
 	if len(s.Mask) > 0 {
 		out = append(out, "mask="+strings.Join(s.Mask, ":"))
 	}

@@ -58,8 +58,20 @@ func (e *env) attached(a attachOptions, begin func(*supervisor.Session) error) (
 	return st.ExitCode, err
 }
 
-// parseDetachKeys reads docker's notation: keys separated by commas, each a
-// character or ctrl- with a letter or one of @ [ \ ] ^ _.
+// detachKeys reads docker's notation: keys separated by commas, each a character or
+// ctrl- with a letter or one of @ [ \ ] ^ _. Where nothing is given it is as docker's
+// config file says.
+func (e *env) detachKeys(given string) ([]byte, error) {
+	if given != "" {
+		return parseDetachKeys(given)
+	}
+	keys, err := parseDetachKeys(e.dockerConfig().DetachKeys)
+	if err != nil {
+		err = fmt.Errorf("docker's config file, detachKeys: %w", err)
+	}
+	return keys, err
+}
+
 func parseDetachKeys(text string) ([]byte, error) {
 	if text == "" {
 		return []byte{16, 17}, nil // ctrl-p, ctrl-q
@@ -90,7 +102,7 @@ func runAttach(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	keys, err := parseDetachKeys(*keyText)
+	keys, err := e.detachKeys(*keyText)
 	if err != nil {
 		return &usageError{msg: fmt.Sprintf("attach: --detach-keys: %v", err)}
 	}

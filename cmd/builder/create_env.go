@@ -3,17 +3,13 @@
 package main
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"slices"
 	"strings"
 
 	"builder/build"
 	"builder/dockerfile"
-	"builder/registry"
 
 	"github.com/spf13/pflag"
 )
@@ -104,39 +100,4 @@ func setEnv(e *env, vars *dockerfile.Env, files, env []string) error {
 		vars.Set(k, v)
 	}
 	return nil
-}
-
-// configuredProxies are the proxies that docker's config file has for builds and
-// containers, by the names of their variables. A file that can't be read has none, and
-// is told of.
-func (e *env) configuredProxies() map[string]string {
-	name := registry.DockerConfig(e.getenv)
-	if name == "" {
-		return nil
-	}
-	data, err := os.ReadFile(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	var file struct {
-		Proxies map[string]struct {
-			HTTPProxy, HTTPSProxy, NoProxy, FTPProxy, AllProxy string
-		}
-	}
-	if err == nil {
-		err = json.Unmarshal(data, &file)
-	}
-	if err != nil {
-		e.warn(fmt.Sprintf("%s: no proxies are read: %v", name, err))
-		return nil
-	}
-	// The others are those of docker's daemons, by their addresses.
-	p := file.Proxies["default"]
-	out := map[string]string{"HTTP_PROXY": p.HTTPProxy, "HTTPS_PROXY": p.HTTPSProxy, "NO_PROXY": p.NoProxy, "FTP_PROXY": p.FTPProxy, "ALL_PROXY": p.AllProxy}
-	for name, value := range out {
-		if value == "" {
-			delete(out, name)
-		}
-	}
-	return out
 }

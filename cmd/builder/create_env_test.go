@@ -50,7 +50,7 @@ func TestEnvFlags(t *testing.T) {
 	w.write("vars.env", "GOOD=1\nBAD NAME=2\n")
 	w.fails(125, []string{"vars.env", `"BAD NAME"`}, "run", "--rm", "--env-file", "vars.env", "vars", "true")
 	w.write("docker/config.json", "{broken")
-	if r := w.run("run", "--rm", "vars", "sh", "-c", show); r.code != 0 || r.stdout != "image/image////\n" || !strings.Contains(r.stderr, "config.json: no proxies are read") {
+	if r := w.run("run", "--rm", "vars", "sh", "-c", show); r.code != 0 || r.stdout != "image/image////\n" || !strings.Contains(r.stderr, "config.json: nothing is read but credentials") {
 		t.Errorf("with a broken file: %+v", r)
 	}
 }

@@ -90,7 +90,7 @@ func runImages(_ context.Context, e *env, args []string) error {
 		printIDs(e, images, *noTrunc)
 		return nil
 	}
-	t := table{format: *format, header: imageHeader, columns: "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}"}
+	t := table{format: first(*format, e.dockerConfig().ImagesFormat), header: imageHeader, columns: "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}"}
 	if *digests {
 		t.columns = "{{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}"
 	}

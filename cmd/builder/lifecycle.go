@@ -217,7 +217,7 @@ func runStart(ctx context.Context, e *env, args []string) error {
 		if len(words) != 1 {
 			return &usageError{msg: "start: attach to one container at a time"}
 		}
-		keys, err := parseDetachKeys(*keyText)
+		keys, err := e.detachKeys(*keyText)
 		if err != nil {
 			return &usageError{msg: fmt.Sprintf("start: --detach-keys: %v", err)}
 		}

@@ -366,7 +366,14 @@ func TestAttachRedraws(t *testing.T) {
 	}
 	w.ok("run", "-dit", "--name", "screen", "test/base", "sh", "-c", "trap 'echo winch' WINCH; echo ready; while :; do sleep 0.02; done")
 	waitFor(t, "the trap", func() bool { return strings.Contains(w.ok("logs", "screen"), "ready") })
-	for i := range 2 {
+	config := t.TempDir()
+	t.Setenv("DOCKER_CONFIG", config)
+	for i, keys := range [][]byte{{16, 17}, {1, 'b'}} {
+		if i == 1 {
+			if err := os.WriteFile(filepath.Join(config, "config.json"), []byte(`{"detachKeys": "ctrl-a,b", "psFormat": "{{.Names}} is {{.State}}", "networksFormat": "{{.Name}}!"}`), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
 		before := strings.Count(w.ok("logs", "screen"), "winch")
 		cmd := exec.Command("script", "-qec", "stty cols 80 rows 24; exec "+exe+" attach screen", "/dev/null")
 		cmd.Env = w.command().Env
@@ -378,13 +385,17 @@ func TestAttachRedraws(t *testing.T) {
 			t.Fatal(err)
 		}
 		waitFor(t, fmt.Sprintf("SIGWINCH of attachment %d", i), func() bool { return strings.Count(w.ok("logs", "screen"), "winch") > before })
-		if _, err := stdin.Write([]byte{16, 17}); err != nil { // the detach keys
+		if _, err := stdin.Write(keys); err != nil {
 			t.Fatal(err)
 		}
 		_ = cmd.Wait()
 		if code := cmd.ProcessState.ExitCode(); code != 1 { // docker's
 			t.Errorf("attachment %d, left by the keys: code %d", i, code)
 		}
+	}
+	// What else docker's config file says.
+	if out := w.ok("ps") + w.ok("network", "ls") + w.ok("ps", "--format", "{{.Names}}"); out != "screen is running\nbridge!\nhost!\nnone!\nscreen\n" {
+		t.Errorf("with formats in docker's config file: %q", out)
 	}
 }
 

@@ -109,7 +109,7 @@ func runNetworkLs(_ context.Context, e *env, args []string) error {
 	if *quiet {
 		return nil
 	}
-	return table{format: *format, columns: "{{.ID}}\t{{.Name}}\t{{.Driver}}\t{{.Scope}}", header: networkHeader}.print(e.stdout, rows)
+	return table{format: first(*format, e.dockerConfig().NetworksFormat), columns: "{{.ID}}\t{{.Name}}\t{{.Driver}}\t{{.Scope}}", header: networkHeader}.print(e.stdout, rows)
 }
 
 // ways are the networks that docker shows beside those with a bridge, of which there is

@@ -112,7 +112,7 @@ func runPs(ctx context.Context, e *env, args []string) error {
 	if *size {
 		columns += "\t{{.Size}}"
 	}
-	return table{format: *format, columns: columns, header: psHeader}.print(e.stdout, rows)
+	return table{format: first(*format, e.dockerConfig().PsFormat), columns: columns, header: psHeader}.print(e.stdout, rows)
 }
 
 func containerRow(c supervisor.Container, noTrunc bool) psRow {

@@ -109,7 +109,7 @@ func (e *env) runContainer(ctx context.Context, o *runOptions, name string, args
 	if o.tty && o.interactive && !o.detach && !term.IsTerminal(int(e.stdin.Fd())) {
 		return 0, &usageError{msg: "run: standard input is no terminal: leave out -t"}
 	}
-	keys, err := parseDetachKeys(o.detachKeys)
+	keys, err := e.detachKeys(o.detachKeys)
 	if err != nil {
 		return 0, &usageError{msg: fmt.Sprintf("run: --detach-keys: %v", err)}
 	}

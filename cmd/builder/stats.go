@@ -69,7 +69,7 @@ func runStats(ctx context.Context, e *env, args []string) error {
 	if err := s.Leave(); err != nil {
 		return err
 	}
-	t := table{format: *format, columns: statsColumns, header: statsHeader}
+	t := table{format: first(*format, e.dockerConfig().StatsFormat), columns: statsColumns, header: statsHeader}
 	for wait := firstReading; ; wait = nextReading {
 		select {
 		case <-ctx.Done():

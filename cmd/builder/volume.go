@@ -182,7 +182,7 @@ func runVolumeLs(_ context.Context, e *env, args []string) error {
 	if *quiet {
 		return nil
 	}
-	return table{format: *format, columns: "{{.Driver}}\t{{.Name}}", header: volumeHeader}.print(e.stdout, rows)
+	return table{format: first(*format, e.dockerConfig().VolumesFormat), columns: "{{.Driver}}\t{{.Name}}", header: volumeHeader}.print(e.stdout, rows)
 }
 
 func parseVolumeFilters(records supervisor.Records, words []string) (func(volume.Volume) (bool, error), error) {

@@ -58,7 +58,7 @@ type env struct {
 	debug bool   // --debug
 
 	opened  *store.Store
-	docker  *dockerConfig // see [env.dockerConfig]
+	docker  *dockerConfig   // see [env.dockerConfig]
 	usernet *usernet.Client // see networkBase
 
 	// How requests to registries are repeated; 0 for the defaults.

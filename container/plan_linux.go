@@ -39,6 +39,7 @@ type plan struct {
 	root, dev, pts, shm, etc *os.File       // detached mounts; shm and etc may be nil
 	points                   []mountPoint   // of proc, dev, sys and the /etc files
 	mounts                   []plannedMount // the Spec's
+	coveredEtc               []coveredFile  // /etc files that come on top of the mounts
 
 	devices []boundDevice
 
@@ -58,6 +59,12 @@ type plan struct {
 type mountPoint struct {
 	name string // "/proc"
 	file *os.File
+}
+
+// coveredFile is a file of /etc that is mounted in one of the Spec's mounts.
+type coveredFile struct {
+	name string // "/etc/hosts"
+	tree arg    // the child's descriptor
 }
 
 // plannedMount is one of the Spec's mounts, opened.
@@ -432,6 +439,10 @@ func (p *plan) openEtc() error {
 		if p.mounted(name) {
 			continue
 		}
+		if !p.spec.RunStep && p.mounted("/etc") {
+			p.coveredEtc = append(p.coveredEtc, coveredFile{name: name})
+			continue
+		}
 		at, err := p.stubs.ensure(p.root, name, false, false)
 		if err != nil {
 			return err
@@ -478,6 +489,11 @@ func (p *plan) openMounts() error {
 			return fmt.Errorf("mount on %q: %w", m.Target, err)
 		}
 		p.mounts = append(p.mounts, pm)
+	}
+	for _, f := range p.coveredEtc {
+		if err := p.makePoint(plannedMount{target: f.name}); err != nil {
+			return fmt.Errorf("mount on %q: %w", f.name, err)
+		}
 	}
 	return nil
 }

@@ -215,6 +215,9 @@ func (p *plan) writeFileSystems() {
 			p.moveTo(point.name, m, pr.file(point.file))
 		}
 	}
+	for i, f := range p.coveredEtc {
+		p.coveredEtc[i].tree = pr.get("copy "+f.name, unix.SYS_OPEN_TREE, pr.file(p.etc), pr.str(path.Base(f.name)), num(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC))
+	}
 }
 
 // writeOOM sets how soon the kernel kills the process for want of memory. The
@@ -268,6 +271,13 @@ func (p *plan) writeMounts() {
 		at := pr.get("open mount point "+m.target, unix.SYS_OPENAT2, pr.file(p.root), pr.str(m.target[1:]),
 			p.how(unix.O_PATH, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS), sizeofHow)
 		p.moveTo(m.target, p.attached(m), at)
+	}
+	for _, f := range p.coveredEtc {
+		// In a mount that can't be written to it may not be there.
+		at := pr.get("open mount point "+f.name, unix.SYS_OPENAT2, pr.file(p.root), pr.str(f.name[1:]),
+			p.how(unix.O_PATH, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS), sizeofHow)
+		pr.ignore(1, anyErrno)
+		p.moveTo(f.name, f.tree, at)
 	}
 }
 

@@ -38,6 +38,13 @@ func (e *Env) Set(name, value string) {
 	e.list = append(e.list, v)
 }
 
+// Unset removes a variable. Where there is none it does nothing.
+func (e *Env) Unset(name string) {
+	if i := e.index(name); i >= 0 {
+		e.list = slices.Delete(e.list, i, i+1)
+	}
+}
+
 func (e *Env) index(name string) int {
 	return slices.IndexFunc(e.list, func(v string) bool {
 		return len(v) > len(name) && v[len(name)] == '=' && v[:len(name)] == name

@@ -318,8 +318,13 @@ func (r *responder) addrsOf(name string, from netip.Addr) []netip.Addr {
 // linked are the addresses of a container that the one who asks alone knows by a name.
 func (r *responder) linked(have leases, asker, name string) []netip.Addr {
 	for alias, id := range have[asker].Links {
-		if other, there := have[id]; there && strings.EqualFold(alias, name) && r.networks.alive(id) {
-			return other.Addrs
+		if !strings.EqualFold(alias, name) {
+			continue
+		}
+		for other, l := range have {
+			if (other == id || slices.Contains(l.Names, id)) && r.networks.alive(other) {
+				return l.Addrs
+			}
 		}
 	}
 	return nil

@@ -80,7 +80,7 @@ type lease struct {
 	Names   []string     `json:"names,omitempty"` // it is known by
 	Ports   []Port       `json:"ports,omitempty"` // that lead to it
 	Created time.Time    `json:"created"`
-	// Links are names that this container alone knows others by: their IDs.
+	// Links are names that this container alone knows others by: their IDs, or names.
 	Links map[string]string `json:"links,omitempty"`
 	// Upstream are the name servers that it asks for what is no name here; none for
 	// the machine's.

@@ -12,11 +12,12 @@ import (
 
 // Environment is what a process of a container has: docker's HOSTNAME, with a
 // terminal its TERM, and what image and user say, which goes before these two.
-// They are no part of the container's Config, and so of no image made of it.
+// They are no part of the container's Config, and so of no image made of it. One that
+// is named there without a value isn't set.
 func (r Records) Environment(c Config, tty bool) []string {
 	var out []string
 	add := func(name, value string) {
-		if value != "" && !slices.ContainsFunc(c.Spec.Env, func(v string) bool { return strings.HasPrefix(v, name+"=") }) {
+		if value != "" && !slices.ContainsFunc(c.Spec.Env, func(v string) bool { return v == name || strings.HasPrefix(v, name+"=") }) {
 			out = append(out, name+"="+value)
 		}
 	}

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"builder/supervisor"
+
+	"golang.org/x/term"
 )
 
 // attachOptions say how this process attaches to a container.
@@ -120,6 +122,9 @@ func runAttach(ctx context.Context, e *env, args []string) error {
 	a := attachOptions{
 		stdin: !*noStdin && c.OpenStdin, tty: c.Spec.Terminal, sigProxy: *sigProxy, keys: keys,
 		left: errors.New("read escape sequence"), // docker's words, and its exit code
+	}
+	if a.stdin && a.tty && !term.IsTerminal(int(e.stdin.Fd())) {
+		return errors.New("attach: standard input is no terminal, as the container's is: --no-stdin attaches without it")
 	}
 	code, err := e.attached(a, func(s *supervisor.Session) error {
 		err := client.Attach(ctx, c.Config, s)

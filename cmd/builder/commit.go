@@ -141,7 +141,7 @@ func (e *env) commitImage(o commitOptions, s *store.Store, c supervisor.Containe
 		config.Author = o.author
 	}
 	cc := &config.Config
-	cc.Env, cc.Entrypoint, cc.Cmd, cc.WorkingDir, cc.User = c.Spec.Env, c.Entrypoint, c.Cmd, c.Spec.Dir, c.Spec.User
+	cc.Env, cc.Entrypoint, cc.Cmd, cc.WorkingDir, cc.User = variables(c.Spec.Env), c.Entrypoint, c.Cmd, c.Spec.Dir, c.Spec.User
 	if c.UserImplied {
 		cc.User = ""
 	}

@@ -152,7 +152,11 @@ func openSource(root *os.File, name string, follow bool) (*copySource, error) {
 	if clean == "" {
 		clean = "/"
 	}
-	f, err := sys.OpenInRoot(root, clean, flags, 0)
+	open := func() (*os.File, error) { return sys.OpenInRoot(root, clean, flags, 0) }
+	if fi, err := root.Stat(); err == nil && !fi.IsDir() && clean == "/" { // a file is mounted there
+		open = func() (*os.File, error) { return os.OpenFile(sys.FDPath(root), sys.PathOnly, 0) }
+	}
+	f, err := open()
 	if err != nil {
 		return nil, err
 	}

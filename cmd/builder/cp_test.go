@@ -221,6 +221,20 @@ func TestCpOwners(t *testing.T) {
 // TestCpStreams copies to standard output and from standard input.
 func TestCpStreams(t *testing.T) {
 	w := newLifeBench(t)
+	// A file that is mounted can be copied also while it isn't there.
+	w.write("mounted", "contents")
+	for _, m := range []string{"-v=" + filepath.Join(w.dir, "mounted") + ":/m/file", "--mount=type=volume,src=files,dst=/m/file,volume-subpath=sub"} {
+		w.ok("run", "--rm", "-v", "files:/v", "test/base", "sh", "-c", "echo -n contents > /v/sub")
+		w.ok("create", "--name", "mounts", m, "test/base", "true")
+		tr := tar.NewReader(strings.NewReader(w.ok("cp", "mounts:/m/file", "-")))
+		if h, err := tr.Next(); err != nil || h.Name != "file" {
+			t.Errorf("%s: %+v, %v", m, h, err)
+		} else if data, err := io.ReadAll(tr); err != nil || string(data) != "contents" {
+			t.Errorf("%s: %q, %v", m, data, err)
+		}
+		w.fails(1, []string{"not a directory"}, "cp", "mounts:/m/file/x", "-")
+		w.ok("rm", "mounts")
+	}
 	w.ok("run", "-d", "--name", "cc", "test/base", "sh", "-c", "mkdir -p /d/sub; echo x > /d/sub/x; ln /d/sub/x /d/hard; sleep 1000")
 	waitFor(t, "the files", func() bool { return w.run("exec", "cc", "test", "-e", "/d/hard").code == 0 })
 	names := func(p string) string {

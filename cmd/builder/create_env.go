@@ -61,19 +61,18 @@ func (f *envFlags) list(e *env, fromImage []string) ([]string, error) {
 			}
 		}
 	}
-	if err := setEnv(e, vars, f.envFile, f.env); err != nil {
-		return nil, err
-	}
-	return vars.List(), nil
+	unset, err := setEnv(e, vars, f.envFile, f.env)
+	return append(vars.List(), unset...), err
 }
 
-// setEnv adds the variables of --env-file and -e.
-func setEnv(e *env, vars *dockerfile.Env, files, env []string) error {
+// setEnv adds the variables of --env-file and -e. unset are those of -e NAME that aren't
+// in the environment: the container is to have none of the name, as with docker.
+func setEnv(e *env, vars *dockerfile.Env, files, env []string) (unset []string, err error) {
 	var words []string
 	for _, name := range files {
 		data, err := os.ReadFile(name)
 		if err != nil {
-			return fmt.Errorf("--env-file: %w", err)
+			return nil, fmt.Errorf("--env-file: %w", err)
 		}
 		for _, line := range strings.Split(string(data), "\n") {
 			line = strings.TrimSuffix(line, "\r")
@@ -82,22 +81,34 @@ func setEnv(e *env, vars *dockerfile.Env, files, env []string) error {
 			}
 			word := strings.TrimLeft(line, " \t")
 			if k, _, _ := strings.Cut(word, "="); strings.ContainsAny(k, " \t") {
-				return &usageError{msg: fmt.Sprintf("--env-file %s: a variable can't be called %q: there are blanks in it", name, k)}
+				return nil, &usageError{msg: fmt.Sprintf("--env-file %s: a variable can't be called %q: there are blanks in it", name, k)}
 			}
 			words = append(words, word)
 		}
 	}
-	for _, w := range append(words, env...) {
+	for i, w := range append(words, env...) {
 		k, v, ok := strings.Cut(w, "=")
 		if k == "" {
-			return &usageError{msg: fmt.Sprintf("run: invalid environment variable %q", w)}
+			return nil, &usageError{msg: fmt.Sprintf("run: invalid environment variable %q", w)}
 		}
 		if !ok {
-			if v, ok = lookupEnv(e, k); !ok {
-				continue
-			}
+			v, ok = lookupEnv(e, k)
 		}
-		vars.Set(k, v)
+		if ok || i >= len(words) {
+			unset = slices.DeleteFunc(unset, func(name string) bool { return name == k })
+		}
+		switch {
+		case ok:
+			vars.Set(k, v)
+		case i >= len(words):
+			vars.Unset(k)
+			unset = append(unset, k)
+		}
 	}
-	return nil
+	return unset, nil
+}
+
+// variables are those of an environment that have values: what is only named is unset.
+func variables(env []string) []string {
+	return slices.DeleteFunc(slices.Clone(env), func(v string) bool { return !strings.Contains(v, "=") })
 }

@@ -48,6 +48,7 @@ func (f *mountFlags) addFlags(fs *pflag.FlagSet) {
 // request is a mount with what is not kept of it.
 type mountRequest struct {
 	supervisor.Mount
+	unnamed bool              // a volume of which nothing was said but where
 	noCopy  bool              // a volume isn't filled from the image
 	makeDir bool              // a missing directory of a bind mount is made
 	options map[string]string // of a volume that is made, as its labels
@@ -78,6 +79,9 @@ func (f *mountFlags) resolve(ctx context.Context, s *store.Store, rfs *rootfs.Ro
 			requests = append(requests, mountRequest{Mount: supervisor.Mount{Type: supervisor.MountVolume, Target: target}})
 		}
 	}
+	requests = slices.DeleteFunc(requests, func(m mountRequest) bool { // so docker has it
+		return m.unnamed && slices.ContainsFunc(inherited, func(other mountRequest) bool { return other.Target == m.Target })
+	})
 	for _, m := range inherited {
 		if !slices.ContainsFunc(requests, func(r mountRequest) bool { return r.Target == m.Target }) {
 			requests = append(requests, m)
@@ -112,8 +116,14 @@ func (f *mountFlags) parse() ([]mountRequest, error) {
 			return &usageError{msg: fmt.Sprintf("--%s %s: %q must be an absolute path other than /", flag, text, m.Target)}
 		}
 		m.Target = path.Clean(m.Target)
-		if slices.ContainsFunc(out, func(have mountRequest) bool { return have.Target == m.Target }) {
-			return &usageError{msg: fmt.Sprintf("--%s %s: two mounts on %s", flag, text, m.Target)}
+		if i := slices.IndexFunc(out, func(have mountRequest) bool { return have.Target == m.Target }); i >= 0 {
+			switch {
+			case m.unnamed: // what is asked for by more words has its place
+				return nil
+			case !out[i].unnamed:
+				return &usageError{msg: fmt.Sprintf("--%s %s: two mounts on %s", flag, text, m.Target)}
+			}
+			out = slices.Delete(out, i, i+1)
 		}
 		out = append(out, m)
 		return nil
@@ -123,7 +133,10 @@ func (f *mountFlags) parse() ([]mountRequest, error) {
 		words []string
 		parse func(string) (mountRequest, error)
 	}{{"volume", f.volumes, parseVolume}, {"mount", f.mounts, parseMount}, {"tmpfs", f.tmpfs, parseTmpfs}} {
-		for _, w := range group.words {
+		for i, w := range group.words {
+			if slices.Contains(group.words[:i], w) {
+				continue // said twice
+			}
 			if err := add(group.flag, w, group.parse); err != nil {
 				return nil, err
 			}
@@ -132,7 +145,7 @@ func (f *mountFlags) parse() ([]mountRequest, error) {
 	return out, nil
 }
 
-// inherited are the mounts of --volumes-from.
+// inherited are the mounts of --volumes-from: the last of a place counts, as with docker.
 func (f *mountFlags) inherited(records supervisor.Records) ([]mountRequest, error) {
 	var out []mountRequest
 	for _, w := range f.volumesFrom {
@@ -153,6 +166,7 @@ func (f *mountFlags) inherited(records supervisor.Records) ([]mountRequest, erro
 				return nil, &usageError{msg: fmt.Sprintf("--volumes-from %s: unknown mode %q: there are ro and rw", w, mode)}
 			}
 			m.Anonymous = false // it goes with its first container
+			out = slices.DeleteFunc(out, func(have mountRequest) bool { return have.Target == m.Target })
 			out = append(out, mountRequest{Mount: m, noCopy: true})
 		}
 	}
@@ -165,7 +179,7 @@ func parseVolume(text string) (mountRequest, error) {
 	m := mountRequest{Mount: supervisor.Mount{Type: supervisor.MountVolume}}
 	switch len(parts) {
 	case 1:
-		m.Target = parts[0]
+		m.Target, m.unnamed = parts[0], true
 		return m, nil
 	case 2:
 		m.Source, m.Target = parts[0], parts[1]
@@ -362,15 +376,15 @@ func parseTmpfs(text string) (mountRequest, error) {
 		var err error
 		var n uint64
 		switch key {
-		case "", "rw", "noexec", "nosuid", "nodev", "noatime", "relatime":
-		case "ro":
-			m.ReadOnly = true
-		case "exec":
-			m.Exec = true
-		case "suid":
-			m.Suid = true
-		case "dev":
-			m.Device = true
+		case "", "noatime", "relatime":
+		case "ro", "rw":
+			m.ReadOnly = key == "ro"
+		case "exec", "noexec":
+			m.Exec = key == "exec"
+		case "suid", "nosuid":
+			m.Suid = key == "suid"
+		case "dev", "nodev":
+			m.Device = key == "dev"
 		case "size":
 			m.Size, err = units.RAMInBytes(value)
 		case "mode":

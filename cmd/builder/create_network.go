@@ -134,27 +134,37 @@ func (f *networkFlags) address(conn *network.Connection) error {
 	return nil
 }
 
-// link is what --link says of a network.
+// link is what --link says of a network. On one that resolves names the other may come
+// later: until it is there, nobody has the name.
 func (f *networkFlags) link(records supervisor.Records, conn *network.Connection) error {
+	later := (&network.Network{Name: conn.Network}).Names()
 	for _, w := range f.links {
 		name, alias, given := strings.Cut(w, ":")
-		other, err := records.Find(name)
-		if err != nil {
-			return fmt.Errorf("--link %s: %w", w, err)
-		}
+		name = strings.TrimPrefix(name, "/")
 		if !given {
-			alias = strings.TrimPrefix(name, "/")
+			alias = name
+		}
+		if name == "" || alias == "" || strings.ContainsAny(alias, " \t\n#/:") {
+			return &usageError{msg: fmt.Sprintf("--link %s: want NAME or NAME:ALIAS", w)}
+		}
+		other, err := records.Find(name)
+		for err == nil && strings.HasPrefix(other.NetworkMode, "container:") { // whose network it has
+			other, err = records.Find(strings.TrimPrefix(other.NetworkMode, "container:"))
+		}
+		to := other.ID
+		if errors.Is(err, supervisor.ErrNotFound) && later {
+			to, err = name, nil
 		}
 		switch {
-		case alias == "" || strings.ContainsAny(alias, " \t\n#/:"):
-			return &usageError{msg: fmt.Sprintf("--link %s: want NAME or NAME:ALIAS", w)}
-		case !other.OnNetwork(conn.Network):
+		case err != nil:
+			return fmt.Errorf("--link %s: %w", w, err)
+		case !later && !other.OnNetwork(conn.Network):
 			return &usageError{msg: fmt.Sprintf("--link %s: container %s is not on network %s", w, other.Name, conn.Network)}
 		}
 		if conn.Links == nil {
 			conn.Links = map[string]string{}
 		}
-		conn.Links[alias] = other.ID
+		conn.Links[alias] = to
 	}
 	return nil
 }

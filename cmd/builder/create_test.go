@@ -156,6 +156,40 @@ func TestScriptsSeeTheCommand(t *testing.T) {
 	}
 }
 
+// TestUnsetVariables names variables that the environment has not: the container has none
+// of them, nor an image made of it.
+func TestUnsetVariables(t *testing.T) {
+	w := newLifeBench(t)
+	w.write("Dockerfile", "FROM test/base\nENV GIVEN=image OTHER=image\n")
+	w.ok("build", "-q", "-t", "vars", ".")
+	w.ok("run", "-d", "--name", "unset", "--network", "none", "-e", "GIVEN", "-e", "HOSTNAME", "-e", "ABSENT", "-e", "BACK", "-e", "BACK=here", "vars", "sleep", "1000")
+	const show = "env | grep -v -e ^PWD= -e ^SHLVL= | sort | tr '\\n' ' '"
+	const want = "BACK=here HOME=/root OTHER=image PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "
+	if got := w.ok("exec", "unset", "sh", "-c", show); got != want {
+		t.Errorf("there is %q, want %q", got, want)
+	}
+	w.ok("commit", "unset", "made")
+	if got := w.ok("inspect", "-f", "{{.Config.Env}}", "made"); strings.Contains(got, "GIVEN") || strings.Contains(got, "HOSTNAME") || !strings.Contains(got, "OTHER=image") {
+		t.Errorf("the image has %s", got)
+	}
+}
+
+// TestGlobalFlags gives flags of docker's client before the command.
+func TestGlobalFlags(t *testing.T) {
+	w := newBench(t)
+	config := t.TempDir()
+	if err := os.WriteFile(filepath.Join(config, "config.json"), []byte(`{"networksFormat": "{{.Name}}?"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.ok("--config", config, "-l", "error", "--context", "default", "--tlsverify=false", "network", "ls"); got != "bridge?\nhost?\nnone?\n" {
+		t.Errorf("with another config file: %q", got)
+	}
+	for _, args := range [][]string{{"-H", "tcp://x"}, {"--host=unix:///x"}, {"--context", "far"}, {"--tls"}} {
+		w.fails(2, []string{"no daemon"}, append(args, "ps")...)
+	}
+	w.fails(2, []string{"--log-level"}, "-l", "loud", "ps")
+}
+
 // TestOtherNames gives flags by both of their names: they are one flag.
 func TestOtherNames(t *testing.T) {
 	w := newBench(t)

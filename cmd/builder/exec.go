@@ -91,8 +91,8 @@ func (o execOptions) spec(e *env, records supervisor.Records, c supervisor.Conta
 		Args: args, Dir: first(o.workdir, c.Spec.Dir), User: first(o.user, c.Spec.User), GroupAdd: c.Spec.GroupAdd,
 		Privileged: o.privileged, Terminal: o.tty, Warn: e.warn,
 	}
-	vars := dockerfile.NewEnv(records.Environment(c.Config, o.tty)...)
-	if err := setEnv(e, vars, o.envFile, o.env); err != nil {
+	vars := dockerfile.NewEnv(variables(records.Environment(c.Config, o.tty))...)
+	if _, err := setEnv(e, vars, o.envFile, o.env); err != nil {
 		return spec, err
 	}
 	spec.Env = vars.List()

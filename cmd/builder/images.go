@@ -128,26 +128,37 @@ func listImages(s *store.Store) ([]listed, error) {
 // that has none here, for whichever platform is here.
 func localImage(s *store.Store, desc ocispec.Descriptor) (image.Image, error) {
 	img, err := s.Image(desc, image.HostPlatform())
-	if err == nil || !image.IsIndex(desc.MediaType) {
-		return img, err
+	if err == nil {
+		return img, nil
 	}
-	data, readErr := s.ReadBlob(desc, image.MaxManifestSize)
-	if readErr != nil {
-		return img, err
+	for _, other := range localImages(s, desc) {
+		return other, nil
 	}
-	idx, readErr := image.ParseIndex(data)
-	if readErr != nil {
-		return img, err
+	return img, err
+}
+
+// localImages are the images of an index that are here, for whichever platforms.
+func localImages(s *store.Store, desc ocispec.Descriptor) (out []image.Image) {
+	if !image.IsIndex(desc.MediaType) {
+		return nil
+	}
+	data, err := s.ReadBlob(desc, image.MaxManifestSize)
+	if err != nil {
+		return nil
+	}
+	idx, err := image.ParseIndex(data)
+	if err != nil {
+		return nil
 	}
 	for _, m := range idx.Manifests {
 		if m.Platform == nil || m.Platform.OS == "unknown" {
 			continue
 		}
-		if other, otherErr := s.Image(m, image.HostPlatform()); otherErr == nil {
-			return other, nil
+		if img, err := s.Image(m, image.HostPlatform()); err == nil {
+			out = append(out, img)
 		}
 	}
-	return img, err
+	return out
 }
 
 // platformUsage is the help of --platform for commands that look at one image.

@@ -223,11 +223,9 @@ func runStart(ctx context.Context, e *env, args []string) error {
 		}
 		return e.startAttached(ctx, words[0], attachOptions{stdin: *interactive, sigProxy: *sigProxy, keys: keys})
 	}
-	rounds := [][]string{words}
-	if *all || *boot {
-		if rounds, err = e.startOrder(words); err != nil {
-			return err
-		}
+	rounds, err := e.startOrder(words)
+	if err != nil {
+		return err
 	}
 	var errs []error
 	for _, words := range rounds {
@@ -236,36 +234,36 @@ func runStart(ctx context.Context, e *env, args []string) error {
 	return errors.Join(errs...)
 }
 
-// startOrder sorts containers, given by their IDs, into rounds, each of which needs only
-// those before it.
-func (e *env) startOrder(ids []string) (rounds [][]string, err error) {
+// startOrder sorts containers into rounds, each of which needs only those before it.
+func (e *env) startOrder(words []string) (rounds [][]string, err error) {
+	if len(words) < 2 {
+		return [][]string{words}, nil
+	}
 	s, err := e.store()
 	if err != nil {
 		return nil, err
 	}
-	list, err := supervisor.NewRecords(s).List()
-	if err != nil {
-		return nil, err
-	}
-	needs := map[string][]string{}
-	for _, c := range list {
-		if slices.Contains(ids, c.ID) {
-			needs[c.ID] = c.Needs()
+	find := supervisor.NewRecords(s).Finder()
+	needs := map[string][]string{} // by word
+	ids := map[string]string{}
+	for _, w := range words {
+		if c, err := find(w); err == nil { // who isn't there is told of when it is started
+			needs[w], ids[w] = c.Needs(), c.ID
 		}
 	}
-	for len(ids) > 0 {
+	for len(words) > 0 {
 		var now, later []string
-		for _, id := range ids {
-			if slices.ContainsFunc(needs[id], func(n string) bool { return slices.Contains(ids, n) }) {
-				later = append(later, id)
+		for _, w := range words {
+			if slices.ContainsFunc(words, func(other string) bool { return ids[other] != "" && slices.Contains(needs[w], ids[other]) }) {
+				later = append(later, w)
 			} else {
-				now = append(now, id)
+				now = append(now, w)
 			}
 		}
 		if len(now) == 0 { // they need each other: each says so
 			now, later = later, nil
 		}
-		rounds, ids = append(rounds, now), later
+		rounds, words = append(rounds, now), later
 	}
 	return rounds, nil
 }
@@ -277,7 +275,10 @@ func (e *env) startAll(ctx context.Context, words []string) error {
 			if err := client.Records.EndOrphan(c.Config); err != nil {
 				return err
 			}
-			if client.Records.State(c.ID).Alive() {
+			switch now := client.Records.State(c.ID); {
+			case now.Status == supervisor.Paused:
+				return fmt.Errorf("container %s is paused: builder unpause has it go on", c.Name)
+			case now.Alive():
 				return nil
 			}
 		}

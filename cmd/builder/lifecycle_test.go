@@ -408,6 +408,8 @@ func TestAttach(t *testing.T) {
 		t.Errorf("attach: code %d, %q %q", r.code, r.stdout, r.stderr)
 	}
 	w.fails(1, []string{"not running"}, "attach", "echo")
+	w.ok("run", "-dit", "--name", "term", "test/base", "sleep", "1000")
+	w.fails(1, []string{"no terminal"}, "attach", "term")
 	// Signals go to the process.
 	w.ok("run", "-d", "--name", "sig", "test/base", "sh", "-c", "trap 'echo int; exit 5' INT; while :; do sleep 0.02; done")
 	cmd = w.command("attach", "--no-stdin", "sig")

@@ -162,6 +162,9 @@ func dispatch(ctx context.Context, e *env, args []string) error {
 	global.StringVar(&e.root, "root", "", "state directory")
 	global.BoolVarP(&e.debug, "debug", "D", false, "tell more")
 	version := global.BoolP("version", "v", false, "show the version")
+	config := global.String("config", "", "directory of docker's config file, as DOCKER_CONFIG has it")
+	level := global.StringP("log-level", "l", "info", "debug is --debug; the others change nothing")
+	addRefused(global, refusedGlobally)
 	err := global.Parse(args)
 	rest := global.Args()
 	switch {
@@ -170,8 +173,19 @@ func dispatch(ctx context.Context, e *env, args []string) error {
 		return nil
 	case err != nil:
 		return &usageError{msg: err.Error(), hint: "builder --help lists the commands and flags"}
+	case !slices.Contains([]string{"debug", "info", "warn", "error", "fatal"}, *level):
+		return &usageError{msg: fmt.Sprintf("--log-level %q: want debug, info, warn, error or fatal", *level)}
 	case *version:
 		return runVersion(ctx, e, nil)
+	}
+	e.debug = e.debug || *level == "debug"
+	if getenv := e.getenv; *config != "" {
+		e.getenv = func(name string) string {
+			if name == "DOCKER_CONFIG" {
+				return *config
+			}
+			return getenv(name)
+		}
 	}
 	if rest[0] == "help" {
 		rest = []string{rest[1], "--help"}
@@ -206,7 +220,7 @@ func didYouMean(name string, all []command) string {
 func usage() string {
 	var b strings.Builder
 	b.WriteString("builder turns Dockerfiles into OCI images and runs them.\n\n")
-	b.WriteString("Usage: builder [--root DIR] [--debug] COMMAND [OPTIONS] [ARGS]\n\n")
+	b.WriteString("Usage: builder [--root DIR] [--config DIR] [--debug] COMMAND [OPTIONS] [ARGS]\n\n")
 	b.WriteString("  builder build -t app .      build the Dockerfile here\n")
 	b.WriteString("  builder run --rm -it app    run what was built\n\nCommands:\n")
 	for _, c := range commands() {
@@ -217,6 +231,7 @@ func usage() string {
 	}
 	b.WriteString("\nbuilder COMMAND --help tells more of a command.\n")
 	b.WriteString("State is kept in /var/lib/builder, or where --root or BUILDER_ROOT says.\n")
+	b.WriteString("--config and DOCKER_CONFIG say where docker's config file is, if not in ~/.docker.\n")
 	b.WriteString("Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted; run ends with the\n")
 	b.WriteString("process's own code, or 125 builder failed, 126 not executable, 127 not found.\n")
 	return b.String()

@@ -588,8 +588,12 @@ func TestStartOrder(t *testing.T) {
 	w.ok("create", "--name", "two", "--restart", "always", "--link", "one", "test/base", "sleep", "1000")
 	w.ok("create", "--name", "three", "--restart", "always", "--network", "container:two", "test/base", "sleep", "1000")
 	w.ok("create", "--name", "four", "--restart", "always", "--pid", "container:three", "test/base", "sleep", "1000")
-	for range 3 {
-		w.ok("start", "--all")
+	for i := range 3 {
+		start := []string{"start", "--all"}
+		if i == 1 {
+			start = []string{"start", "four", "two", "one", "three"}
+		}
+		w.ok(start...)
 		if out := w.ok("ps", "--format", "{{.Names}}"); strings.Join(lines(out), " ") != "four three two one" {
 			t.Fatalf("there run %q", out)
 		}
@@ -598,6 +602,10 @@ func TestStartOrder(t *testing.T) {
 			w.ok("wait", name)
 		}
 	}
+	w.ok("start", "one")
+	w.ok("pause", "one")
+	w.fails(1, []string{"one is paused"}, "start", "one")
+	w.fails(1, []string{"no such container: zero"}, "start", "zero", "one")
 }
 
 // TestPortRange publishes to the first free port of several.
@@ -609,8 +617,20 @@ func TestPortRange(t *testing.T) {
 		if got := w.ok("port", name, "80"); got != "0.0.0.0:"+want+"\n" {
 			t.Errorf("container %d has port %q, want %s", i, got, want)
 		}
+		if got := w.ok("ps", "--format", "{{.Names}}", "--filter", "publish="+want); got != name+"\n" {
+			t.Errorf("port %s leads to %q", want, got)
+		}
 		if got := w.field(name, `{{(index .HostConfig.PortBindings "80/tcp" 0).HostPort}}`); got != "7000-7002" {
 			t.Errorf("inspect says %s was asked for", got)
+		}
+	}
+	if got := w.ok("ps", "-q", "--filter", "publish=80") + w.ok("ps", "-q", "--filter", "network=0000"); got != "" {
+		t.Errorf("port 80 leads to %q", got)
+	}
+	id := w.ok("network", "inspect", "-f", "{{.Id}}", "bridge")
+	for _, value := range []string{"bridge", id[:12], id} {
+		if got := len(lines(w.ok("ps", "-q", "--filter", "network="+value, "--filter", "expose=80"))); got != 3 {
+			t.Errorf("on network %q are %d", value, got)
 		}
 	}
 	w.fails(125, []string{"no other port of the range", "7002/tcp is already allocated"}, "run", "--rm", "-p", "7000-7002:80", "test/base", "true")
@@ -731,6 +751,17 @@ func TestLinks(t *testing.T) {
 		w.ok("stop", "-t", "0", "web")
 		w.ok("run", "-d", "--rm", "--network", "app", "test/base", "sleep", "1000") // takes its address, perhaps
 		w.ok("start", "web")
+	}
+	// To one that comes later, and to one that has the network of another.
+	w.ok("run", "-d", "--name", "early", "--network", "app", "--link", "late:www", "test/base", "sleep", "1000")
+	if r := w.run("exec", "early", "nslookup", "www"); r.code == 0 {
+		t.Errorf("before the other is there somebody has the name:\n%s", r.stdout)
+	}
+	w.ok("run", "-d", "--name", "late", "--network", "app", "test/base", "sleep", "1000")
+	waitFor(t, "the link to one that came later", func() bool { return lookup("exec", "early") == address("late", "app") })
+	w.ok("run", "-d", "--name", "inner", "--network", "container:db", "test/base", "sleep", "1000")
+	if got := lookup("run", "--rm", "--link", "inner:www", "test/base"); !strings.HasPrefix(got, address("db", "bridge")+"\twww ") && !strings.Contains(got, "\n"+address("db", "bridge")+"\twww ") {
+		t.Errorf("linked to one on another's network: %q", got)
 	}
 	w.ok("network", "create", "other")
 	w.ok("run", "-d", "--name", "both", "--network", "other", "test/base", "sleep", "1000")

@@ -13,9 +13,11 @@ import (
 	"time"
 
 	"builder/network"
+	"builder/store"
 	"builder/supervisor"
 
 	"github.com/docker/go-units"
+	"github.com/opencontainers/go-digest"
 )
 
 // psRow is what a --format of ps can show. The names are docker's.
@@ -89,9 +91,16 @@ func runPs(ctx context.Context, e *env, args []string) error {
 			return err
 		}
 	}
+	named := namedImages(s)
 	rows := make([]any, 0, len(list))
 	for _, c := range list {
 		row := containerRow(c, *noTrunc)
+		if !named(c) {
+			row.Image = strings.TrimPrefix(c.ImageID, "sha256:")[:12]
+			if *noTrunc {
+				row.Image = c.ImageID
+			}
+		}
 		if *quiet {
 			fmt.Fprintln(e.stdout, row.ID)
 			continue
@@ -113,6 +122,27 @@ func runPs(ctx context.Context, e *env, args []string) error {
 		columns += "\t{{.Size}}"
 	}
 	return table{format: first(*format, e.dockerConfig().PsFormat), columns: columns, header: psHeader}.print(e.stdout, rows)
+}
+
+// namedImages tells of a container whether the name that its image had is that image's
+// still.
+func namedImages(s *store.Store) func(c supervisor.Container) bool {
+	ids := map[string][]string{} // by name
+	return func(c supervisor.Container) bool {
+		have, looked := ids[c.Image]
+		if !looked {
+			if entry, err := s.Resolve(c.Image); err == nil {
+				for _, img := range localImages(s, entry.Desc) {
+					have = append(have, img.ID().String())
+				}
+				if img, err := localImage(s, entry.Desc); err == nil {
+					have = append(have, img.ID().String())
+				}
+			}
+			ids[c.Image] = have
+		}
+		return slices.Contains(have, c.ImageID)
+	}
 }
 
 func containerRow(c supervisor.Container, noTrunc bool) psRow {
@@ -228,18 +258,31 @@ func parseContainerFilters(e *env, words []string) (func(supervisor.Container) b
 // filteredPorts reads PORT[/tcp|udp], or several FIRST-LAST.
 func filteredPorts(text string) ([]network.Port, error) {
 	if strings.Contains(text, ":") {
-		return nil, errors.New("want PORT[/tcp|udp] of the container")
+		return nil, errors.New("want PORT[/tcp|udp]")
 	}
 	return network.ParsePorts(text)
 }
 
-// hasPort tells whether a container publishes one of the ports, or else exposes
-// it, which it does with all that it publishes.
-func hasPort(c supervisor.Container, ports []network.Port, published bool) bool {
+// hasPort tells whether one of the ports of this machine leads to a container or, if they
+// are not of this machine, whether it exposes one, which it does with all that it
+// publishes.
+func hasPort(c supervisor.Container, ports []network.Port, machine bool) bool {
+	var have []network.Port
+	switch {
+	case c.State.Network != nil && c.State.Alive():
+		have = c.State.Network.Ports
+	case c.Endpoint != nil:
+		have = c.Endpoint.Ports
+	}
 	return slices.ContainsFunc(ports, func(p network.Port) bool {
-		is := func(have network.Port) bool { return have.Container == p.Container && have.Protocol == p.Protocol }
-		return c.Endpoint != nil && slices.ContainsFunc(c.Endpoint.Ports, is) ||
-			!published && slices.Contains(c.Exposed, fmt.Sprintf("%d/%s", p.Container, p.Protocol))
+		is := func(have network.Port) bool {
+			number := have.Container
+			if machine {
+				number = have.HostPort
+			}
+			return number == p.Container && have.Protocol == p.Protocol
+		}
+		return slices.ContainsFunc(have, is) || !machine && slices.Contains(c.Exposed, fmt.Sprintf("%d/%s", p.Container, p.Protocol))
 	})
 }
 
@@ -249,6 +292,32 @@ func labelFilter(name, value string) func(labels map[string]string) bool {
 	return func(labels map[string]string) bool {
 		got, ok := labels[key]
 		return (ok && (!exact || got == want)) == (name == "label")
+	}
+}
+
+// descendants tells of image IDs whether the image has the layers of an image, in which
+// case it was made of that, and perhaps others.
+func descendants(s *store.Store, name string) func(id string) bool {
+	layers := func(name string) []digest.Digest {
+		entry, err := s.Resolve(name)
+		if err != nil {
+			return nil
+		}
+		img, err := localImage(s, entry.Desc)
+		if err != nil {
+			return nil
+		}
+		return img.Config.RootFS.DiffIDs
+	}
+	base, known := layers(name), map[string]bool{}
+	return func(id string) bool {
+		is, looked := known[id]
+		if !looked && len(base) > 0 {
+			have := layers(id)
+			is = len(have) >= len(base) && slices.Equal(have[:len(base)], base)
+			known[id] = is
+		}
+		return is
 	}
 }
 
@@ -298,8 +367,13 @@ func parseContainerFilter(e *env, name, value string) (func(supervisor.Container
 			return c.State.Status == supervisor.Exited && c.State.ExitCode == code
 		}, nil
 	case "ancestor":
+		s, err := e.store()
+		if err != nil {
+			return nil, err
+		}
+		madeOf := descendants(s, value)
 		return func(c supervisor.Container) bool {
-			return c.Image == value || familiarName(c.Image) == familiarName(value) || strings.HasPrefix(strings.TrimPrefix(c.ImageID, "sha256:"), strings.TrimPrefix(value, "sha256:"))
+			return c.Image == value || familiarName(c.Image) == familiarName(value) || strings.HasPrefix(strings.TrimPrefix(c.ImageID, "sha256:"), strings.TrimPrefix(value, "sha256:")) || madeOf(c.ImageID)
 		}, nil
 	case "health":
 		return func(c supervisor.Container) bool {
@@ -311,8 +385,16 @@ func parseContainerFilter(e *env, name, value string) (func(supervisor.Container
 	case "restart-policy":
 		return func(c supervisor.Container) bool { return c.Restart.Name == value }, nil
 	case "network":
+		s, err := e.store()
+		if err != nil {
+			return nil, err
+		}
+		names := []string{value}
+		if net, err := findNetwork(e.records(s).Networks(), strings.TrimSpace(value)); err == nil {
+			names = append(names, net.Name)
+		}
 		return func(c supervisor.Container) bool {
-			return slices.Contains(strings.Split(networkNames(c.Config), ","), value)
+			return slices.ContainsFunc(strings.Split(networkNames(c.Config), ","), func(n string) bool { return slices.Contains(names, n) })
 		}, nil
 	case "volume":
 		return func(c supervisor.Container) bool {

@@ -45,12 +45,14 @@ func TestPsFilters(t *testing.T) {
 		"expose=5000-6000/tcp":           "db",
 		"expose=5432/udp":                "",
 		"publish=5432":                   "",
+		"publish=8080":                   "",
 		"network=none":                   "db",
 		"volume=data":                    "web1",
 		"volume=/data":                   "web1",
 		"restart-policy=always":          "web2",
 		"ancestor=test/base":             "db web2 web1",
 		"ancestor=test/other":            "",
+		"ancestor=test/child":            "",
 		"health=none":                    "db web2 web1",
 		"id=" + w.field("db", "{{.Id}}"): "db",
 	} {
@@ -63,7 +65,7 @@ func TestPsFilters(t *testing.T) {
 		}
 	}
 	for filter, words := range map[string][]string{
-		"status=gone": {"created, running"}, "name=[": {"missing closing"}, "exited=x": {"exit code"}, "publish=1:2": {"of the container"}, "nope=1": {"no such filter"}, "nope": {"NAME=VALUE"},
+		"status=gone": {"created, running"}, "name=[": {"missing closing"}, "exited=x": {"exit code"}, "publish=1:2": {"want PORT"}, "nope=1": {"no such filter"}, "nope": {"NAME=VALUE"},
 	} {
 		w.fails(2, words, "ps", "--filter", filter)
 	}
@@ -73,6 +75,30 @@ func TestPsFilters(t *testing.T) {
 	}
 	if out := w.ok("ps", "-lq", "--no-trunc"); strings.TrimSpace(out) != w.field("db", "{{.Id}}") {
 		t.Errorf("the last one is %q", out)
+	}
+}
+
+// TestPsImages shows the image of a container by its name as long as that is its name,
+// and finds containers by what their image was made of.
+func TestPsImages(t *testing.T) {
+	w := newLifeBench(t)
+	for i := range 2 {
+		w.write("Dockerfile", fmt.Sprintf("FROM test/base\nRUN echo %d > /made\n", i))
+		w.ok("build", "-q", "-t", "child", ".")
+		w.ok("create", "--name", fmt.Sprintf("c%d", i), "child", "true")
+	}
+	w.ok("create", "--name", "base", "test/base", "true")
+	id := strings.TrimPrefix(w.field("c0", "{{.Image}}"), "sha256:")
+	if out := w.ok("ps", "-a", "--format", "{{.Names}} {{.Image}}"); out != "base test/base\nc1 child\nc0 "+id[:12]+"\n" {
+		t.Errorf("the images are %q", out)
+	}
+	if out := w.ok("ps", "-a", "--no-trunc", "--format", "{{.Image}}", "--filter", "name=c0"); out != "sha256:"+id+"\n" {
+		t.Errorf("the whole ID is %q", out)
+	}
+	for value, want := range map[string]string{"test/base": "base c1 c0", "child": "c1 c0", id: "c0", id[:12]: "c0", "nothing": ""} {
+		if got := strings.Join(strings.Fields(w.ok("ps", "-a", "--format", "{{.Names}}", "--filter", "ancestor="+value)), " "); got != want {
+			t.Errorf("made of %s are %q, want %q", value, got, want)
+		}
 	}
 }
 

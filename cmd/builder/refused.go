@@ -78,6 +78,17 @@ var refusedByNetwork = []refusedFlag{
 	{name: "disable-dns", why: "names are resolved on every network but the default one", harmless: []string{"false"}},
 }
 
+// refusedGlobally are flags of docker's client before the command.
+var refusedGlobally = []refusedFlag{
+	{name: "host", short: "H", why: "there is no daemon to talk to: builder does it here"},
+	{name: "context", short: "c", why: "there is no daemon to talk to: builder does it here", harmless: []string{"default"}},
+	{name: "tls", why: "there is no daemon to talk to", harmless: []string{"false"}},
+	{name: "tlsverify", why: "there is no daemon to talk to", harmless: []string{"false"}},
+	{name: "tlscacert", why: "there is no daemon to talk to"},
+	{name: "tlscert", why: "there is no daemon to talk to"},
+	{name: "tlskey", why: "there is no daemon to talk to"},
+}
+
 // refusedOfImages are flags of commands that may ask a registry.
 var refusedOfImages = []refusedFlag{
 	{name: "os", why: "use --platform OS/ARCH"},

@@ -326,6 +326,38 @@ func TestMounts(t *testing.T) {
 	if out := w.ok("volume", "ls", "--format", "{{.Labels}}", "--filter", "name=labelled"); out != "a=b\n" {
 		t.Errorf("the volume's labels are %q", out)
 	}
+	// The container's own files are in a volume on /etc too, which has the image's.
+	for _, tt := range [][2]string{
+		{"-v /etc", "nameserver 10.9.8.7\nroot\n"}, {"-v etc:/etc", "nameserver 10.9.8.7\nroot\n"}, {"-v etc:/etc:ro", "nameserver 10.9.8.7\nroot\n"},
+		{"-v new:/etc:ro", "root\n"}, {"--tmpfs /etc", "nameserver 10.9.8.7\n"},
+	} {
+		flags, want := tt[0], tt[1]
+		args := append([]string{"run", "--rm", "--dns", "10.9.8.7"}, strings.Fields(flags)...)
+		if r := w.run(append(args, "test/base", "sh", "-c", "cat /etc/resolv.conf 2>/dev/null; [ ! -e /etc/passwd ] || head -1 /etc/passwd | cut -d: -f1")...); r.stdout != want {
+			t.Errorf("%s: %q\n%s", flags, r.stdout, r.stderr)
+		}
+	}
+	// A place that is only named yields to what is said of it, and so it does to another
+	// container's; of several of those the last counts.
+	w.ok("run", "--name", "first", "-v", "/shared", "test/base", "sh", "-c", "echo first > /shared/name")
+	w.ok("run", "--name", "second", "-v", "/shared", "test/base", "sh", "-c", "echo second > /shared/name")
+	for flags, want := range map[string]string{
+		"--volumes-from first -v /shared":                   "first\n",
+		"--volumes-from first --volumes-from second":        "second\n",
+		"-v /shared -v vol:/shared":                         "",
+		"-v vol:/shared -v /shared":                         "",
+		"-v vol:/shared -v vol:/shared":                     "",
+		"--volumes-from first -v vol:/shared -v /shared":    "",
+		"--tmpfs /shared:exec,noexec,size=1m,size=2m -v /x": "",
+	} {
+		args := append([]string{"run", "--rm"}, strings.Fields(flags)...)
+		if r := w.run(append(args, "test/base", "sh", "-c", "cat /shared/name 2>/dev/null; true")...); r.code != 0 || r.stdout != want {
+			t.Errorf("%s: code %d, %q, want %q\n%s", flags, r.code, r.stdout, want, r.stderr)
+		}
+	}
+	if out := w.ok("run", "--rm", "--tmpfs", "/x:exec,noexec,size=1m,size=2m", "test/base", "grep", " /x ", "/proc/mounts"); !strings.Contains(out, "noexec") || !strings.Contains(out, "size=2048k") {
+		t.Errorf("of options that contradict each other the last do not count: %s", out)
+	}
 	for _, name := range []string{"new1", "new2", "new3", "made", "no"} {
 		if _, err := os.Stat(filepath.Join(dir, name)); (err == nil) != (name != "no") {
 			t.Errorf("%s: %v", name, err)

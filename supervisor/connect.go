@@ -72,7 +72,7 @@ func (r Records) linkedHosts(e network.Endpoint) (lines []container.Host, err er
 			if err != nil {
 				return nil, fmt.Errorf("--link %s: %w", alias, err)
 			}
-			host := container.Host{Name: alias, Aliases: []string{c.ID[:12]}}
+			host := container.Host{Name: alias, Aliases: []string{or(c.Spec.Hostname, c.ID[:12])}}
 			if c.Name != alias {
 				host.Aliases = append(host.Aliases, c.Name)
 			}

@@ -207,7 +207,9 @@ func (h *holder) restart() bool {
 			h.mu.Unlock()
 			return false
 		}
-		h.state.Restarts++
+		if h.state.Restarts++; asked {
+			h.state.Restarts = 0 // only those are counted that nobody asked for
+		}
 		h.mu.Unlock()
 		err := h.startApart()
 		if err == nil {

@@ -128,6 +128,9 @@ func runAttach(ctx context.Context, e *env, args []string) error {
 	}
 	code, err := e.attached(a, func(s *supervisor.Session) error {
 		err := client.Attach(ctx, c.Config, s)
+		if err == nil {
+			client.Records.Event(c.Config, "attach", nil)
+		}
 		if err == nil && a.tty && s.Width > 0 && s.Height > 0 {
 			// Another size and the true one: a program draws its screen anew only
 			// when it hears of a change.

@@ -95,6 +95,12 @@ func runCp(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return fmt.Errorf("cp %s %s: %w", words[0], words[1], err)
 	}
+	if source != nil {
+		source.records.Event(source.c.Config, "archive-path", nil)
+	}
+	if dest != nil {
+		dest.records.Event(dest.c.Config, "extract-to-dir", nil)
+	}
 	return nil
 }
 

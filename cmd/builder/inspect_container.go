@@ -225,7 +225,7 @@ func inspectContainer(records supervisor.Records, c supervisor.Container) inspec
 		ID: c.ID, Created: c.Created, Path: c.Spec.Args[0], Args: c.Spec.Args[1:], Image: c.ImageID, LogPath: records.Dir(c.ID) + "/log",
 		Name: "/" + c.Name, RestartCount: s.Restarts, Driver: "overlayfs", Platform: "linux", ExecIDs: []string{}, Options: c.Options,
 		State: inspectedState{
-			Status: s.Status, Running: s.Alive(), Paused: s.Status == supervisor.Paused, Restarting: s.Status == supervisor.Restarting,
+			Status: s.Status, Running: s.Alive() || s.Status == supervisor.Restarting, Paused: s.Status == supervisor.Paused, Restarting: s.Status == supervisor.Restarting,
 			OOMKilled: s.OOM, Pid: s.Pid, ExitCode: s.ExitCode, Error: s.Error, StartedAt: s.Started, FinishedAt: s.Finished,
 		},
 		GraphDriver: inspectedGraph{Name: "overlayfs", Data: map[string]string{"UpperDir": records.Dir(c.ID) + "/fs", "WorkDir": records.Dir(c.ID) + "/work"}},
@@ -238,9 +238,9 @@ func inspectContainer(records supervisor.Records, c supervisor.Container) inspec
 		in.State.Health = &inspectedHealth{s.Health.Status, s.Health.FailingStreak, s.Health.Log}
 	}
 	in.config(c.Config)
-	in.hostConfig(c.Config)
+	in.hostConfig(records, c.Config)
 	in.mounts(records, c.Config)
-	in.network(c)
+	in.network(records, c)
 	return in
 }
 
@@ -278,12 +278,12 @@ func capabilityNames(given []string) (names []string) {
 	return names
 }
 
-func (in *inspectedContainer) hostConfig(c supervisor.Config) {
+func (in *inspectedContainer) hostConfig(records supervisor.Records, c supervisor.Config) {
 	r := c.Spec.Resources
 	h := inspectedHostConfig{
 		LogConfig: inspectedLog{Type: first(c.Log.Driver, "local"), Config: map[string]string{}}, NetworkMode: networkNames(c),
 		PortBindings: map[string][]inspectedBinding{}, RestartPolicy: inspectedRestart{first(c.Restart.Name, supervisor.RestartNo), c.Restart.Max},
-		AutoRemove: c.AutoRemove, CapAdd: capabilityNames(c.Spec.CapAdd), CapDrop: capabilityNames(c.Spec.CapDrop), DNSOptions: c.Spec.DNS.Options, DNSSearch: c.Spec.DNS.Search,
+		AutoRemove: c.AutoRemove, CapAdd: capabilityNames(c.Spec.CapAdd), CapDrop: capabilityNames(c.Spec.CapDrop), DNS: []string{}, DNSOptions: append([]string{}, c.Spec.DNS.Options...), DNSSearch: append([]string{}, c.Spec.DNS.Search...),
 		GroupAdd: c.Spec.GroupAdd, Privileged: c.Spec.Privileged, ReadonlyRootfs: c.Spec.ReadOnly, ShmSize: c.Spec.ShmSize, CgroupParent: c.Spec.CgroupParent,
 		Memory: r.Memory, MemorySwap: r.MemorySwap, CPUShares: r.CPUShares, CPUPeriod: r.CPUPeriod, CPUQuota: r.CPUQuota,
 		CpusetCpus: r.CPUSetCPUs, CpusetMems: r.CPUSetMems, Init: c.Spec.Init,
@@ -331,7 +331,7 @@ func (in *inspectedContainer) hostConfig(c supervisor.Config) {
 	}
 	if c.Endpoint != nil {
 		for _, conn := range c.Endpoint.Connections {
-			h.Links = append(h.Links, linkTexts(conn)...)
+			h.Links = append(h.Links, linkTexts(records, conn, "/%s:/"+c.Name+"/%s")...)
 		}
 		for _, p := range c.Endpoint.Ports {
 			b := inspectedBinding{HostPort: strconv.Itoa(int(p.HostPort))}
@@ -389,10 +389,14 @@ func tmpfsText(m supervisor.Mount) string {
 	return strings.Join(words, ",")
 }
 
-// linkTexts are the links of a network, CONTAINER:ALIAS.
-func linkTexts(conn network.Connection) (out []string) {
-	for alias, id := range conn.Links {
-		out = append(out, id[:12]+":"+alias)
+// linkTexts are the links of a network, each by a format of the other's name and the
+// alias.
+func linkTexts(records supervisor.Records, conn network.Connection, format string) (out []string) {
+	for alias, to := range conn.Links {
+		if other, err := records.Find(to); err == nil {
+			to = other.Name
+		}
+		out = append(out, fmt.Sprintf(format, to, alias))
 	}
 	slices.Sort(out)
 	return out
@@ -407,14 +411,14 @@ func bindText(m supervisor.Mount) string {
 	return text
 }
 
-func (in *inspectedContainer) network(c supervisor.Container) {
+func (in *inspectedContainer) network(records supervisor.Records, c supervisor.Container) {
 	n := inspectedNetworkSettings{Ports: map[string][]inspectedBinding{}, Networks: map[string]inspectedEndpoint{}}
 	for _, p := range c.Exposed {
 		n.Ports[p] = nil
 	}
 	if c.Endpoint != nil {
 		for _, conn := range c.Endpoint.Connections {
-			n.Networks[conn.Network] = endpointOf(c.Config, conn)
+			n.Networks[conn.Network] = endpointOf(records, c.Config, conn)
 		}
 	} else {
 		n.Networks[c.NetworkMode] = inspectedEndpoint{}
@@ -459,8 +463,8 @@ func (in *inspectedContainer) network(c supervisor.Container) {
 }
 
 // endpointOf is what is known of a container on a network before it runs.
-func endpointOf(c supervisor.Config, conn network.Connection) inspectedEndpoint {
-	ep := inspectedEndpoint{Aliases: conn.Aliases, Links: linkTexts(conn)}
+func endpointOf(records supervisor.Records, c supervisor.Config, conn network.Connection) inspectedEndpoint {
+	ep := inspectedEndpoint{Aliases: conn.Aliases, Links: linkTexts(records, conn, "%s:%s")}
 	if conn.Network != network.Default {
 		ep.DNSNames = append(append([]string{c.Name}, conn.Aliases...), c.ID[:12])
 		if c.Spec.Hostname != "" && !slices.Contains(ep.DNSNames, c.Spec.Hostname) {

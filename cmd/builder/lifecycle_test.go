@@ -188,8 +188,14 @@ func TestRestartPolicies(t *testing.T) {
 	if got := w.field("flap", "{{.State.Status}}"); got != "running" || n != 6 {
 		t.Errorf("restarted in the pause it is %q, in run %d", got, n)
 	}
+	if got := w.field("flap", "{{.RestartCount}}"); got != "0" {
+		t.Errorf("a restart that was asked for counts: %s", got)
+	}
 	w.ok("run", "-d", "--name", "broken", "--restart", "always", "test/base", "false")
 	waitFor(t, "four restarts", func() bool { return w.field("broken", "{{.RestartCount}} {{.State.Status}}") == "4 restarting" })
+	if got := w.field("broken", "{{.State.Running}} {{.State.Restarting}} {{.State.Pid}}"); got != "true true 0" { // docker's
+		t.Errorf("between two runs it is %s", got)
+	}
 	w.ok("kill", "broken")
 	w.waitField("broken", "{{.State.Status}} {{.RestartCount}}", "exited 4")
 }
@@ -410,6 +416,12 @@ func TestAttach(t *testing.T) {
 	w.fails(1, []string{"not running"}, "attach", "echo")
 	w.ok("run", "-dit", "--name", "term", "test/base", "sleep", "1000")
 	w.fails(1, []string{"no terminal"}, "attach", "term")
+	w.ok("top", "term")
+	w.ok("cp", "term:/bin/busybox", filepath.Join(w.dir, "copy"))
+	w.ok("cp", filepath.Join(w.dir, "copy"), "term:/copy")
+	if out := w.ok("events", "--since", "1h", "--until", "0s", "--filter", "event=attach", "--filter", "event=top", "--filter", "event=archive-path", "--filter", "event=extract-to-dir", "--format", "{{.Action}} {{.Actor.Attributes.name}}"); out != "attach echo\ntop term\narchive-path term\nextract-to-dir term\n" {
+		t.Errorf("events: %q", out)
+	}
 	// Signals go to the process.
 	w.ok("run", "-d", "--name", "sig", "test/base", "sh", "-c", "trap 'echo int; exit 5' INT; while :; do sleep 0.02; done")
 	cmd = w.command("attach", "--no-stdin", "sig")

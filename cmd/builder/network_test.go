@@ -624,6 +624,15 @@ func TestPortRange(t *testing.T) {
 			t.Errorf("inspect says %s was asked for", got)
 		}
 	}
+	w.ok("run", "-d", "--name", "exposes", "--expose", "90-92", "--expose", "53/udp", "--expose", "443", "-p", "8091:91", "test/base", "sleep", "1000")
+	if got := w.ok("ps", "--filter", "name=exposes", "--format", "{{.Ports}}"); got != "0.0.0.0:8091->91/tcp, 90/tcp, 92/tcp, 443/tcp, 53/udp\n" {
+		t.Errorf("ports are shown as %q", got)
+	}
+	w.ok("rm", "-f", "exposes")
+	w.ok("run", "-d", "--name", "exposes", "--expose", "90-92", "test/base", "sleep", "1000")
+	if got := w.ok("ps", "--filter", "name=exposes", "--format", "{{.Ports}}"); got != "90-92/tcp\n" {
+		t.Errorf("ports are shown as %q", got)
+	}
 	if got := w.ok("ps", "-q", "--filter", "publish=80") + w.ok("ps", "-q", "--filter", "network=0000"); got != "" {
 		t.Errorf("port 80 leads to %q", got)
 	}
@@ -734,6 +743,10 @@ func TestLinks(t *testing.T) {
 	// On the default network by /etc/hosts.
 	id := w.field("db", "{{.Id}}")[:12]
 	if got, want := lookup("run", "--rm", "--link", "db:www", "test/base"), address("db", "bridge")+"\twww "+id+" db"; !strings.HasSuffix(got, want) {
+		t.Errorf("/etc/hosts has %q, want %q", got, want)
+	}
+	w.ok("run", "-d", "--name", "named", "--hostname", "host.example", "test/base", "sleep", "1000")
+	if got, want := lookup("run", "--rm", "--link", "named:www", "test/base"), address("named", "bridge")+"\twww host.example named"; !strings.HasSuffix(got, want) {
 		t.Errorf("/etc/hosts has %q, want %q", got, want)
 	}
 	w.ok("create", "--name", "needs", "--link", "off", "test/base", "true")

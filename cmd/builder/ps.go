@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -149,7 +150,7 @@ func containerRow(c supervisor.Container, noTrunc bool) psRow {
 	command := strings.Join(c.Spec.Args, " ")
 	r := psRow{
 		ID: c.ID, Image: c.Image, CreatedAt: c.Created.Local().Truncate(time.Second).String(), RunningFor: since(c.Created),
-		Names: c.Name, State: string(c.State.Status), Status: statusText(c.State), Networks: networkNames(c.Config), Ports: portText(c.State), labels: c.Labels, Size: "0B",
+		Names: c.Name, State: string(c.State.Status), Status: statusText(c.State), Networks: networkNames(c.Config), Ports: portText(c), labels: c.Labels, Size: "0B",
 	}
 	if !noTrunc {
 		r.ID = truncate(r.ID, 12)
@@ -188,14 +189,43 @@ func networkNames(c supervisor.Config) string {
 	return strings.Join(names, ",")
 }
 
-// portText is the PORTS column.
-func portText(s supervisor.State) string {
-	if s.Network == nil {
+// portText is the PORTS column: ports of this machine that lead to the container, and then
+// those that it exposes besides, of which consecutive ones are one word.
+func portText(c supervisor.Container) string {
+	if c.State.Network == nil {
 		return ""
 	}
 	var words []string
-	for _, p := range s.Network.Ports {
+	for _, p := range c.State.Network.Ports {
 		words = append(words, p.String())
+	}
+	var exposed []network.Port
+	for _, text := range c.Exposed {
+		if ports, err := network.ParsePorts(text); err == nil {
+			exposed = append(exposed, ports...)
+		}
+	}
+	slices.SortFunc(exposed, func(a, b network.Port) int {
+		return cmp.Or(strings.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Container, b.Container))
+	})
+	for i := 0; i < len(exposed); {
+		p := exposed[i]
+		i++
+		if slices.ContainsFunc(c.State.Network.Ports, func(have network.Port) bool { return have.Container == p.Container && have.Protocol == p.Protocol }) {
+			continue
+		}
+		last := p.Container
+		for ; i < len(exposed) && exposed[i].Protocol == p.Protocol && exposed[i].Container == last+1; i++ {
+			if slices.ContainsFunc(c.State.Network.Ports, func(have network.Port) bool { return have.Container == last+1 && have.Protocol == p.Protocol }) {
+				break
+			}
+			last++
+		}
+		word := strconv.Itoa(int(p.Container))
+		if last > p.Container {
+			word += "-" + strconv.Itoa(int(last))
+		}
+		words = append(words, word+"/"+p.Protocol)
 	}
 	return strings.Join(words, ", ")
 }

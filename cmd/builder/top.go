@@ -57,6 +57,7 @@ func runTop(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
+	supervisor.NewRecords(s).Event(c.Config, "top", nil)
 	rows, err := processRows(out, pids)
 	if err != nil {
 		return err

@@ -163,6 +163,7 @@ func (a *Attachment) Connect(c Connection, names []string, ports []Port) error {
 	if !net.Names() && len(c.Aliases) > 0 {
 		return fmt.Errorf("network %s resolves no names: aliases are for networks that were made", net.Name)
 	}
+	ports = net.bind(ports)
 	first := !net.Internal && a.exit() < 0
 	if first {
 		a.unpublish() // what nobody could be found to stand in for

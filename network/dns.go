@@ -288,12 +288,11 @@ func (r *responder) addrsOf(name string, from netip.Addr) []netip.Addr {
 		return linked
 	}
 	// NAME.NETWORK is NAME on that network.
-	bare, network, dotted := strings.Cut(name, ".")
 	var out []netip.Addr
 	look := func(net string, have leases) {
 		for id, l := range have {
 			known := slices.ContainsFunc(l.Names, func(s string) bool {
-				return strings.EqualFold(s, name) || dotted && net == network && strings.EqualFold(s, bare)
+				return strings.EqualFold(s, name) || strings.EqualFold(s+"."+net, name)
 			})
 			if known && r.networks.alive(id) {
 				out = append(out, l.Addrs...)

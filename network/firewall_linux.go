@@ -163,6 +163,9 @@ func (r *rules) add(c *nftables.Conn, table *nftables.Table) {
 			continue
 		}
 		for _, s := range n.Subnets {
+			if !n.on(optionMasquerade) {
+				break
+			}
 			rule(post, fromSubnet(s.Prefix), interfaceIs(expr.MetaKeyOIFNAME, n.Bridge, false), masquerade())
 		}
 		for _, other := range r.networks {

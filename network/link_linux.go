@@ -250,7 +250,14 @@ func connect(n *Network, ns *os.File, p plug) error {
 	if err := netlink.LinkAdd(veth); err != nil {
 		return fmt.Errorf("make interface %s: %w", attrs.Name, explain(err))
 	}
-	err = inNamespace(ns, func() error { return configure(n, p) })
+	if !n.on(optionICC) {
+		// The others on the bridge are out of reach then, and what is on the machine
+		// and behind it isn't.
+		err = netlink.LinkSetIsolated(veth, true)
+	}
+	if err == nil {
+		err = inNamespace(ns, func() error { return configure(n, p) })
+	}
 	if err != nil {
 		return errors.Join(fmt.Errorf("set up %s: %w", p.name, err), netlink.LinkDel(veth))
 	}

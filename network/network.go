@@ -30,6 +30,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -53,6 +54,68 @@ type Network struct {
 	Labels   map[string]string `json:"labels,omitempty"`
 	Options  map[string]string `json:"options,omitempty"`
 	MTU      int               `json:"mtu,omitempty"` // 0 for the default
+}
+
+// Options of docker's bridge driver that are heeded: see [Network.SetOption].
+const (
+	optionMTU        = "com.docker.network.driver.mtu"
+	optionBridge     = "com.docker.network.bridge.name"
+	optionMasquerade = "com.docker.network.bridge.enable_ip_masquerade" // have outbound traffic come from this machine
+	optionICC        = "com.docker.network.bridge.enable_icc"           // have containers reach each other
+	optionBinding    = "com.docker.network.bridge.host_binding_ipv4"    // address for ports that are published without one
+)
+
+// on is the value of an option that is on where nothing is said.
+func (n *Network) on(option string) bool {
+	v, err := strconv.ParseBool(n.Options[option])
+	return v || err != nil
+}
+
+// bind gives ports that are to be published without an address the network's.
+func (n *Network) bind(ports []Port) []Port {
+	ip, err := netip.ParseAddr(n.Options[optionBinding])
+	if err != nil {
+		return ports
+	}
+	ports = slices.Clone(ports)
+	for i := range ports {
+		if !ports[i].HostIP.IsValid() {
+			ports[i].HostIP = ip
+		}
+	}
+	return ports
+}
+
+// SetOption sets an option by docker's name, or mtu. The error says what is wrong with
+// the name or the value.
+func (n *Network) SetOption(name, value string) error {
+	var err error
+	switch name {
+	case optionMTU, "mtu":
+		if n.MTU, err = strconv.Atoi(value); err == nil && (n.MTU < 68 || n.MTU > 65535) {
+			err = errors.New("it is not from 68 to 65535")
+		}
+	case optionBridge:
+		if n.Bridge = value; value == "" || len(value) > 15 || strings.ContainsAny(value, "/ \t\n") {
+			err = errors.New("it is no name of an interface")
+		}
+	case optionMasquerade, optionICC:
+		_, err = strconv.ParseBool(value)
+	case optionBinding:
+		if ip, parseErr := netip.ParseAddr(value); parseErr != nil || !ip.Is4() {
+			err = errors.New("it is no IPv4 address")
+		}
+	default:
+		err = fmt.Errorf("it is not known: there are mtu, %s, %s, %s and %s", optionBridge, optionMasquerade, optionICC, optionBinding)
+	}
+	if err != nil {
+		return err
+	}
+	if n.Options == nil {
+		n.Options = map[string]string{}
+	}
+	n.Options[name] = value
+	return nil
 }
 
 // Subnet is a range of addresses of a network.

@@ -120,7 +120,11 @@ func (h *holder) probe(ctx context.Context, p *container.Process) (probe Probe, 
 	switch {
 	case errors.Is(err, errSlowProbe):
 		probe.ExitCode = -1
-		probe.Output = "Health check exceeded timeout (" + or(c.Timeout, defaultTimeout).String() + "): " + probe.Output
+		late := "Health check exceeded timeout (" + or(c.Timeout, defaultTimeout).String() + ")"
+		if probe.Output != "" {
+			late += ": " + probe.Output
+		}
+		probe.Output = late
 	case ctx.Err() != nil, errors.Is(err, container.ErrGone):
 		return probe, false
 	case errors.As(err, &exit):

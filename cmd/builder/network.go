@@ -224,7 +224,7 @@ func runNetworkCreate(_ context.Context, e *env, args []string) error {
 	internal := fs.Bool("internal", false, "nothing outside can be reached")
 	ipv6 := fs.Bool("ipv6", false, "have an IPv6 subnet too")
 	labels := fs.StringArrayP("label", "l", nil, "set a label, `NAME=VALUE`")
-	options := fs.StringArrayP("opt", "o", nil, "`com.docker.network.driver.mtu=N` (or mtu) and com.docker.network.bridge.name=NAME are known")
+	options := fs.StringArrayP("opt", "o", nil, "`NAME=VALUE` of docker's bridge driver: mtu, and of com.docker.network.bridge. name, enable_icc, enable_ip_masquerade and host_binding_ipv4")
 	fs.Bool("attachable", false, "accepted: all are")
 	addRefused(fs, refusedByNetwork)
 	ignore := fs.Bool("ignore", false, "don't mind if it is there already")
@@ -276,27 +276,11 @@ func (e *env) noteNetwork(action string, net network.Network) {
 }
 
 func networkOptions(net *network.Network, words []string) error {
-	net.Options = map[string]string{}
 	for _, w := range words {
 		k, v, _ := strings.Cut(w, "=")
-		var err error
-		switch k {
-		case "com.docker.network.driver.mtu", "mtu":
-			net.MTU, err = strconv.Atoi(v)
-			if err == nil && (net.MTU < 68 || net.MTU > 65535) {
-				err = errors.New("it is not from 68 to 65535")
-			}
-		case "com.docker.network.bridge.name":
-			if net.Bridge = v; v == "" || len(v) > 15 || strings.ContainsAny(v, "/ \t\n") {
-				err = errors.New("it is no name of an interface")
-			}
-		default:
-			return &usageError{msg: fmt.Sprintf("network create: --opt %q is not known: there are mtu and com.docker.network.bridge.name", k)}
-		}
-		if err != nil {
+		if err := net.SetOption(k, v); err != nil {
 			return &usageError{msg: fmt.Sprintf("network create: --opt %s: %v", w, err)}
 		}
-		net.Options[k] = v
 	}
 	return nil
 }

@@ -608,6 +608,63 @@ func TestStartOrder(t *testing.T) {
 	w.fails(1, []string{"no such container: zero"}, "start", "zero", "one")
 }
 
+// TestNetworkOptions has networks with options of docker's bridge driver.
+func TestNetworkOptions(t *testing.T) {
+	w, outside := newNetBench(t)
+	const option = "com.docker.network.bridge."
+	w.ok("network", "create", "-o", option+"enable_icc=false", "-o", option+"host_binding_ipv4=203.0.113.1", "-o", option+"enable_ip_masquerade=false", "-o", "mtu=1400", "apart")
+	w.ok("network", "create", "-o", option+"enable_icc=true", "-o", option+"enable_ip_masquerade=true", "together")
+	if got := w.ok("network", "inspect", "-f", `{{index .Options "com.docker.network.bridge.enable_icc"}}`, "apart"); got != "false\n" {
+		t.Errorf("the option is %q", got)
+	}
+	reaches := func(from, to string) bool {
+		return w.run("exec", from, "ping", "-c1", "-W1", to).code == 0
+	}
+	server := listenIn(t, "/run/netns/"+strings.TrimSuffix(w.netns, "in")+"out", "203.0.113.2:53")
+	for _, tt := range []struct {
+		network string
+		on      bool
+	}{{"apart", false}, {"together", true}} {
+		a, b := tt.network+"-a", tt.network+"-b"
+		w.serveHTTP(a, "hello", "--network", tt.network, "-p", "80")
+		w.ok("run", "-d", "--name", b, "--network", tt.network, "test/base", "sleep", "1000")
+		if got := reaches(b, a); got != tt.on {
+			t.Errorf("%s: that one container reaches another is %v", tt.network, got)
+		}
+		if gateway := strings.TrimSpace(w.ok("network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", tt.network)); !reaches(b, gateway) {
+			t.Errorf("%s: the machine is out of reach", tt.network)
+		}
+		port := strings.TrimSpace(w.ok("port", a, "80"))
+		if bound := strings.HasPrefix(port, "203.0.113.1:"); bound == tt.on {
+			t.Errorf("%s: port 80 is published as %s", tt.network, port)
+		}
+		_, number, _ := strings.Cut(port, ":")
+		waitFor(t, "the server", func() bool {
+			out, err := outside("timeout", "2", "wget", "-qO-", "http://203.0.113.1:"+number+"/")
+			return err == nil && out == "hello\n"
+		})
+		if err := server.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		w.run("exec", b, "timeout", "1", "nslookup", "x.example", "203.0.113.2")
+		own := w.field(b, "{{(index .NetworkSettings.Networks \""+tt.network+"\").IPAddress}}")
+		_, from, err := server.ReadFrom(make([]byte, 512))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if masked := !strings.HasPrefix(from.String(), own+":"); masked != tt.on {
+			t.Errorf("%s: what comes out of %s comes from %s", tt.network, own, from)
+		}
+	}
+	// A name and its network may have dots.
+	w.ok("network", "create", "dot.ted")
+	w.ok("run", "-d", "--name", "a.b", "--network", "dot.ted", "test/base", "sleep", "1000")
+	w.ok("run", "--rm", "--network", "dot.ted", "test/base", "ping", "-c1", "-W2", "a.b.dot.ted")
+	for _, o := range []string{option + "enable_icc=maybe", option + "host_binding_ipv4=x", option + "name=", "mtu=1", "mtu=x", option + "colour=red"} {
+		w.fails(2, []string{"--opt " + o}, "network", "create", "-o", o, "bad")
+	}
+}
+
 // TestPortRange publishes to the first free port of several.
 func TestPortRange(t *testing.T) {
 	w, _ := newNetBench(t)

@@ -3,6 +3,7 @@
 package container
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"os"
@@ -107,6 +108,16 @@ func TestOOMScoreAdj(t *testing.T) {
 	line := make([]byte, 4)
 	if _, err := io.ReadFull(r, line); err != nil || string(line) != "321\n" {
 		t.Errorf("oom_score_adj is %q (%v)", line, err)
+	}
+	// The process that has started it keeps its own, and so do others that it starts.
+	if own, err := os.ReadFile("/proc/self/oom_score_adj"); err != nil || string(own) != "0\n" {
+		t.Errorf("who has started it has %q (%v)", own, err)
+	}
+	var other bytes.Buffer
+	next := newSpec(t, "cat", "/proc/self/oom_score_adj")
+	next.Stdout = &other
+	if err := Run(t.Context(), next); err != nil || other.String() != "0\n" {
+		t.Errorf("of another container it is %q (%v)", other.String(), err)
 	}
 	target := Target{Pid: p.Pid(), Start: StartTime(p.Pid()), Spec: spec}
 	if out, err := execOutput(t, target, ExecSpec{Args: []string{"cat", "/proc/self/oom_score_adj"}}); out != "321\n" {

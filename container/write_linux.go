@@ -220,10 +220,13 @@ func (p *plan) writeFileSystems() {
 	}
 }
 
+// setsOOM tells whether writeOOM has anything to do.
+func (p *plan) setsOOM() bool { return p.oomScoreAdj != 0 || p.host.oomScoreAdj < 0 }
+
 // writeOOM sets how soon the kernel kills the process for want of memory. The
 // container is not to be protected as the builder is, unless it is asked for.
 func (p *plan) writeOOM(dir arg, name string) {
-	if p.oomScoreAdj == 0 && p.host.oomScoreAdj >= 0 {
+	if !p.setsOOM() {
 		return
 	}
 	pr := &p.prog

@@ -67,6 +67,9 @@ func (f *resourceFlags) resolve() (r container.Resources, flag string, err error
 	return r, flag, container.CheckResources(r)
 }
 
+// leastMemory is docker's: with less a container is killed while it is made.
+const leastMemory = 6 << 20
+
 func setResource(r *container.Resources, name, value string) error {
 	bytes := map[string]*int64{"memory": &r.Memory, "memory-swap": &r.MemorySwap, "memory-reservation": &r.MemoryReservation}
 	numbers := map[string]*int64{
@@ -79,6 +82,9 @@ func setResource(r *container.Resources, name, value string) error {
 		r.MemorySwap = -1
 	case bytes[name] != nil:
 		*bytes[name], err = units.RAMInBytes(value)
+		if n := *bytes[name]; err == nil && n > 0 && n < leastMemory {
+			return fmt.Errorf("%s %s: no process starts with less than 6m", name, value)
+		}
 	case numbers[name] != nil:
 		*numbers[name], err = strconv.ParseInt(value, 10, 64)
 	case texts[name] != nil:

@@ -55,7 +55,7 @@ func TestResourceFlags(t *testing.T) {
 		t.Errorf("devices %+v, rules %+v", spec.Devices, spec.DeviceRules)
 	}
 	for args, flag := range map[string]string{
-		"--memory=x": "memory", "--memory-swap=1m": "memory-swap", "--memory=2m --memory-swap=1m": "memory-swap", "--memory=1m --memory-reservation=2m": "memory-reservation",
+		"--memory=x": "memory", "--memory-swap=1m": "memory-swap", "--memory=5m": "memory", "--memory-reservation=1k": "memory-reservation", "--memory=20m --memory-swap=10m": "memory-swap", "--memory=10m --memory-reservation=20m": "memory-reservation",
 		"--memory-swappiness=101": "memory-swappiness", "--cpus=1 --cpu-quota=5000": "cpus", "--cpus=0.001": "cpus", "--cpus=-1": "cpus", "--cpus=1e9": "cpus", "--cpus=1/2": "cpus",
 		"--cpus=99999999999999999999": "cpus", "--cpu-shares=-1": "cpu-shares", "--blkio-weight=5": "blkio-weight",
 		"--blkio-weight-device=" + disk.Path + ":5": "blkio-weight-device",

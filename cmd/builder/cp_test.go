@@ -234,6 +234,23 @@ func TestCpStreams(t *testing.T) {
 		}
 		w.fails(1, []string{"not a directory"}, "cp", "mounts:/m/file/x", "-")
 		w.ok("rm", "mounts")
+		// Of one that runs it is not replaced, which would be the end of the mount.
+		w.ok("run", "-d", "--name", "mounts", m, "test/base", "sleep", "1000")
+		for _, to := range []string{"/m/file", "/m", "/etc/hosts"} {
+			name := filepath.Join(w.dir, filepath.Base(to))
+			if to == "/m" {
+				name = filepath.Join(w.dir, "tree")
+				w.write("tree/file", "other")
+				name += "/."
+			} else {
+				w.write(filepath.Base(to), "other")
+			}
+			w.fails(1, []string{"busy"}, "cp", name, "mounts:"+to)
+		}
+		if got := w.ok("exec", "mounts", "sh", "-c", "cat /m/file; grep -c -e ' /m/file ' -e ' /etc/hosts ' /proc/mounts"); got != "contents2\n" {
+			t.Errorf("%s: afterwards there is %q", m, got)
+		}
+		w.ok("rm", "-f", "mounts")
 	}
 	w.ok("run", "-d", "--name", "cc", "test/base", "sh", "-c", "mkdir -p /d/sub; echo x > /d/sub/x; ln /d/sub/x /d/hard; sleep 1000")
 	waitFor(t, "the files", func() bool { return w.run("exec", "cc", "test", "-e", "/d/hard").code == 0 })

@@ -158,12 +158,27 @@ func (u *untarrer) makeWay(base Name, h *tar.Header) error {
 		return errors.New("there is a directory in its place")
 	}
 	if st.Mode&modeType != modeDir {
-		return unix.Unlinkat(int(u.at.Fd()), base.String(), 0)
+		return unlinkAt(int(u.at.Fd()), base, 0)
 	}
 	if h.Typeflag == tar.TypeDir {
 		return nil
 	}
 	return removeAll(int(u.at.Fd()), base)
+}
+
+// unlinkAt is unlinkat(2), but refuses what something is mounted on with EBUSY, as the
+// kernel does only in this process's own mount namespace: of another one the mount
+// would be gone.
+func unlinkAt(dir int, name Name, flags int) error {
+	var x unix.Statx_t
+	err := unix.Statx(dir, name.String(), unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, 0, &x)
+	if err == nil && x.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0 {
+		err = unix.EBUSY
+	}
+	if err != nil {
+		return err
+	}
+	return unix.Unlinkat(dir, name.String(), flags)
 }
 
 // removeAll removes a directory and all in it, following no link.
@@ -178,7 +193,7 @@ func removeAll(dir int, name Name) error {
 		return err
 	}
 	for _, n := range names {
-		err := unix.Unlinkat(fd, n.String(), 0)
+		err := unlinkAt(fd, n, 0)
 		if errors.Is(err, unix.EISDIR) || errors.Is(err, unix.EPERM) {
 			err = removeAll(fd, n)
 		}
@@ -186,7 +201,7 @@ func removeAll(dir int, name Name) error {
 			return err
 		}
 	}
-	return unix.Unlinkat(dir, name.String(), unix.AT_REMOVEDIR)
+	return unlinkAt(dir, name, unix.AT_REMOVEDIR)
 }
 
 // make makes the entry, the way for which is clear.

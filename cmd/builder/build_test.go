@@ -5,7 +5,9 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -47,6 +49,11 @@ CMD ["cat", "/c"]
 	}
 	if a, b := w.read("id1"), w.read("id2"); a != b || a == "" {
 		t.Errorf("the image changed: %q, then %q", a, b)
+	}
+	if r := w.run("build", "--iidfile", "id2", "--target", "none", "."); r.code == 0 {
+		t.Error("a build of no stage succeeds")
+	} else if _, err := os.Stat(filepath.Join(w.dir, "id2")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("after a build that failed the file has the ID of another one: %v", err)
 	}
 	w.write("b", "3")
 	third := w.stats("-t", "app", ".", "--build-arg", "UNUSED=1", "--target", "build")

@@ -221,6 +221,19 @@ func TestCpOwners(t *testing.T) {
 // TestCpStreams copies to standard output and from standard input.
 func TestCpStreams(t *testing.T) {
 	w := newLifeBench(t)
+	// The working directory is there as soon as the container is.
+	w.write("given", "contents")
+	w.ok("create", "--name", "works", "-w", "/work/deep", "-v", "/v", "test/base", "cat", "given")
+	w.ok("cp", filepath.Join(w.dir, "given"), "works:/work/deep/")
+	if r := w.run("start", "-a", "works"); r.stdout != "contents" {
+		t.Errorf("in the working directory is %q\n%s", r.stdout, r.stderr)
+	}
+	w.ok("create", "--name", "mounted", "-w", "/v/deep", "-v", "/v", "test/base", "pwd")
+	if r := w.run("start", "-a", "mounted"); r.stdout != "/v/deep\n" {
+		t.Errorf("the working directory is %q\n%s", r.stdout, r.stderr)
+	}
+	w.fails(1, []string{"--workdir /etc/passwd/x"}, "create", "-w", "/etc/passwd/x", "test/base", "true")
+	w.ok("rm", "works", "mounted")
 	// A file that is mounted can be copied also while it isn't there.
 	w.write("mounted", "contents")
 	for _, m := range []string{"-v=" + filepath.Join(w.dir, "mounted") + ":/m/file", "--mount=type=volume,src=files,dst=/m/file,volume-subpath=sub"} {

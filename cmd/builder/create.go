@@ -18,6 +18,10 @@ import (
 	"builder/container"
 	"builder/image"
 	"builder/internal/filelock"
+	"builder/internal/owner"
+	"builder/internal/sys"
+	"builder/rootfs"
+	"builder/snapshot"
 	"builder/supervisor"
 
 	"github.com/docker/go-units"
@@ -166,13 +170,15 @@ func (e *env) createContainer(ctx context.Context, o *createOptions, name string
 	}
 	lock, err = records.Create(&c, func(dir string) error {
 		active, err := rfs.Snapshots().Prepare(ctx, below, dir)
-		if err != nil || below != "" || owners == nil {
-			return err
+		if err == nil && below == "" && owners != nil { // there is nothing that says whose "/" is
+			uid, _ := owners.UID(0)
+			gid, _ := owners.GID(0)
+			err = os.Chown(active.Upper(), int(uid), int(gid))
 		}
-		// There is nothing that says whose "/" is.
-		uid, _ := owners.UID(0)
-		gid, _ := owners.GID(0)
-		return os.Chown(active.Upper(), int(uid), int(gid))
+		if err == nil && o.workdir != "" && !o.atOnce {
+			err = makeWorkdir(active, c, owners)
+		}
+		return err
 	})
 	if err != nil {
 		return c, nil, errors.Join(err, records.RemoveVolumes(c))
@@ -187,6 +193,34 @@ func (e *env) createContainer(ctx context.Context, o *createOptions, name string
 		return c, nil, errors.Join(err, lock.Release())
 	}
 	return c, lock, nil
+}
+
+// makeWorkdir makes the working directory of a container that is to start later, as
+// docker does, so that things can be copied there before. What is inside of a mount is
+// made by the start.
+func makeWorkdir(active snapshot.Active, c supervisor.Config, owners rootfs.Owners) error {
+	for _, m := range c.Mounts {
+		if m.Target == c.Spec.Dir || strings.HasPrefix(c.Spec.Dir, m.Target+"/") {
+			return nil
+		}
+	}
+	root, err := active.MountWith(snapshot.Properties{Durable: true})
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	dir, err := sys.MkdirAllInRoot(root, c.Spec.Dir, 0o755, func(made *os.File, _ string) error {
+		if owners == nil {
+			return nil
+		}
+		uid, _ := owners.UID(0)
+		gid, _ := owners.GID(0)
+		return owner.Chown(made, int(uid), int(gid))
+	})
+	if err != nil {
+		return fmt.Errorf("--workdir %s: %w", c.Spec.Dir, err)
+	}
+	return dir.Close()
 }
 
 // zoneFile is the file of this machine that describes a time zone (tzfile(5)).

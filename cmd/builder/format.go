@@ -10,6 +10,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"text/template"
+	"time"
 	"unicode/utf8"
 )
 
@@ -116,3 +117,8 @@ func shorten(s string, n int) string {
 	}
 	return truncate(s, n-1) + "…"
 }
+
+// stamp is a time that templates show as JSON does (RFC 3339), as docker has it.
+type stamp struct{ time.Time }
+
+func (s stamp) String() string { return s.Format(time.RFC3339Nano) }

@@ -261,6 +261,11 @@ func TestSaveAndLoad(t *testing.T) {
 	}
 	w.fails(2, []string{"--compression \"xz\""}, "save", "--compression", "xz", "app:1")
 	w.fails(2, []string{"not compressed"}, "save", "--compression", "gzip", "--format", "oci-dir", "-o", w.dir+"/x", "app:1")
+	whole := filepath.Join(t.TempDir(), "whole")
+	w.ok("save", "-o", whole, "app")
+	if got := (&workbench{t: t, root: t.TempDir(), dir: w.dir}).ok("load", "-q", "-i", whole); got != "Loaded image: app:1\nLoaded image: app:2\n" {
+		t.Errorf("of a repository there is %q", got)
+	}
 	byID := w.ok("save", id[7:20])
 	other := &workbench{t: t, root: t.TempDir(), dir: w.dir}
 	cmd := other.command("load")

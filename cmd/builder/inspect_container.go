@@ -19,7 +19,7 @@ import (
 // docker's.
 type inspectedContainer struct {
 	ID              string `json:"Id"`
-	Created         time.Time
+	Created         stamp
 	Path            string
 	Args            []string
 	State           inspectedState
@@ -57,8 +57,8 @@ type inspectedState struct {
 	Pid        int
 	ExitCode   int
 	Error      string
-	StartedAt  time.Time
-	FinishedAt time.Time
+	StartedAt  stamp
+	FinishedAt stamp
 	Health     *inspectedHealth `json:",omitempty"`
 }
 
@@ -222,11 +222,11 @@ type inspectedIPAMConfig struct {
 func inspectContainer(records supervisor.Records, c supervisor.Container) inspectedContainer {
 	s := c.State
 	in := inspectedContainer{
-		ID: c.ID, Created: c.Created, Path: c.Spec.Args[0], Args: c.Spec.Args[1:], Image: c.ImageID, LogPath: records.Dir(c.ID) + "/log",
+		ID: c.ID, Created: stamp{c.Created}, Path: c.Spec.Args[0], Args: c.Spec.Args[1:], Image: c.ImageID, LogPath: records.Dir(c.ID) + "/log",
 		Name: "/" + c.Name, RestartCount: s.Restarts, Driver: "overlayfs", Platform: "linux", ExecIDs: []string{}, Options: c.Options,
 		State: inspectedState{
 			Status: s.Status, Running: s.Alive() || s.Status == supervisor.Restarting, Paused: s.Status == supervisor.Paused, Restarting: s.Status == supervisor.Restarting,
-			OOMKilled: s.OOM, Pid: s.Pid, ExitCode: s.ExitCode, Error: s.Error, StartedAt: s.Started, FinishedAt: s.Finished,
+			OOMKilled: s.OOM, Pid: s.Pid, ExitCode: s.ExitCode, Error: s.Error, StartedAt: stamp{s.Started}, FinishedAt: stamp{s.Finished},
 		},
 		GraphDriver: inspectedGraph{Name: "overlayfs", Data: map[string]string{"UpperDir": records.Dir(c.ID) + "/fs", "WorkDir": records.Dir(c.ID) + "/work"}},
 		Mounts:      []inspectedMount{},

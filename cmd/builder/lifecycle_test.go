@@ -419,6 +419,9 @@ func TestAttach(t *testing.T) {
 	w.ok("top", "term")
 	w.ok("cp", "term:/bin/busybox", filepath.Join(w.dir, "copy"))
 	w.ok("cp", filepath.Join(w.dir, "copy"), "term:/copy")
+	if all := w.ok("events", "--since", "0", "--until", "0s"); !strings.Contains(all, " container create ") || w.ok("events", "--until", "0s") != all {
+		t.Errorf("all events are %q", all)
+	}
 	if out := w.ok("events", "--since", "1h", "--until", "0s", "--filter", "event=attach", "--filter", "event=top", "--filter", "event=archive-path", "--filter", "event=extract-to-dir", "--format", "{{.Action}} {{.Actor.Attributes.name}}"); out != "attach echo\ntop term\narchive-path term\nextract-to-dir term\n" {
 		t.Errorf("events: %q", out)
 	}

@@ -110,7 +110,7 @@ func runEvents(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	if *sinceText == "" && *stream {
+	if *sinceText == "" && *untilText == "" && *stream {
 		from = time.Now()
 	}
 	match, err := parseEventFilters(*filters)

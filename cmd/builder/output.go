@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -157,6 +158,14 @@ func (f *outputFlags) checkAll(e *env, req *buildRequest) error {
 	}
 	if seen["-"] && term.IsTerminal(int(e.stdout.Fd())) {
 		return errors.New("refusing to write an archive to a terminal: redirect it, or name a file")
+	}
+	if f.iidfile != "" {
+		// After a build that fails it doesn't tell of an earlier one.
+		if fi, err := os.Lstat(f.iidfile); err == nil && fi.Mode().IsRegular() {
+			if err := os.Remove(f.iidfile); err != nil {
+				return fmt.Errorf("--iidfile: %w", err)
+			}
+		}
 	}
 	return nil
 }

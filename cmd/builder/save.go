@@ -6,9 +6,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"path"
 	"slices"
+	"strings"
 
 	"builder/archive"
+	"builder/image"
 	"builder/layer"
 	"builder/store"
 )
@@ -92,9 +95,37 @@ func compressed(ctx context.Context, w io.Writer, how layer.Compression, write f
 	return err
 }
 
+// wholeRepositories puts all tags of a repository that is named without one in its place,
+// as docker does.
+func wholeRepositories(s *store.Store, words []string) (out []string, err error) {
+	entries, err := s.Entries()
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range words {
+		var tags []string
+		if ref, err := image.ParseRef(w); err == nil && !strings.ContainsAny(path.Base(w), ":@") {
+			for _, e := range entries {
+				if other, err := image.ParseRef(e.Name); err == nil && other.Name() == ref.Name() && other.Digest == "" {
+					tags = append(tags, e.Name)
+				}
+			}
+		}
+		if len(tags) == 0 {
+			tags = []string{w}
+		}
+		out = append(out, tags...)
+	}
+	return out, nil
+}
+
 // toSave finds the images that words mean, each once, with the names it was
 // given by.
 func toSave(s *store.Store, words []string, platform string) ([]archive.Image, error) {
+	words, err := wholeRepositories(s, words)
+	if err != nil {
+		return nil, err
+	}
 	var images []archive.Image
 	for _, w := range words {
 		entry, img, err := imageFor(s, w, platform)

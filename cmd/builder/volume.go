@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"builder/internal/sys"
 	"builder/supervisor"
@@ -272,7 +271,7 @@ func runVolumeRm(_ context.Context, e *env, args []string) error {
 
 // inspectedVolume is what volume inspect shows. The names are docker's.
 type inspectedVolume struct {
-	CreatedAt  time.Time
+	CreatedAt  stamp
 	Driver     string
 	Labels     map[string]string
 	Mountpoint string
@@ -308,7 +307,7 @@ func runVolumeInspect(_ context.Context, e *env, args []string) error {
 func inspectVolume(records supervisor.Records, name string) (inspectedVolume, error) {
 	v, err := records.Volumes().Get(name)
 	return inspectedVolume{
-		CreatedAt: v.Created, Driver: "local", Labels: v.Labels, Mountpoint: v.Dir, Name: v.Name, Options: v.Options, Scope: "local",
+		CreatedAt: stamp{v.Created}, Driver: "local", Labels: v.Labels, Mountpoint: v.Dir, Name: v.Name, Options: v.Options, Scope: "local",
 	}, err
 }
 

@@ -4,6 +4,7 @@ package container
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -80,9 +81,48 @@ func openEtcOf(t Target, name string) (*os.File, error) {
 			continue
 		}
 		// Who has a lease on it (fcntl(2)) would make a blocking one wait.
-		return os.OpenFile(sys.FDPath(at), os.O_RDWR|unix.O_NONBLOCK, 0)
+		const flags = os.O_RDWR | unix.O_NONBLOCK
+		f, err := os.OpenFile(sys.FDPath(at), flags, 0)
+		if !errors.Is(err, unix.EROFS) {
+			return f, err
+		}
+		writable, err := writableCopy(proc, at)
+		if err != nil {
+			return nil, err
+		}
+		defer writable.Close()
+		return os.OpenFile(sys.FDPath(writable), flags, 0)
 	}
 	return nil, nil
+}
+
+// writableCopy is a copy of a container's mount, detached and out of its sight, that can
+// be written to. The kernel makes it for who is in the container's mount namespace.
+func writableCopy(proc string, of *os.File) (m *os.File, err error) {
+	ns, err := os.Open(proc + "/ns/mnt")
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	err = sys.OnNewThread(func() error {
+		if err := unix.Unshare(unix.CLONE_FS); err != nil {
+			return os.NewSyscallError("unshare", err)
+		}
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNS); err != nil {
+			return os.NewSyscallError("setns", err)
+		}
+		fd, err := unix.OpenTree(int(of.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+		if err != nil {
+			return os.NewSyscallError("open_tree", err)
+		}
+		m = os.NewFile(uintptr(fd), of.Name())
+		return os.NewSyscallError("mount_setattr", unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY}))
+	})
+	if err != nil && m != nil {
+		m.Close()
+		m = nil
+	}
+	return m, err
 }
 
 // openPlace opens a path without an effect on what is there: only its last part may be

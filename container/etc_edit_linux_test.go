@@ -28,6 +28,8 @@ func TestEditEtc(t *testing.T) {
 	readOnly, privileged := plain(), plain()
 	readOnly.ReadOnly, privileged.Privileged = true, true
 	mapped, _ := mappedSpec(t, ready...)
+	mappedReadOnly, _ := mappedSpec(t, ready...)
+	mappedReadOnly.ReadOnly = true
 	linked := image(t)
 	must(t, os.Symlink("../data/resolv.conf", filepath.Join(linked, "etc/resolv.conf")))
 	link := plain()
@@ -45,6 +47,7 @@ func TestEditEtc(t *testing.T) {
 		{"plain", plain(), "", "/etc/resolv.conf"},
 		{"read-only", readOnly, "", "/etc/resolv.conf"},
 		{"in a user namespace", mapped, "", "/etc/resolv.conf"},
+		{"read-only, in a user namespace", mappedReadOnly, "", "/etc/resolv.conf"},
 		{"a link in the image", link, "", "/data/resolv.conf"},
 		{"moved away, and a link in its place", moved, "rename /etc /moved ; mkdir /etc ; symlink /outside /etc/resolv.conf", "/moved/resolv.conf"},
 		{"a user's mount", bound(plain(), "/etc/resolv.conf"), "", ""},

@@ -211,13 +211,24 @@ func (p *plan) writeFileSystems() {
 	pr.do("mount /etc files", unix.SYS_MOVE_MOUNT, pr.file(p.etc), pr.str(""), cwd, pr.str(templateFiles), num(unix.MOVE_MOUNT_F_EMPTY_PATH))
 	for _, point := range p.points {
 		if entry, ok := strings.CutPrefix(point.name, "/etc/"); ok {
-			m := pr.get("copy "+point.name, unix.SYS_OPEN_TREE, pr.file(p.etc), pr.str(entry), num(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC))
-			p.moveTo(point.name, m, pr.file(point.file))
+			p.moveTo(point.name, p.copyEtc(entry), pr.file(point.file))
 		}
 	}
 	for i, f := range p.coveredEtc {
-		p.coveredEtc[i].tree = pr.get("copy "+f.name, unix.SYS_OPEN_TREE, pr.file(p.etc), pr.str(path.Base(f.name)), num(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC))
+		p.coveredEtc[i].tree = p.copyEtc(path.Base(f.name))
 	}
+}
+
+// copyEtc makes the mount of one of the /etc files, which can't be written to where the
+// root can't.
+func (p *plan) copyEtc(name string) arg {
+	pr := &p.prog
+	m := pr.get("copy /etc/"+name, unix.SYS_OPEN_TREE, pr.file(p.etc), pr.str(name), num(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC))
+	if p.spec.ReadOnly {
+		pr.do("set flags of /etc/"+name, unix.SYS_MOUNT_SETATTR, m, pr.str(""), num(unix.AT_EMPTY_PATH),
+			pr.bytes(mountAttr(unix.MOUNT_ATTR_RDONLY)), num(unix.MOUNT_ATTR_SIZE_VER0))
+	}
+	return m
 }
 
 // setsOOM tells whether writeOOM has anything to do.

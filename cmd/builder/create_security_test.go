@@ -51,6 +51,8 @@ func TestRunConfined(t *testing.T) {
 		{"--security-opt mask=/etc/passwd:/bin/nothing", []string{"test/base", "wc", "-c", "/etc/passwd"}, 0, "0 /etc/passwd\n"},
 		{"--group-add 50 --group-add 77", []string{"test/base", "id", "-G"}, 0, "0 50 77\n"},
 		{"--read-only", []string{"test/base", "touch", "/x"}, 1, ""},
+		{"--read-only", []string{"test/base", "sh", "-c", "for f in hosts hostname resolv.conf; do (echo x >> /etc/$f) 2>/dev/null && echo $f; done; true"}, 0, ""},
+		{"--read-only -v /etc", []string{"test/base", "sh", "-c", "for f in hosts hostname resolv.conf other; do (echo x >> /etc/$f) 2>/dev/null && echo $f; done; true"}, 0, "other\n"},
 		{"--userns host", []string{"test/base", "echo", "x"}, 0, "x\n"},
 		{"--userns mine", []string{"test/base", "echo", "x"}, 125, ""},
 		{"--uts host", []string{"test/base", "hostname"}, 0, host + "\n"},

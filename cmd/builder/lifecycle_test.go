@@ -419,6 +419,7 @@ func TestAttach(t *testing.T) {
 	w.ok("top", "term")
 	w.ok("cp", "term:/bin/busybox", filepath.Join(w.dir, "copy"))
 	w.ok("cp", filepath.Join(w.dir, "copy"), "term:/copy")
+	w.fails(2, []string{"is after --until"}, "events", "--since", "1s", "--until", "1h")
 	if all := w.ok("events", "--since", "0", "--until", "0s"); !strings.Contains(all, " container create ") || w.ok("events", "--until", "0s") != all {
 		t.Errorf("all events are %q", all)
 	}

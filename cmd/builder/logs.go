@@ -110,6 +110,9 @@ func runEvents(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
+	if !until.IsZero() && from.After(until) {
+		return &usageError{msg: fmt.Sprintf("events: --since %s is after --until %s", *sinceText, *untilText)}
+	}
 	if *sinceText == "" && *untilText == "" && *stream {
 		from = time.Now()
 	}

@@ -303,6 +303,9 @@ func parseSubnets(subnets, gateways, ranges, reserved []string) ([]network.Subne
 		if i < 0 {
 			return nil, fmt.Errorf("--gateway %q is no address in a --subnet", text)
 		}
+		if out[i].Gateway.IsValid() {
+			return nil, fmt.Errorf("--gateway %s: subnet %s has another one", text, out[i].Prefix)
+		}
 		out[i].Gateway = a
 	}
 	for _, text := range ranges {

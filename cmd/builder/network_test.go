@@ -569,6 +569,7 @@ func TestWrongNetworks(t *testing.T) {
 		{1, "bits beyond", []string{"network", "create", "--subnet", "10.1.2.3/16", "x"}},
 		{1, "too small", []string{"network", "create", "--subnet", "10.1.2.0/31", "x"}},
 		{2, "--gateway", []string{"network", "create", "--subnet", "10.1.2.0/24", "--gateway", "10.9.9.9", "x"}},
+		{2, "--gateway 10.1.2.2", []string{"network", "create", "--subnet", "10.1.2.0/24", "--gateway", "10.1.2.1", "--gateway", "10.1.2.2", "x"}},
 		{2, "--driver", []string{"network", "create", "-d", "macvlan", "x"}},
 		{2, "--label", []string{"network", "create", "--label", "", "x"}},
 		{2, "--opt", []string{"network", "create", "-o", "x=y", "x"}},

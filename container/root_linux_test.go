@@ -231,7 +231,7 @@ func TestReadOnly(t *testing.T) {
 		spec := newSpec(t, "try", "c", "/x", "/tmp/x", "/dev/x", "/dev/shm/x", "/vol/x", ";", "try", "w", "/etc/passwd", "/etc/hosts")
 		spec.ReadOnly = true
 		spec.Mounts = []mount.Mount{{Type: mount.Tmpfs, Target: "/vol"}}
-		want := "/x EROFS\n/tmp/x EROFS\n/dev/x ok\n/dev/shm/x ok\n/vol/x ok\n/etc/passwd EROFS\n/etc/hosts ok\n"
+		want := "/x EROFS\n/tmp/x EROFS\n/dev/x ok\n/dev/shm/x ok\n/vol/x ok\n/etc/passwd EROFS\n/etc/hosts EROFS\n"
 		if got := run.ok(t, spec); got != want {
 			t.Errorf("got\n%swant\n%s", got, want)
 		}

@@ -33,7 +33,7 @@ type Connection struct {
 	IP6     netip.Addr `json:"ip6,omitzero"`
 	MAC     string     `json:"mac,omitempty"`
 	// Links are names by which the container, and no other, knows others on this
-	// network: their IDs, or names of those that were not there yet.
+	// network: their names, or on the default network, which resolves none, their IDs.
 	Links map[string]string `json:"links,omitempty"`
 }
 

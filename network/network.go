@@ -143,7 +143,7 @@ type lease struct {
 	Names   []string     `json:"names,omitempty"` // it is known by
 	Ports   []Port       `json:"ports,omitempty"` // that lead to it
 	Created time.Time    `json:"created"`
-	// Links are names that this container alone knows others by: their IDs, or names.
+	// Links are names that this container alone knows others by: their names here.
 	Links map[string]string `json:"links,omitempty"`
 	// Upstream are the name servers that it asks for what is no name here; none for
 	// the machine's.

@@ -5,10 +5,13 @@ package supervisor
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 
 	"builder/container"
+	"builder/network"
 )
 
 // Join are containers whose namespaces another one shares, by ID; "" is none.
@@ -35,8 +38,8 @@ func (c *Config) Needs() (ids []string) {
 	}
 	if c.Endpoint != nil {
 		for _, conn := range c.Endpoint.Connections {
-			for _, id := range conn.Links {
-				ids = append(ids, id)
+			if conn.Network == network.Default { // on others they are names of whoever may come
+				ids = slices.AppendSeq(ids, maps.Values(conn.Links))
 			}
 		}
 	}

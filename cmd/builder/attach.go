@@ -68,10 +68,11 @@ func (e *env) detachKeys(given string) ([]byte, error) {
 		return parseDetachKeys(given)
 	}
 	keys, err := parseDetachKeys(e.dockerConfig().DetachKeys)
-	if err != nil {
-		err = fmt.Errorf("docker's config file, detachKeys: %w", err)
+	if err != nil { // as docker does
+		e.warn(fmt.Sprintf("docker's config file, detachKeys: %v: ctrl-p,ctrl-q it is", err))
+		return parseDetachKeys("")
 	}
-	return keys, err
+	return keys, nil
 }
 
 func parseDetachKeys(text string) ([]byte, error) {
@@ -82,6 +83,8 @@ func parseDetachKeys(text string) ([]byte, error) {
 	for _, k := range strings.Split(text, ",") {
 		c, ctrl := strings.CutPrefix(strings.ToLower(k), "ctrl-")
 		switch {
+		case k == "DEL":
+			keys = append(keys, 127)
 		case !ctrl && len(k) == 1:
 			keys = append(keys, k[0])
 		case ctrl && len(c) == 1 && (c[0] >= 'a' && c[0] <= 'z'):

@@ -67,7 +67,8 @@ func (f *resourceFlags) resolve() (r container.Resources, flag string, err error
 	return r, flag, container.CheckResources(r)
 }
 
-// leastMemory is docker's: with less a container is killed while it is made.
+// leastMemory is docker's for both: with less memory a container is killed while it is
+// made.
 const leastMemory = 6 << 20
 
 func setResource(r *container.Resources, name, value string) error {
@@ -82,8 +83,8 @@ func setResource(r *container.Resources, name, value string) error {
 		r.MemorySwap = -1
 	case bytes[name] != nil:
 		*bytes[name], err = units.RAMInBytes(value)
-		if n := *bytes[name]; err == nil && n > 0 && n < leastMemory {
-			return fmt.Errorf("%s %s: no process starts with less than 6m", name, value)
+		if n := *bytes[name]; err == nil && name != "memory-swap" && n > 0 && n < leastMemory {
+			return fmt.Errorf("%s %s: less than 6m is too little for a container to start", name, value)
 		}
 	case numbers[name] != nil:
 		*numbers[name], err = strconv.ParseInt(value, 10, 64)

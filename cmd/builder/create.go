@@ -176,7 +176,9 @@ func (e *env) createContainer(ctx context.Context, o *createOptions, name string
 			err = os.Chown(active.Upper(), int(uid), int(gid))
 		}
 		if err == nil && o.workdir != "" && !o.atOnce {
-			err = makeWorkdir(active, c, owners)
+			if err = makeWorkdir(active, c, owners); o.replace {
+				err = nil // its start tells: the one that it replaces is gone
+			}
 		}
 		return err
 	})

@@ -66,7 +66,8 @@ func (f *envFlags) list(e *env, fromImage []string) ([]string, error) {
 }
 
 // setEnv adds the variables of --env-file and -e. unset are those of -e NAME that aren't
-// in the environment: the container is to have none of the name, as with docker.
+// in the environment: the container is to have none of the name, as with docker, but HOME
+// and PATH, which it has in any case.
 func setEnv(e *env, vars *dockerfile.Env, files, env []string) (unset []string, err error) {
 	var words []string
 	for _, name := range files {

@@ -134,7 +134,7 @@ func (f *mountFlags) parse() ([]mountRequest, error) {
 		parse func(string) (mountRequest, error)
 	}{{"volume", f.volumes, parseVolume}, {"mount", f.mounts, parseMount}, {"tmpfs", f.tmpfs, parseTmpfs}} {
 		for i, w := range group.words {
-			if slices.Contains(group.words[:i], w) {
+			if group.flag != "mount" && slices.Contains(group.words[:i], w) {
 				continue // said twice
 			}
 			if err := add(group.flag, w, group.parse); err != nil {

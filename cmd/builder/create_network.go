@@ -66,7 +66,7 @@ func (f *networkFlags) connect(e *env, records supervisor.Records, c *supervisor
 		case strings.HasPrefix(mode, "container:") && (len(f.publish) > 0 || f.publishAll || len(f.expose) > 0):
 			return bad("network %s: ports are published by the container whose network it is", mode)
 		case strings.HasPrefix(mode, "container:") && (c.Spec.Hostname != "" || len(c.Spec.Hosts) > 0 || c.Spec.DNS.Given()):
-			return bad("network %s has the names of that container: leave out --hostname, --add-host and --dns", mode)
+			return bad("network %s has the names of that container: leave out --hostname, --add-host, --dns, --dns-search and --dns-option", mode)
 		}
 		if len(ports) > 0 {
 			e.warn(fmt.Sprintf("--publish has no effect with --network %s", mode))
@@ -152,8 +152,11 @@ func (f *networkFlags) link(records supervisor.Records, conn *network.Connection
 			other, err = records.Find(strings.TrimPrefix(other.NetworkMode, "container:"))
 		}
 		to := other.ID
+		if later { // whoever has the name then
+			to = first(other.Name, name)
+		}
 		if errors.Is(err, supervisor.ErrNotFound) && later {
-			to, err = name, nil
+			err = nil
 		}
 		switch {
 		case err != nil:
@@ -218,16 +221,20 @@ func (f *networkFlags) ports(c *supervisor.Config) ([]network.Port, error) {
 		}
 		out = append(out, ports...)
 	}
-	for _, text := range append(slices.Clone(c.Exposed), f.expose...) {
+	texts, exposed := append(c.Exposed, f.expose...), map[string]bool{}
+	c.Exposed = nil
+	for _, text := range texts {
 		ports, err := network.ParsePorts(text)
 		if err != nil || strings.Contains(text, ":") {
 			return nil, &usageError{msg: fmt.Sprintf("--expose %q: want PORT[/tcp|udp]", text)}
 		}
 		for _, p := range ports {
 			word := fmt.Sprintf("%d/%s", p.Container, p.Protocol)
-			if !slices.Contains(c.Exposed, word) {
-				c.Exposed = append(c.Exposed, word)
+			if exposed[word] {
+				continue
 			}
+			exposed[word] = true
+			c.Exposed = append(c.Exposed, word)
 			taken := slices.ContainsFunc(out, func(have network.Port) bool { return have.Container == p.Container && have.Protocol == p.Protocol })
 			if f.publishAll && !taken {
 				out = append(out, p)

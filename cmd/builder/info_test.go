@@ -91,7 +91,7 @@ func TestDockerTemplates(t *testing.T) {
 		{"inspect web", "{{(index .NetworkSettings.Networks \"app\").DNSNames}} {{.NetworkSettings.Networks.app.IPAMConfig.IPv4Address}}", "[web www " + id + "] 10.128.0.9"},
 		{"inspect web", "{{eq .NetworkSettings.GlobalIPv6Address .NetworkSettings.Networks.app.GlobalIPv6Address}} {{len .NetworkSettings.Bridge}}", "true 0"},
 		{"inspect cc", "{{slice .Created.String 10 11}}{{slice .State.StartedAt.String 10 11}}{{.State.FinishedAt}}", "TT0001-01-01T00:00:00Z"},
-		{"inspect cc", "{{.HostConfig.Links}} {{.NetworkSettings.Networks.app.Links}}", "[/web:/cc/w] [web:w]"},
+		{"inspect cc", "{{.HostConfig.Links}} {{.NetworkSettings.Networks.app.Links}}", "[web:w] [web:w]"},
 		{"inspect cc", "{{.HostConfig.Dns}}{{.HostConfig.DnsSearch}}{{.HostConfig.DnsOptions}}", "[][][]"},
 		{"inspect off", "{{.NetworkSettings.SandboxKey}}{{.HostConfig.PublishAllPorts}}{{.HostConfig.Links}}", "false[]"},
 		{"inspect test/base", "{{.GraphDriver.Name}}{{.Parent}}", "overlayfs"},

@@ -331,7 +331,11 @@ func (in *inspectedContainer) hostConfig(records supervisor.Records, c superviso
 	}
 	if c.Endpoint != nil {
 		for _, conn := range c.Endpoint.Connections {
-			h.Links = append(h.Links, linkTexts(records, conn, "/%s:/"+c.Name+"/%s")...)
+			format := "%s:%s"
+			if conn.Network == network.Default {
+				format = "/%s:/" + c.Name + "/%s"
+			}
+			h.Links = append(h.Links, linkTexts(records, conn, format)...)
 		}
 		for _, p := range c.Endpoint.Ports {
 			b := inspectedBinding{HostPort: strconv.Itoa(int(p.HostPort))}

@@ -29,6 +29,9 @@ func runLogs(ctx context.Context, e *env, args []string) error {
 	if opts.Since, err = parseTimeFlag("since", *sinceText); err != nil {
 		return err
 	}
+	if *untilText == "0" { // as docker has it: without an end
+		*untilText = ""
+	}
 	if opts.Until, err = parseTimeFlag("until", *untilText); err != nil {
 		return err
 	}

@@ -7,18 +7,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"builder/image"
 	"builder/network"
 	"builder/store"
 	"builder/supervisor"
 
 	"github.com/docker/go-units"
-	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // psRow is what a --format of ps can show. The names are docker's.
@@ -86,26 +88,26 @@ func runPs(ctx context.Context, e *env, args []string) error {
 	if *last >= 0 {
 		list = list[:min(*last, len(list))]
 	}
+	shown := first(*format, e.dockerConfig().PsFormat)
+	*size = *size || strings.Contains(shown, ".Size")
 	var sizes *containerSizes
 	if *size {
 		if sizes, err = newContainerSizes(s); err != nil {
 			return err
 		}
 	}
-	named := namedImages(s)
+	names, err := newImageNames(s)
+	if err != nil {
+		return err
+	}
 	rows := make([]any, 0, len(list))
 	for _, c := range list {
 		row := containerRow(c, *noTrunc)
-		if !named(c) {
-			row.Image = strings.TrimPrefix(c.ImageID, "sha256:")[:12]
-			if *noTrunc {
-				row.Image = c.ImageID
-			}
-		}
 		if *quiet {
 			fmt.Fprintln(e.stdout, row.ID)
 			continue
 		}
+		row.Image = names.of(c, *noTrunc)
 		if *size {
 			written, whole, err := sizes.of(ctx, c.Config)
 			if err != nil {
@@ -122,28 +124,69 @@ func runPs(ctx context.Context, e *env, args []string) error {
 	if *size {
 		columns += "\t{{.Size}}"
 	}
-	return table{format: first(*format, e.dockerConfig().PsFormat), columns: columns, header: psHeader}.print(e.stdout, rows)
+	return table{format: shown, columns: columns, header: psHeader}.print(e.stdout, rows)
 }
 
-// namedImages tells of a container whether the name that its image had is that image's
-// still.
-func namedImages(s *store.Store) func(c supervisor.Container) bool {
-	ids := map[string][]string{} // by name
-	return func(c supervisor.Container) bool {
-		have, looked := ids[c.Image]
-		if !looked {
-			if entry, err := s.Resolve(c.Image); err == nil {
-				for _, img := range localImages(s, entry.Desc) {
-					have = append(have, img.ID().String())
-				}
-				if img, err := localImage(s, entry.Desc); err == nil {
-					have = append(have, img.ID().String())
-				}
-			}
-			ids[c.Image] = have
-		}
-		return slices.Contains(have, c.ImageID)
+// imageNames tells how the image of a container is shown: by its name as long as that is
+// the image's, else by its ID.
+type imageNames struct {
+	s       *store.Store
+	entries map[string]ocispec.Descriptor // by whole name
+	ids     map[string][]string           // of images, by the name that was given
+}
+
+func newImageNames(s *store.Store) (*imageNames, error) {
+	entries, err := s.Entries()
+	n := &imageNames{s: s, entries: map[string]ocispec.Descriptor{}, ids: map[string][]string{}}
+	for _, e := range entries {
+		n.entries[e.Name] = e.Desc
 	}
+	return n, err
+}
+
+func (n *imageNames) of(c supervisor.Container, noTrunc bool) string {
+	short := strings.TrimPrefix(c.ImageID, "sha256:")
+	byID := len(c.Image) >= 4 && strings.HasPrefix(short, strings.TrimPrefix(c.Image, "sha256:"))
+	if !byID {
+		have, looked := n.ids[c.Image]
+		if !looked {
+			have = n.look(c.Image)
+			n.ids[c.Image] = have
+		}
+		if slices.Contains(have, c.ImageID) {
+			if name, _, pinned := strings.Cut(c.Image, "@"); pinned && !noTrunc {
+				return name
+			}
+			return c.Image
+		}
+	}
+	if noTrunc {
+		return c.ImageID
+	}
+	return truncate(short, 12)
+}
+
+// look finds the IDs of the images of a name.
+func (n *imageNames) look(name string) (ids []string) {
+	ref, err := image.ParseRef(name)
+	if err != nil {
+		return nil
+	}
+	desc, there := n.entries[ref.String()]
+	if !there {
+		entry, err := n.s.Resolve(name) // by tag and digest, say
+		if err != nil {
+			return nil
+		}
+		desc = entry.Desc
+	}
+	for _, img := range localImages(n.s, desc) {
+		ids = append(ids, img.ID().String())
+	}
+	if img, err := localImage(n.s, desc); err == nil {
+		ids = append(ids, img.ID().String())
+	}
+	return ids
 }
 
 func containerRow(c supervisor.Container, noTrunc bool) psRow {
@@ -205,9 +248,11 @@ func portText(c supervisor.Container) string {
 			exposed = append(exposed, ports...)
 		}
 	}
+	// Older records have some twice.
 	slices.SortFunc(exposed, func(a, b network.Port) int {
 		return cmp.Or(strings.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Container, b.Container))
 	})
+	exposed = slices.Compact(exposed)
 	for i := 0; i < len(exposed); {
 		p := exposed[i]
 		i++
@@ -325,30 +370,39 @@ func labelFilter(name, value string) func(labels map[string]string) bool {
 	}
 }
 
-// descendants tells of image IDs whether the image has the layers of an image, in which
-// case it was made of that, and perhaps others.
-func descendants(s *store.Store, name string) func(id string) bool {
-	layers := func(name string) []digest.Digest {
-		entry, err := s.Resolve(name)
-		if err != nil {
-			return nil
-		}
-		img, err := localImage(s, entry.Desc)
-		if err != nil {
-			return nil
-		}
-		return img.Config.RootFS.DiffIDs
+// madeOf tells of containers whether their image is one, by its present name or its ID, or
+// was made of it: it has the image's history and layers, and more.
+func madeOf(s *store.Store, word string) (func(supervisor.Container) bool, error) {
+	all, err := listImages(s)
+	if err != nil {
+		return nil, err
 	}
-	base, known := layers(name), map[string]bool{}
-	return func(id string) bool {
-		is, looked := known[id]
-		if !looked && len(base) > 0 {
-			have := layers(id)
-			is = len(have) >= len(base) && slices.Equal(have[:len(base)], base)
-			known[id] = is
-		}
-		return is
+	entry, err := s.Resolve(word)
+	if errors.Is(err, store.ErrNotFound) { // an image without a name, or none
+		return func(c supervisor.Container) bool {
+			return strings.HasPrefix(strings.TrimPrefix(c.ImageID, "sha256:"), strings.TrimPrefix(word, "sha256:"))
+		}, nil
 	}
+	if err != nil {
+		return nil, err
+	}
+	ids := map[string]bool{}
+	base, err := localImage(s, entry.Desc)
+	if err != nil {
+		return nil, err
+	}
+	for _, img := range append(localImages(s, entry.Desc), base) {
+		ids[img.ID().String()] = true
+	}
+	steps, layers := base.Config.History, base.Config.RootFS.DiffIDs
+	for _, l := range all {
+		config := l.image.Config
+		if len(steps) > 0 && len(config.History) > len(steps) && reflect.DeepEqual(config.History[:len(steps)], steps) &&
+			len(config.RootFS.DiffIDs) >= len(layers) && slices.Equal(config.RootFS.DiffIDs[:len(layers)], layers) {
+			ids[l.image.ID().String()] = true
+		}
+	}
+	return func(c supervisor.Container) bool { return ids[c.ImageID] }, nil
 }
 
 func parseContainerFilter(e *env, name, value string) (func(supervisor.Container) bool, error) {
@@ -401,10 +455,7 @@ func parseContainerFilter(e *env, name, value string) (func(supervisor.Container
 		if err != nil {
 			return nil, err
 		}
-		madeOf := descendants(s, value)
-		return func(c supervisor.Container) bool {
-			return c.Image == value || familiarName(c.Image) == familiarName(value) || strings.HasPrefix(strings.TrimPrefix(c.ImageID, "sha256:"), strings.TrimPrefix(value, "sha256:")) || madeOf(c.ImageID)
-		}, nil
+		return madeOf(s, value)
 	case "health":
 		return func(c supervisor.Container) bool {
 			if c.State.Health == nil {

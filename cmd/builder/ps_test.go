@@ -87,6 +87,19 @@ func TestPsImages(t *testing.T) {
 		w.ok("build", "-q", "-t", "child", ".")
 		w.ok("create", "--name", fmt.Sprintf("c%d", i), "child", "true")
 	}
+	// What adds no layer has its parent's, and its siblings'.
+	w.write("Dockerfile", "FROM child\nENV A=1\n")
+	w.ok("build", "-q", "-t", "plain", ".")
+	w.write("Dockerfile", "FROM child\nENV A=2\n")
+	w.ok("build", "-q", "-t", "sibling", ".")
+	w.ok("create", "--name", "plain", "plain", "true")
+	w.ok("create", "--name", "sibling", "sibling", "true")
+	for value, want := range map[string]string{"child": "sibling plain c1", "plain": "plain", "sibling": "sibling"} {
+		if got := strings.Join(strings.Fields(w.ok("ps", "-a", "--format", "{{.Names}}", "--filter", "ancestor="+value)), " "); got != want {
+			t.Errorf("made of %s are %q, want %q", value, got, want)
+		}
+	}
+	w.ok("rm", "plain", "sibling")
 	w.ok("create", "--name", "base", "test/base", "true")
 	id := strings.TrimPrefix(w.field("c0", "{{.Image}}"), "sha256:")
 	if out := w.ok("ps", "-a", "--format", "{{.Names}} {{.Image}}"); out != "base test/base\nc1 child\nc0 "+id[:12]+"\n" {
@@ -95,7 +108,7 @@ func TestPsImages(t *testing.T) {
 	if out := w.ok("ps", "-a", "--no-trunc", "--format", "{{.Image}}", "--filter", "name=c0"); out != "sha256:"+id+"\n" {
 		t.Errorf("the whole ID is %q", out)
 	}
-	for value, want := range map[string]string{"test/base": "base c1 c0", "child": "c1 c0", id: "c0", id[:12]: "c0", "nothing": ""} {
+	for value, want := range map[string]string{"test/base": "base c1 c0", "child": "c1", id: "c0", id[:12]: "c0", "nothing": ""} {
 		if got := strings.Join(strings.Fields(w.ok("ps", "-a", "--format", "{{.Names}}", "--filter", "ancestor="+value)), " "); got != want {
 			t.Errorf("made of %s are %q, want %q", value, got, want)
 		}

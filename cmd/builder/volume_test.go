@@ -344,14 +344,14 @@ func TestMounts(t *testing.T) {
 	for flags, want := range map[string]string{
 		"--volumes-from first -v /shared":                   "first\n",
 		"--volumes-from first --volumes-from second":        "second\n",
-		"-v /shared -v vol:/shared":                         "",
-		"-v vol:/shared -v /shared":                         "",
-		"-v vol:/shared -v vol:/shared":                     "",
-		"--volumes-from first -v vol:/shared -v /shared":    "",
+		"-v /shared -v vol:/shared":                         "deep\n",
+		"-v vol:/shared -v /shared":                         "deep\n",
+		"-v vol:/shared -v vol:/shared":                     "deep\n",
+		"--volumes-from first -v vol:/shared -v /shared":    "deep\n",
 		"--tmpfs /shared:exec,noexec,size=1m,size=2m -v /x": "",
 	} {
 		args := append([]string{"run", "--rm"}, strings.Fields(flags)...)
-		if r := w.run(append(args, "test/base", "sh", "-c", "cat /shared/name 2>/dev/null; true")...); r.code != 0 || r.stdout != want {
+		if r := w.run(append(args, "test/base", "sh", "-c", "cat /shared/name /shared/sub/f 2>/dev/null; true")...); r.code != 0 || r.stdout != want {
 			t.Errorf("%s: code %d, %q, want %q\n%s", flags, r.code, r.stdout, want, r.stderr)
 		}
 	}

@@ -40,7 +40,8 @@ type host struct {
 	filters map[capSet]*seccompFilter // docker's default profile, compiled
 
 	// scoring is held while a child that shares this process's memory exists, to write
-	// if the child sets its oom_score_adj: that is all others' then that share it.
+	// if the child sets its oom_score_adj: that is all others' then that share it. Only
+	// with a user namespace is there such a child (see bestCarrier).
 	scoring sync.RWMutex
 
 	spawn chan func() // runs on the spawner thread

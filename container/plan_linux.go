@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -491,8 +492,43 @@ func (p *plan) openMounts() error {
 		p.mounts = append(p.mounts, pm)
 	}
 	for _, f := range p.coveredEtc {
-		if err := p.makePoint(plannedMount{target: f.name}); err != nil {
+		if err := p.makeEtcPoint(f.name); err != nil {
 			return fmt.Errorf("mount on %q: %w", f.name, err)
+		}
+	}
+	return nil
+}
+
+// makeEtcPoint makes the mount point of one of the /etc files in the mount on /etc, which
+// may be a directory of the machine. Nothing is made there but a file of that name. Of a
+// link it is what it leads to, outside of all mounts.
+func (p *plan) makeEtcPoint(name string) error {
+	var etc *os.File
+	for _, m := range p.mounts {
+		if m.target == "/etc" {
+			etc = m.tree
+		}
+	}
+	if etc == nil {
+		return nil
+	}
+	at, err := sys.OpenBeneath(etc, path.Base(name), unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return p.makePoint(plannedMount{target: name})
+	}
+	if err != nil {
+		return err
+	}
+	defer at.Close()
+	if to, err := sys.ReadLinkOf(at); err == nil {
+		if !path.IsAbs(to) {
+			to = path.Join("/etc", to)
+		}
+		inMount := slices.ContainsFunc(p.mounts, func(m plannedMount) bool { return within(path.Clean(to), m.target) })
+		if !inMount && !within(to, "/proc") && !within(to, "/dev") && !within(to, "/sys") {
+			if stub, err := p.stubs.ensure(p.root, path.Clean(to), false, false); err == nil {
+				stub.Close()
+			}
 		}
 	}
 	return nil

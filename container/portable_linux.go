@@ -36,6 +36,10 @@ func bestCarrier(p *plan) (child, error) {
 		// process's memory.
 		return portableCarrier(p)
 	}
+	if p.setsOOM() && p.spec.UserNS == nil {
+		// The kernel would set this process's as well, as the child shares its memory.
+		return portableCarrier(p)
+	}
 	c, err := fastCarrier(p)
 	if p.spec.UserNS != nil {
 		return c, err // a process of several threads can't enter one

@@ -72,7 +72,7 @@ func (h *host) start(ctx context.Context, spec Spec, carry carrier) (*Process, e
 		io: pl.io, cgroup: pl.cgroup, stubs: pl.stubs, gone: make(chan struct{}), done: make(chan struct{}), many: spec.PID.With != ShareNot,
 	}
 	var c child
-	scored := h.scored(pl.setsOOM())
+	scored := h.scored(pl.setsOOM() && spec.UserNS != nil)
 	h.onSpawner(func() { err = inPIDNamespace(spec.PID.NS, func() error { c, err = carry(pl); return err }) })
 	if err != nil {
 		scored()

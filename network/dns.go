@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -320,11 +321,18 @@ func (r *responder) linked(have leases, asker, name string) []netip.Addr {
 		if !strings.EqualFold(alias, name) {
 			continue
 		}
-		for other, l := range have {
-			if (other == id || slices.Contains(l.Names, id)) && r.networks.alive(other) {
+		var second []netip.Addr // of one that has it as a further name
+		for _, other := range slices.Sorted(maps.Keys(have)) {
+			l := have[other]
+			switch {
+			case !slices.Contains(append(l.Names, other), id) || !r.networks.alive(other):
+			case other == id || l.Names[0] == id:
 				return l.Addrs
+			case second == nil:
+				second = l.Addrs
 			}
 		}
+		return second
 	}
 	return nil
 }

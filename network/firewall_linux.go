@@ -163,10 +163,15 @@ func (r *rules) add(c *nftables.Conn, table *nftables.Table) {
 			continue
 		}
 		for _, s := range n.Subnets {
-			if !n.on(optionMasquerade) {
-				break
+			if n.on(optionMasquerade) {
+				rule(post, fromSubnet(s.Prefix), interfaceIs(expr.MetaKeyOIFNAME, n.Bridge, false), masquerade())
 			}
-			rule(post, fromSubnet(s.Prefix), interfaceIs(expr.MetaKeyOIFNAME, n.Bridge, false), masquerade())
+			if !n.on(optionICC) { // the answer of a published port has to come back by the machine
+				rule(post, fromSubnet(s.Prefix), interfaceIs(expr.MetaKeyOIFNAME, n.Bridge, true), translated(), masquerade())
+			}
+		}
+		if !n.on(optionICC) { // by the gateway either
+			rule(forward, interfaceIs(expr.MetaKeyIIFNAME, n.Bridge, true), interfaceIs(expr.MetaKeyOIFNAME, n.Bridge, true), notTranslated(), drop())
 		}
 		for _, other := range r.networks {
 			if other.Name != n.Name && !other.Internal {
@@ -341,12 +346,18 @@ func translate(to netip.Addr, port uint16) []expr.Any {
 }
 
 // notTranslated matches what did not come to a published port.
-func notTranslated() []expr.Any {
+func notTranslated() []expr.Any { return destinationTranslated(expr.CmpOpEq) }
+
+// translated matches the others.
+func translated() []expr.Any { return destinationTranslated(expr.CmpOpNeq) }
+
+// destinationTranslated compares with 0 whether the destination was translated.
+func destinationTranslated(op expr.CmpOp) []expr.Any {
 	const dstNAT = 1 << 5 // IPS_DST_NAT
 	return []expr.Any{
 		&expr.Ct{Key: expr.CtKeySTATUS, Register: 1},
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(dstNAT), Xor: make([]byte, 4)},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: make([]byte, 4)},
+		&expr.Cmp{Op: op, Register: 1, Data: make([]byte, 4)},
 	}
 }
 

@@ -251,8 +251,8 @@ func connect(n *Network, ns *os.File, p plug) error {
 		return fmt.Errorf("make interface %s: %w", attrs.Name, explain(err))
 	}
 	if !n.on(optionICC) {
-		// The others on the bridge are out of reach then, and what is on the machine
-		// and behind it isn't.
+		// The others on the bridge are out of reach then; what is on the machine and
+		// behind it isn't. The firewall has a rule for the way by the machine.
 		err = netlink.LinkSetIsolated(veth, true)
 	}
 	if err == nil {

@@ -74,7 +74,7 @@ func (n *Network) on(option string) bool {
 // bind gives ports that are to be published without an address the network's.
 func (n *Network) bind(ports []Port) []Port {
 	ip, err := netip.ParseAddr(n.Options[optionBinding])
-	if err != nil {
+	if err != nil || ip.IsUnspecified() {
 		return ports
 	}
 	ports = slices.Clone(ports)

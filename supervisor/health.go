@@ -205,7 +205,7 @@ func (h *holder) onFailure(p *container.Process) {
 		_ = h.sendTold(p, syscall.SIGKILL)
 		return
 	case OnFailureRestart:
-		h.again, h.stopping = true, true
+		h.again, h.unwell, h.stopping = true, true, true
 	case OnFailureStop:
 		h.stopping = true
 		h.saveStop()

@@ -50,6 +50,7 @@ type holder struct {
 	shutdown bool          // the machine goes down: nobody wants it stopped
 	asked    bool          // a user has asked for its stop
 	again    bool          // it is to be started again, whatever its policy is
+	unwell   bool          // that is because of its health check, and not asked for
 	resting  bool          // it pauses before a restart
 	over     bool          // it has ended and is not started again
 	begun    atomic.Bool   // its first start is over
@@ -199,7 +200,8 @@ func (h *holder) restart() bool {
 		if asked {
 			h.stopping = false
 		}
-		h.again, h.resting = false, false
+		unwell := h.unwell
+		h.again, h.unwell, h.resting = false, false, false
 		if stop {
 			h.over = true
 			h.state.Status, h.state.Stopped = Exited, !h.shutdown
@@ -207,7 +209,7 @@ func (h *holder) restart() bool {
 			h.mu.Unlock()
 			return false
 		}
-		if h.state.Restarts++; asked {
+		if h.state.Restarts++; asked && !unwell {
 			h.state.Restarts = 0 // only those are counted that nobody asked for
 		}
 		h.mu.Unlock()

@@ -538,7 +538,7 @@ func TestUnhealthy(t *testing.T) {
 	w.waitField("again", "{{.RestartCount}} {{.State.Health.Status}}", "1 healthy")
 	first := start("restart", "restart")
 	waitFor(t, "the restart", func() bool { return w.field("restart", "{{.State.StartedAt}}") != first })
-	w.waitField("restart", "{{.State.Status}} {{.State.Health.Status}}", "running healthy")
+	w.waitField("restart", "{{.State.Status}} {{.State.Health.Status}} {{.RestartCount}}", "running healthy 1")
 
 	// While somebody stops it nothing else is done to it, and what a monitor was killed
 	// before is done by the next one.

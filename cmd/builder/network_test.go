@@ -635,6 +635,16 @@ func TestNetworkOptions(t *testing.T) {
 		if gateway := strings.TrimSpace(w.ok("network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", tt.network)); !reaches(b, gateway) {
 			t.Errorf("%s: the machine is out of reach", tt.network)
 		}
+		if !tt.on { // nor by way of the machine
+			w.ok("run", "-d", "--name", "router", "--network", tt.network, "--cap-add", "NET_ADMIN", "test/base", "sleep", "1000")
+			ip := w.field(a, "{{.NetworkSettings.Networks.apart.IPAddress}}")
+			w.ok("exec", "router", "ip", "route", "add", ip+"/32", "via", w.field(a, "{{.NetworkSettings.Networks.apart.Gateway}}"))
+			before := w.ok("exec", a, "cat", "/proc/net/snmp")
+			w.run("exec", "router", "ping", "-c1", "-W1", ip)
+			if after := w.ok("exec", a, "cat", "/proc/net/snmp"); pings(before) != pings(after) {
+				t.Error("a request has come by way of the machine")
+			}
+		}
 		port := strings.TrimSpace(w.ok("port", a, "80"))
 		if bound := strings.HasPrefix(port, "203.0.113.1:"); bound == tt.on {
 			t.Errorf("%s: port 80 is published as %s", tt.network, port)
@@ -664,6 +674,13 @@ func TestNetworkOptions(t *testing.T) {
 	for _, o := range []string{option + "enable_icc=maybe", option + "host_binding_ipv4=x", option + "name=", "mtu=1", "mtu=x", option + "colour=red"} {
 		w.fails(2, []string{"--opt " + o}, "network", "create", "-o", o, "bad")
 	}
+}
+
+// pings is the line with the numbers of ICMP messages in /proc/net/snmp.
+func pings(snmp string) string {
+	lines := strings.Split(snmp, "\n")
+	i := slices.IndexFunc(lines, func(l string) bool { return strings.HasPrefix(l, "Icmp: ") })
+	return lines[i+1]
 }
 
 // TestPortRange publishes to the first free port of several.

@@ -337,6 +337,18 @@ func TestMounts(t *testing.T) {
 			t.Errorf("%s: %q\n%s", flags, r.stdout, r.stderr)
 		}
 	}
+	// A link there is followed in the container, and nothing is made beside it.
+	linked := filepath.Join(w.dir, "linked")
+	w.write("linked/hosts", "")
+	if err := os.Symlink("../run/resolve/stub.conf", filepath.Join(linked, "resolv.conf")); err != nil {
+		t.Fatal(err)
+	}
+	if out := w.ok("run", "--rm", "--dns", "10.9.8.7", "-v", linked+":/etc", "test/base", "cat", "/etc/resolv.conf", "/run/resolve/stub.conf"); out != "nameserver 10.9.8.7\nnameserver 10.9.8.7\n" {
+		t.Errorf("by a link there is %q", out)
+	}
+	if entries, err := os.ReadDir(linked); err != nil || len(entries) != 3 {
+		t.Errorf("the directory has %v, %v", entries, err)
+	}
 	// A place that is only named yields to what is said of it, and so it does to another
 	// container's; of several of those the last counts.
 	w.ok("run", "--name", "first", "-v", "/shared", "test/base", "sh", "-c", "echo first > /shared/name")

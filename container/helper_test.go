@@ -168,6 +168,16 @@ func helperCommand(name string, args []string) {
 	case "sleep":
 		fmt.Println("ready")
 		time.Sleep(time.Duration(num(0)) * time.Second)
+	case "freeze": // stops every process that it sees but process 1 and itself
+		fmt.Println("ready")
+		for {
+			entries, _ := os.ReadDir("/proc")
+			for _, e := range entries {
+				if pid, err := strconv.Atoi(e.Name()); err == nil && pid != 1 && pid != os.Getpid() {
+					_ = syscall.Kill(pid, syscall.SIGSTOP)
+				}
+			}
+		}
 	case "orphans": // leaves n sleeping grandchildren and exits
 		for range num(0) {
 			cmd := exec.Command("/proc/self/exe", "sleep", "1000")

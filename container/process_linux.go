@@ -73,7 +73,13 @@ func (h *host) start(ctx context.Context, spec Spec, carry carrier) (*Process, e
 	}
 	var c child
 	scored := h.scored(pl.setsOOM() && spec.UserNS != nil)
-	h.onSpawner(func() { err = inPIDNamespace(spec.PID.NS, func() error { c, err = carry(pl); return err }) })
+	h.onSpawner(func() {
+		if spec.PID.With == ShareOther {
+			late := time.AfterFunc(setupTime, h.killUnborn)
+			defer late.Stop()
+		}
+		err = inPIDNamespace(spec.PID.NS, func() error { c, err = carry(pl); return err })
+	})
 	if err != nil {
 		scored()
 		return nil, &StartError{Err: errors.Join(err, pl.abandon()), Code: codeSetup}
@@ -117,7 +123,7 @@ func newPidfd(fd int) *os.File {
 
 // setupTime is how long a process may take until it executes its command. Others
 // of a PID namespace that it shares can stop it.
-const setupTime = time.Minute
+var setupTime = time.Minute
 
 // awaitInTime is await, but kills the process after setupTime.
 func (p *plan) awaitInTime(made *Process) error {

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -78,6 +79,34 @@ func TestSharedNamespaces(t *testing.T) {
 			t.Errorf("a namespace that is not there: %v", err)
 		}
 	})
+}
+
+// TestFrozenStart makes containers in the PID namespace of one that stops all others there
+// as they come: none of them holds up who makes them.
+func TestFrozenStart(t *testing.T) {
+	old := setupTime
+	setupTime = 200 * time.Millisecond
+	defer func() { setupTime = old }()
+	_, target := startTarget(t, newSpec(t, "freeze"))
+	ns, err := OpenNamespace(target.Pid, target.Start, "pid")
+	must(t, err)
+	defer ns.Close()
+	failed := 0
+	for range 10 {
+		spec := newSpec(t, "exit", "0")
+		spec.PID = Sharing{ShareOther, ns}
+		p, err := Start(t.Context(), spec)
+		if err != nil {
+			failed++
+			continue
+		}
+		_ = p.Kill() // it has been executed, and stopped then perhaps
+		_ = p.Wait()
+	}
+	t.Logf("%d of 10 were stopped before they executed anything of their own", failed)
+	if err := Run(t.Context(), newSpec(t, "exit", "0")); err != nil {
+		t.Errorf("afterwards: %v", err)
+	}
 }
 
 // TestSharedPIDsEnd ends a container that sees the machine's processes: those

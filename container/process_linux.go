@@ -75,8 +75,18 @@ func (h *host) start(ctx context.Context, spec Spec, carry carrier) (*Process, e
 	scored := h.scored(pl.setsOOM() && spec.UserNS != nil)
 	h.onSpawner(func() {
 		if spec.PID.With == ShareOther {
-			late := time.AfterFunc(setupTime, h.killUnborn)
-			defer late.Stop()
+			made := make(chan struct{})
+			defer close(made)
+			go func() {
+				for {
+					select {
+					case <-made:
+						return
+					case <-time.After(setupTime): // and again: it may be stopped later yet
+						h.killUnborn()
+					}
+				}
+			}()
 		}
 		err = inPIDNamespace(spec.PID.NS, func() error { c, err = carry(pl); return err })
 	})

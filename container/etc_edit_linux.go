@@ -105,11 +105,8 @@ func writableCopy(proc string, of *os.File) (m *os.File, err error) {
 	}
 	defer ns.Close()
 	err = sys.OnNewThread(func() error {
-		if err := unix.Unshare(unix.CLONE_FS); err != nil {
-			return os.NewSyscallError("unshare", err)
-		}
-		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNS); err != nil {
-			return os.NewSyscallError("setns", err)
+		if err := enterMounts(ns); err != nil {
+			return err
 		}
 		fd, err := unix.OpenTree(int(of.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
 		if err != nil {

@@ -68,15 +68,20 @@ func SharedMemory(pid int, start uint64) (*os.File, error) {
 	return tree, err
 }
 
+// enterMounts has the thread, which is to end with what it does, enter a mount namespace.
+func enterMounts(ns *os.File) error {
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return os.NewSyscallError("unshare", err)
+	}
+	return os.NewSyscallError("setns", unix.Setns(int(ns.Fd()), unix.CLONE_NEWNS))
+}
+
 // copyShm is run on a thread of its own. What the container has made of its
 // /dev is only looked at: no link is followed, and what is found is a mount of
 // a tmpfs or nothing.
 func copyShm(ns *os.File) (*os.File, error) {
-	if err := unix.Unshare(unix.CLONE_FS); err != nil {
-		return nil, os.NewSyscallError("unshare", err)
-	}
-	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNS); err != nil {
-		return nil, os.NewSyscallError("setns", err)
+	if err := enterMounts(ns); err != nil {
+		return nil, err
 	}
 	at, err := unix.Openat2(unix.AT_FDCWD, "/dev/shm", &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
 	if err != nil {

@@ -171,9 +171,8 @@ func (e *env) createContainer(ctx context.Context, o *createOptions, name string
 	lock, err = records.Create(&c, func(dir string) error {
 		active, err := rfs.Snapshots().Prepare(ctx, below, dir)
 		if err == nil && below == "" && owners != nil { // there is nothing that says whose "/" is
-			uid, _ := owners.UID(0)
-			gid, _ := owners.GID(0)
-			err = os.Chown(active.Upper(), int(uid), int(gid))
+			uid, gid := rootOwner(owners)
+			err = os.Chown(active.Upper(), uid, gid)
 		}
 		if err == nil && o.workdir != "" && !o.atOnce {
 			if err = makeWorkdir(active, c, owners); o.replace {
@@ -197,6 +196,13 @@ func (e *env) createContainer(ctx context.Context, o *createOptions, name string
 	return c, lock, nil
 }
 
+// rootOwner is what root of a container is on disk.
+func rootOwner(owners rootfs.Owners) (uid, gid int) {
+	u, _ := owners.UID(0)
+	g, _ := owners.GID(0)
+	return int(u), int(g)
+}
+
 // makeWorkdir makes the working directory of a container that is to start later, as
 // docker does, so that things can be copied there before. What is inside of a mount is
 // made by the start.
@@ -215,9 +221,8 @@ func makeWorkdir(active snapshot.Active, c supervisor.Config, owners rootfs.Owne
 		if owners == nil {
 			return nil
 		}
-		uid, _ := owners.UID(0)
-		gid, _ := owners.GID(0)
-		return owner.Chown(made, int(uid), int(gid))
+		uid, gid := rootOwner(owners)
+		return owner.Chown(made, uid, gid)
 	})
 	if err != nil {
 		return fmt.Errorf("--workdir %s: %w", c.Spec.Dir, err)

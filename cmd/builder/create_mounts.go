@@ -55,6 +55,11 @@ type mountRequest struct {
 	labels  map[string]string
 }
 
+// mountedOn tells whether one of the mounts is on a path.
+func mountedOn(list []mountRequest, target string) bool {
+	return slices.ContainsFunc(list, func(m mountRequest) bool { return m.Target == target })
+}
+
 // resolve makes the list of a container's mounts, and the volumes that are not
 // there yet. After an error it returns those for which something was made.
 func (f *mountFlags) resolve(ctx context.Context, s *store.Store, rfs *rootfs.RootFS, img image.Image, below snapshot.ID, owners rootfs.Owners) ([]supervisor.Mount, error) {
@@ -71,8 +76,7 @@ func (f *mountFlags) resolve(ctx context.Context, s *store.Store, rfs *rootfs.Ro
 		return nil, err
 	}
 	has := func(target string) bool {
-		is := func(m mountRequest) bool { return m.Target == target }
-		return slices.ContainsFunc(requests, is) || slices.ContainsFunc(inherited, is)
+		return mountedOn(requests, target) || mountedOn(inherited, target)
 	}
 	for target := range img.Config.Config.Volumes {
 		if target = path.Clean("/" + target); !has(target) && target != "/" {
@@ -80,10 +84,10 @@ func (f *mountFlags) resolve(ctx context.Context, s *store.Store, rfs *rootfs.Ro
 		}
 	}
 	requests = slices.DeleteFunc(requests, func(m mountRequest) bool { // so docker has it
-		return m.unnamed && slices.ContainsFunc(inherited, func(other mountRequest) bool { return other.Target == m.Target })
+		return m.unnamed && mountedOn(inherited, m.Target)
 	})
 	for _, m := range inherited {
-		if !slices.ContainsFunc(requests, func(r mountRequest) bool { return r.Target == m.Target }) {
+		if !mountedOn(requests, m.Target) {
 			requests = append(requests, m)
 		}
 	}

@@ -137,6 +137,17 @@ func localImage(s *store.Store, desc ocispec.Descriptor) (image.Image, error) {
 	return img, err
 }
 
+// localIDs are the IDs of the images of a descriptor that are here.
+func localIDs(s *store.Store, desc ocispec.Descriptor) (ids []string) {
+	for _, img := range localImages(s, desc) {
+		ids = append(ids, img.ID().String())
+	}
+	if img, err := localImage(s, desc); err == nil && !slices.Contains(ids, img.ID().String()) {
+		ids = append(ids, img.ID().String())
+	}
+	return ids
+}
+
 // localImages are the images of an index that are here, for whichever platforms.
 func localImages(s *store.Store, desc ocispec.Descriptor) (out []image.Image) {
 	if !image.IsIndex(desc.MediaType) {

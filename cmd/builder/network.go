@@ -114,9 +114,11 @@ func runNetworkLs(_ context.Context, e *env, args []string) error {
 
 // ways are the networks that docker shows beside those with a bridge, of which there is
 // always one: the machine's and none. The names are those of --network.
-var ways = []network.Network{
-	{Name: "host", Driver: "host", ID: digest.FromString("host").Encoded()},
-	{Name: "none", Driver: "null", ID: digest.FromString("none").Encoded()},
+func ways() []network.Network {
+	return []network.Network{
+		{Name: "host", Driver: "host", ID: digest.FromString("host").Encoded()},
+		{Name: "none", Driver: "null", ID: digest.FromString("none").Encoded()},
+	}
 }
 
 // isWay tells whether a network is the machine's or none.
@@ -128,14 +130,14 @@ func allNetworks(n *network.Networks) ([]network.Network, error) {
 		return nil, err
 	}
 	list, err := n.List()
-	list = append(list, ways...)
+	list = append(list, ways()...)
 	slices.SortFunc(list, func(a, b network.Network) int { return strings.Compare(a.Name, b.Name) })
 	return list, err
 }
 
 // findNetwork finds a network as [network.Networks.Find] does, and the machine's and none.
 func findNetwork(n *network.Networks, word string) (network.Network, error) {
-	for _, way := range ways {
+	for _, way := range ways() {
 		if word == way.Name || len(word) >= 12 && strings.HasPrefix(way.ID, word) {
 			return way, nil
 		}

@@ -96,9 +96,11 @@ func runPs(ctx context.Context, e *env, args []string) error {
 			return err
 		}
 	}
-	names, err := newImageNames(s)
-	if err != nil {
-		return err
+	var names *imageNames
+	if !*quiet {
+		if names, err = newImageNames(s); err != nil {
+			return err
+		}
 	}
 	rows := make([]any, 0, len(list))
 	for _, c := range list {
@@ -180,13 +182,7 @@ func (n *imageNames) look(name string) (ids []string) {
 		}
 		desc = entry.Desc
 	}
-	for _, img := range localImages(n.s, desc) {
-		ids = append(ids, img.ID().String())
-	}
-	if img, err := localImage(n.s, desc); err == nil {
-		ids = append(ids, img.ID().String())
-	}
-	return ids
+	return localIDs(n.s, desc)
 }
 
 func containerRow(c supervisor.Container, noTrunc bool) psRow {
@@ -252,18 +248,13 @@ func portText(c supervisor.Container) string {
 	slices.SortFunc(exposed, func(a, b network.Port) int {
 		return cmp.Or(strings.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Container, b.Container))
 	})
-	exposed = slices.Compact(exposed)
+	exposed = slices.DeleteFunc(slices.Compact(exposed), func(p network.Port) bool {
+		return slices.ContainsFunc(c.State.Network.Ports, func(have network.Port) bool { return have.Container == p.Container && have.Protocol == p.Protocol })
+	})
 	for i := 0; i < len(exposed); {
 		p := exposed[i]
-		i++
-		if slices.ContainsFunc(c.State.Network.Ports, func(have network.Port) bool { return have.Container == p.Container && have.Protocol == p.Protocol }) {
-			continue
-		}
 		last := p.Container
-		for ; i < len(exposed) && exposed[i].Protocol == p.Protocol && exposed[i].Container == last+1; i++ {
-			if slices.ContainsFunc(c.State.Network.Ports, func(have network.Port) bool { return have.Container == last+1 && have.Protocol == p.Protocol }) {
-				break
-			}
+		for i++; i < len(exposed) && exposed[i].Protocol == p.Protocol && exposed[i].Container == last+1; i++ {
 			last++
 		}
 		word := strconv.Itoa(int(p.Container))
@@ -386,13 +377,13 @@ func madeOf(s *store.Store, word string) (func(supervisor.Container) bool, error
 	if err != nil {
 		return nil, err
 	}
-	ids := map[string]bool{}
 	base, err := localImage(s, entry.Desc)
 	if err != nil {
 		return nil, err
 	}
-	for _, img := range append(localImages(s, entry.Desc), base) {
-		ids[img.ID().String()] = true
+	ids := map[string]bool{}
+	for _, id := range localIDs(s, entry.Desc) {
+		ids[id] = true
 	}
 	steps, layers := base.Config.History, base.Config.RootFS.DiffIDs
 	for _, l := range all {

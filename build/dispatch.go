@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"strings"
 
-	"builder/dockerfile"
 	"builder/image"
 	"builder/internal/sys"
 
@@ -333,7 +332,7 @@ func (p *plan) scopeOf(st *stage, crossing string) string {
 
 // crossing says which other platform a step is for, as far as its stage has
 // declared that it wants to know: "->arm64".
-func crossing(on image.Platform, env *dockerfile.Env) string {
+func crossing(on image.Platform, env *image.Env) string {
 	to := on
 	if name, ok := env.Get("TARGETPLATFORM"); ok {
 		p, err := image.ParsePlatform(name)

@@ -135,7 +135,7 @@ func (p *plan) epochSource(st instructions.Stage) (*urlSource, error) {
 }
 
 // setArgs declares ARGs as BuildKit does where it looks for a time.
-func (p *plan) setArgs(env *dockerfile.Env, c *instructions.ArgCommand) error {
+func (p *plan) setArgs(env *image.Env, c *instructions.ArgCommand) error {
 	for _, arg := range c.Args {
 		v, ok := p.opts.Args[arg.Key]
 		if !ok {
@@ -153,7 +153,7 @@ func (p *plan) setArgs(env *dockerfile.Env, c *instructions.ArgCommand) error {
 }
 
 // epochAdd is the source of an ADD, nil unless it is one that is remote.
-func (p *plan) epochAdd(env *dockerfile.Env, c *instructions.AddCommand) (*urlSource, error) {
+func (p *plan) epochAdd(env *image.Env, c *instructions.AddCommand) (*urlSource, error) {
 	if len(c.SourcePaths) != 1 || len(c.SourceContents) > 0 {
 		return nil, nil
 	}

@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"builder/dockerfile"
+	"builder/image"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
@@ -81,7 +82,7 @@ type globalArg struct {
 // readGlobals goes through the global ARGs as [plan.globalArgs] does.
 func (o *outliner) readGlobals() {
 	p := o.plan
-	values := dockerfile.NewEnv(p.predefined()...)
+	values := image.NewEnv(p.predefined()...)
 	for _, cmd := range p.file.MetaArgs {
 		for _, arg := range cmd.Args {
 			g := globalArg{OutlineArg: newOutlineArg(arg, cmd.Location())}

@@ -29,8 +29,8 @@ type plan struct {
 	file     *dockerfile.File
 	expand   *dockerfile.Expander
 	platform image.Platform
-	args     *dockerfile.Env // global ARGs
-	stages   []*stage        // in file order; images named by COPY --from last
+	args     *image.Env // global ARGs
+	stages   []*stage   // in file order; images named by COPY --from last
 	byName   map[string]*stage
 	target   *stage
 	checks   *dockerfile.Checks
@@ -152,7 +152,7 @@ func (p *plan) predefined() []string {
 
 // globalArgs sets the predefined ARGs and those before the first FROM.
 func (p *plan) globalArgs() error {
-	p.args = dockerfile.NewEnv(p.predefined()...)
+	p.args = image.NewEnv(p.predefined()...)
 	p.checkDefaultBases()
 	for _, cmd := range p.file.MetaArgs {
 		for _, arg := range cmd.Args {
@@ -315,7 +315,7 @@ func (p *plan) bind(st *stage, cmd command) (command, error) {
 }
 
 func (p *plan) copySource(st *stage, cmd command, c *instructions.CopyCommand) (*stage, error) {
-	if from, _, err := p.expand.Word(c.From, dockerfile.NewEnv()); err != nil {
+	if from, _, err := p.expand.Word(c.From, image.NewEnv()); err != nil {
 		return nil, err
 	} else if from != c.From {
 		return nil, errors.New("variable expansion is not supported for --from, define a new stage with FROM using ARG from global scope as a workaround")

@@ -26,7 +26,7 @@ const (
 // config, and the variables and directory that it sees.
 type state struct {
 	config  image.Config
-	env     *dockerfile.Env // ENV and ARG
+	env     *image.Env // ENV and ARG
 	args    []instructions.KeyValuePairOptional
 	history []historyEntry
 	at      []parser.Range // the instruction that is being dispatched
@@ -72,7 +72,7 @@ func newState(st *stage) *state {
 	for _, h := range st.img.Config.History {
 		s.history = append(s.history, historyEntry{History: h, base: true})
 	}
-	s.env = dockerfile.NewEnv(s.config.Config.Env...)
+	s.env = image.NewEnv(s.config.Config.Env...)
 	if _, ok := s.env.Get("PATH"); !ok && s.config.OS != "windows" {
 		s.setEnv("PATH", defaultPath)
 	}
@@ -102,7 +102,7 @@ func cloneConfig(c image.Config) image.Config {
 // setEnv sets a variable of the image.
 func (s *state) setEnv(name, value string) {
 	s.env.Set(name, value)
-	env := dockerfile.NewEnv(s.config.Config.Env...)
+	env := image.NewEnv(s.config.Config.Env...)
 	env.Set(name, value)
 	s.config.Config.Env = env.List()
 }

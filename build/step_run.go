@@ -14,7 +14,6 @@ import (
 
 	"builder/cache"
 	"builder/container"
-	"builder/dockerfile"
 	"builder/image"
 	owners "builder/internal/owner"
 	"builder/internal/secrets"
@@ -96,7 +95,7 @@ func (o *runOp) addMount(p *plan, s *state, m *instructions.Mount, from *stage) 
 		if err != nil {
 			return err
 		}
-		if env := dockerfile.NewEnv(o.env...); nth == 0 {
+		if env := image.NewEnv(o.env...); nth == 0 {
 			if _, ok := env.Get("SSH_AUTH_SOCK"); !ok {
 				env.Set("SSH_AUTH_SOCK", sm.target)
 				o.env = env.List()
@@ -172,13 +171,10 @@ func summary(doc string) string {
 	return strings.TrimSuffix(first, "\r")
 }
 
-// ProxyNames are the variables about proxies, in upper case.
-var ProxyNames = []string{"HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"}
-
 // proxyEnv are the proxy variables given as build arguments, in both cases.
 func proxyEnv(args map[string]string) []string {
 	var out []string
-	for _, name := range ProxyNames {
+	for _, name := range image.ProxyNames {
 		lower := strings.ToLower(name)
 		v, ok := args[name]
 		if l, has := args[lower]; has {
@@ -360,7 +356,7 @@ func containerID(active snapshot.Active) string {
 // withProxy is the environment of the process: the proxies given for the build
 // hold, whatever the image sets.
 func (o *runOp) withProxy() []string {
-	env := dockerfile.NewEnv(o.env...)
+	env := image.NewEnv(o.env...)
 	for _, p := range o.proxy {
 		name, value, _ := strings.Cut(p, "=")
 		env.Set(name, value)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"builder/image"
 	"builder/progress"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
@@ -65,5 +66,5 @@ func predefinedArg(name string) bool {
 			return true
 		}
 	}
-	return slices.Contains(ProxyNames, strings.ToUpper(name))
+	return slices.Contains(image.ProxyNames, strings.ToUpper(name))
 }

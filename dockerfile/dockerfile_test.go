@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	"builder/image"
 )
 
 func TestParseErrors(t *testing.T) {
@@ -59,30 +59,8 @@ func TestParse(t *testing.T) {
 	}
 }
 
-func TestEnv(t *testing.T) {
-	e := NewEnv("A=1", "B=x=y", "A=2")
-	e.Set("C", "")
-	if d := cmp.Diff([]string{"A=2", "B=x=y", "C="}, e.List()); d != "" {
-		t.Error(d)
-	}
-	if v, ok := e.Get("B"); v != "x=y" || !ok {
-		t.Errorf("B is %q, %t", v, ok)
-	}
-	if v, ok := e.Get("C"); v != "" || !ok {
-		t.Errorf("C is %q, %t", v, ok)
-	}
-	if _, ok := e.Get("D"); ok {
-		t.Error("D is set")
-	}
-	c := e.Clone()
-	c.Set("A", "3")
-	if v, _ := e.Get("A"); v != "2" {
-		t.Error("a clone shares its values")
-	}
-}
-
 func TestExpand(t *testing.T) {
-	env := NewEnv("A=one", "P=/usr/lib/x.tar.gz", "E=")
+	env := image.NewEnv("A=one", "P=/usr/lib/x.tar.gz", "E=")
 	tests := []struct{ in, want string }{
 		{"$A", "one"}, {"${A}x", "onex"}, {`\$A`, "$A"}, {"'$A'", "$A"}, {`"$A b"`, "one b"},
 		{"${N:-d}", "d"}, {"${E:-d}", "d"}, {"${E-d}", ""}, {"${A:+s}", "s"}, {"${E:+s}", ""}, {"${E+s}", "s"},

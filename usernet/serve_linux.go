@@ -36,11 +36,11 @@ type server struct {
 	changed chan struct{}
 }
 
-// Serve has the namespace of a directory and passes on what comes out of it,
-// until no client is connected and inUse says that no container needs it.
-// ready is called when it listens. Where there is such a process already it
+// Serve has the namespace of a directory and has forward pass on what comes out of
+// it, as [builder/usernet/stack.Forward] does, until no client is connected and inUse
+// says that no container needs it. ready is called when it listens. Where there is such a process already it
 // does nothing.
-func Serve(ctx context.Context, dir string, ready func(), inUse func() bool) error {
+func Serve(ctx context.Context, dir string, forward func(u *network.Uplink, failed func(error)) error, ready func(), inUse func() bool) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}

@@ -8,8 +8,7 @@ import (
 	"slices"
 	"strings"
 
-	"builder/build"
-	"builder/dockerfile"
+	"builder/image"
 
 	"github.com/spf13/pflag"
 )
@@ -35,7 +34,7 @@ func (f *envFlags) list(e *env, fromImage []string) ([]string, error) {
 	if f.unsetAll {
 		fromImage = nil
 	}
-	vars := dockerfile.NewEnv(slices.DeleteFunc(slices.Clone(fromImage), func(v string) bool {
+	vars := image.NewEnv(slices.DeleteFunc(slices.Clone(fromImage), func(v string) bool {
 		name, _, _ := strings.Cut(v, "=")
 		return slices.Contains(f.unset, name)
 	})...)
@@ -46,14 +45,14 @@ func (f *envFlags) list(e *env, fromImage []string) ([]string, error) {
 		}
 	}
 	configured := e.configuredProxies()
-	for _, name := range build.ProxyNames {
+	for _, name := range image.ProxyNames {
 		if value := configured[name]; value != "" {
 			vars.Set(name, value)
 			vars.Set(strings.ToLower(name), value)
 		}
 	}
 	if f.proxy {
-		for _, name := range build.ProxyNames {
+		for _, name := range image.ProxyNames {
 			for _, name := range []string{name, strings.ToLower(name)} {
 				if value := e.getenv(name); value != "" {
 					vars.Set(name, value)
@@ -68,7 +67,7 @@ func (f *envFlags) list(e *env, fromImage []string) ([]string, error) {
 // setEnv adds the variables of --env-file and -e. unset are those of -e NAME that aren't
 // in the environment: the container is to have none of the name, as with docker, but HOME
 // and PATH, which it has in any case.
-func setEnv(e *env, vars *dockerfile.Env, files, env []string) (unset []string, err error) {
+func setEnv(e *env, vars *image.Env, files, env []string) (unset []string, err error) {
 	var words []string
 	for _, name := range files {
 		data, err := os.ReadFile(name)

@@ -10,7 +10,7 @@ import (
 	"syscall"
 
 	"builder/container"
-	"builder/dockerfile"
+	"builder/image"
 	"builder/supervisor"
 
 	"golang.org/x/term"
@@ -91,7 +91,7 @@ func (o execOptions) spec(e *env, records supervisor.Records, c supervisor.Conta
 		Args: args, Dir: first(o.workdir, c.Spec.Dir), User: first(o.user, c.Spec.User), GroupAdd: c.Spec.GroupAdd,
 		Privileged: o.privileged, Terminal: o.tty, Warn: e.warn,
 	}
-	vars := dockerfile.NewEnv(variables(records.Environment(c.Config, o.tty))...)
+	vars := image.NewEnv(variables(records.Environment(c.Config, o.tty))...)
 	if _, err := setEnv(e, vars, o.envFile, o.env); err != nil {
 		return spec, err
 	}

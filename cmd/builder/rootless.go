@@ -17,6 +17,7 @@ import (
 	"builder/store"
 	"builder/supervisor"
 	"builder/usernet"
+	"builder/usernet/stack"
 	"builder/userns"
 )
 
@@ -134,7 +135,7 @@ func (e *env) serveUsernet(ctx context.Context, args []string, ready *os.File) e
 	if err := userns.Register(s.Path(membersDir)); err != nil {
 		return err
 	}
-	return usernet.Serve(ctx, s.Path(usernetDir), func() { ready.Close() }, supervisor.NewRecords(s).Networks().InUse)
+	return usernet.Serve(ctx, s.Path(usernetDir), stack.Forward, func() { ready.Close() }, supervisor.NewRecords(s).Networks().InUse)
 }
 
 // defaultNetwork is the network of a container for which none is asked: that of

@@ -58,13 +58,14 @@ var graph = map[string]string{
 	"rootfs":                        "image layer mount progress snapshot store internal/atomicfile internal/filelock internal/owner internal/sys",
 	"build": "buildcontext cache cdi container dockerfile image layer mount progress remotecache rootfs snapshot store " +
 		"internal/atomicfile internal/filelock internal/owner internal/secrets internal/sys",
-	"network":     "internal/atomicfile internal/filelock internal/sys",
-	"usernet":     "container network internal/filelock internal/sys",
-	"volume":      "layer internal/atomicfile internal/filelock internal/sys",
-	"supervisor":  "container mount network snapshot store volume internal/atomicfile internal/filelock internal/sys",
-	"cdi":         "container mount",
-	"userns":      "container",
-	"cmd/builder": "*",
+	"network":       "internal/atomicfile internal/filelock internal/sys",
+	"usernet":       "container network internal/filelock internal/sys",
+	"usernet/stack": "network",
+	"volume":        "layer internal/atomicfile internal/filelock internal/sys",
+	"supervisor":    "container mount network snapshot store volume internal/atomicfile internal/filelock internal/sys",
+	"cdi":           "container mount",
+	"userns":        "container",
+	"cmd/builder":   "*",
 }
 
 // fences name packages of others that only some of ours may import.
@@ -72,7 +73,7 @@ var fences = map[string]string{
 	"github.com/regclient/regclient": "registry",
 	"github.com/moby/buildkit":       "dockerfile build",
 	"github.com/spf13/pflag":         "cmd/builder",
-	"golang.org/x/sys/unix":          "internal/sys internal/copytree internal/duplicate internal/owner mount container network layer snapshot snapshot/snapshottest buildcontext userns usernet",
+	"golang.org/x/sys/unix":          "internal/sys internal/copytree internal/duplicate internal/owner mount container network layer snapshot snapshot/snapshottest buildcontext userns usernet usernet/stack",
 	"github.com/moby/profiles":       "container",
 	"github.com/moby/patternmatcher": "buildcontext",
 	"github.com/klauspost/compress":  "layer",
@@ -84,7 +85,7 @@ var fences = map[string]string{
 	"github.com/vishvananda/netlink": "network",
 	"github.com/google/nftables":     "network",
 	"golang.org/x/net":               "network",
-	"gvisor.dev/gvisor":              "usernet",
+	"gvisor.dev/gvisor":              "usernet/stack",
 
 	"github.com/containerd/stargz-snapshotter": "layer",
 	"github.com/BurntSushi/toml":               "registry",

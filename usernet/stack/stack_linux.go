@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package usernet
+// Package stack is the TCP/IP stack at the other end of an uplink: it ends the
+// connections that come out of the containers and makes the machine's in their place.
+package stack
 
 import (
 	"errors"
@@ -47,9 +49,9 @@ type forwarder struct {
 	pings  chan struct{}
 }
 
-// forward begins to pass on what comes out of an uplink, which goes on as long
+// Forward begins to pass on what comes out of an uplink, which goes on as long
 // as this process does, or until it can't be read, which failed gets to know.
-func forward(u *network.Uplink, failed func(error)) error {
+func Forward(u *network.Uplink, failed func(error)) error {
 	f := &forwarder{uplink: u, pings: make(chan struct{}, maxPings)}
 	f.stack = stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol, arp.NewProtocol},

@@ -13,14 +13,21 @@ LDFLAGS  = -s -w -X main.version=$(VERSION)
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
+# bin/builder is two programs in one file: see Two programs in ARCHITECTURE.md. These
+# commands are begun as the whole one at once.
+WHOLE = bake build builder buildx commit context debug df doctor export import info load login logout manifest \
+	prune pull push rmi save system untag usernet
+
 build: ## build the static binary bin/builder
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/builder ./cmd/builder
+	CGO_ENABLED=0 $(GO) build -trimpath -tags front -ldflags '$(LDFLAGS)' -o bin/front ./cmd/builder
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS) -T 0x20001000' -o bin/whole ./cmd/builder
+	$(GO) run ./internal/join bin/front bin/whole bin/builder $(WHOLE)
 
 install: build ## copy the binary to /usr/local/bin
 	install -m 755 bin/builder /usr/local/bin/builder
 
-test: ## install what the tests need (as root) and run all of them
-	scripts/test
+test: build ## install what the tests need (as root) and run all of them, of bin/builder
+	BUILDER_TEST_PROGRAM=$(CURDIR)/bin/builder scripts/test
 
 quick: ## the tests that need no further programs
 	CGO_ENABLED=0 $(GO) test ./...

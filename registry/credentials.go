@@ -23,6 +23,7 @@ import (
 
 	"builder/image"
 	"builder/internal/atomicfile"
+	"builder/internal/userfiles"
 )
 
 // Credential is what a registry is to be told. The zero value is nobody in
@@ -55,7 +56,7 @@ func AuthFiles(getenv func(string) string) []string {
 	}
 	var files []string
 	home := getenv("HOME")
-	if name := DockerConfig(getenv); name != "" {
+	if name := userfiles.DockerConfig(getenv); name != "" {
 		files = append(files, name)
 	}
 	run := getenv("XDG_RUNTIME_DIR")
@@ -69,17 +70,6 @@ func AuthFiles(getenv func(string) string) []string {
 		files = append(files, filepath.Join(home, ".config", "containers", "auth.json"))
 	}
 	return files
-}
-
-// DockerConfig is the name of docker's config file, "" if nothing says where that is.
-func DockerConfig(getenv func(string) string) string {
-	if dir := getenv("DOCKER_CONFIG"); dir != "" {
-		return filepath.Join(dir, "config.json")
-	}
-	if home := getenv("HOME"); home != "" {
-		return filepath.Join(home, ".docker", "config.json")
-	}
-	return ""
 }
 
 // AuthFile is a file of credentials in docker's form, which is podman's too

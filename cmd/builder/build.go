@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//go:build !front
+
 package main
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -235,31 +235,6 @@ type executor struct{}
 
 func (executor) Run(ctx context.Context, spec container.Spec) error { return container.Run(ctx, spec) }
 
-// display opens the progress display on standard error.
-func (e *env) display(mode string) (progress.Display, error) {
-	if mode == "auto" || mode == "" {
-		for _, name := range []string{"BUILDER_PROGRESS", "BUILDKIT_PROGRESS"} {
-			if v := e.getenv(name); v != "" {
-				mode = v
-				break
-			}
-		}
-	}
-	d, err := progress.Auto(e.stderr, mode)
-	if err != nil {
-		return nil, &usageError{msg: "--progress: " + err.Error()}
-	}
-	return d, nil
-}
-
-// logger is where decisions are told with --debug.
-func (e *env) logger() *slog.Logger {
-	if !e.debug {
-		return slog.New(slog.DiscardHandler)
-	}
-	return slog.New(slog.NewTextHandler(e.stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
-}
-
 // request checks the flags and turns them into what is to be built.
 func (o *buildOptions) request(e *env, path string) (*buildRequest, error) {
 	req := &buildRequest{path: path, flags: o}
@@ -334,13 +309,6 @@ func parsePlatforms(words []string) ([]image.Platform, error) {
 		}
 	}
 	return out, nil
-}
-
-func lookupEnv(e *env, name string) (string, bool) {
-	if v := e.getenv(name); v != "" {
-		return v, true
-	}
-	return os.LookupEnv(name)
 }
 
 // keyValues reads NAME=VALUE words; of a NAME alone the value is looked up,

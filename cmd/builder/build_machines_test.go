@@ -44,10 +44,7 @@ func (m *machine) inside(args ...string) *exec.Cmd {
 	cmd := m.command(args...)
 	cmd.Args = append([]string{"nsenter", "--net=/run/netns/" + m.netns, "/proc/self/exe"}, args...)
 	cmd.Path = lookPath(m.t, "nsenter")
-	self, err := os.Executable()
-	if err != nil {
-		m.t.Fatal(err)
-	}
+	self := program(m.t)
 	cmd.Args[2] = self
 	return cmd
 }

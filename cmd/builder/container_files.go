@@ -13,6 +13,7 @@ import (
 
 	"builder/container"
 	"builder/internal/sys"
+	"builder/mount"
 	"builder/rootfs"
 	"builder/snapshot"
 	"builder/supervisor"
@@ -133,4 +134,26 @@ func (t *containerTree) showPlain(m supervisor.Mount, machine bool) {
 // upperDir is what a container has written.
 func upperDir(records supervisor.Records, id string) string {
 	return filepath.Join(records.Dir(id), "fs")
+}
+
+// containerView is the file system of a container, to be read: what it has
+// written, on top of its image. What a running one changes meanwhile may be seen
+// or not.
+func containerView(ctx context.Context, rfs *rootfs.RootFS, dir string, below snapshot.ID) (*os.File, error) {
+	lower := []string{filepath.Join(dir, "fs")}
+	if below == "" {
+		empty, err := os.MkdirTemp(dir, "empty") // overlayfs wants two
+		if err != nil {
+			return nil, err
+		}
+		defer os.Remove(empty)
+		lower = append(lower, empty)
+	} else {
+		upper, lowers, err := rfs.Snapshots().Diff(ctx, below)
+		if err != nil {
+			return nil, err
+		}
+		lower = append(append(lower, upper), lowers...)
+	}
+	return mount.Overlay{Lower: lower, UserXattr: rfs.Snapshots().UserXattr()}.Open()
 }

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -123,7 +124,7 @@ func (e *env) createContainer(ctx context.Context, o *createOptions, name string
 	if err != nil {
 		return c, nil, err
 	}
-	if err := o.check(); err != nil {
+	if err := cmp.Or(o.check(), o.beyondReach()); err != nil {
 		return c, nil, err
 	}
 	records := e.records(s)
@@ -347,3 +348,6 @@ func (o *createOptions) confine(spec *container.Spec) error {
 	}
 	return nil
 }
+
+// tlsUsage is podman's flag.
+const tlsUsage = "check the registry's certificate, and don't speak http"

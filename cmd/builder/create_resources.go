@@ -231,18 +231,10 @@ func parseSysctls(words []string) (map[string]string, error) {
 
 // fillDevices reads --device, --device-cgroup-rule and --gpus.
 func (f *resourceSpecFlags) fillDevices(spec *container.Spec) (flag string, err error) {
-	registry := cdiRegistry(f.cdiDir)
 	var named []string
 	for _, w := range f.devices {
 		if isCDIName(w) {
-			found, err := registry.Find(w)
-			if err == nil && len(found) == 0 {
-				err = fmt.Errorf("no CDI specification has the device %s", w)
-			}
-			if err != nil {
-				return "device", err
-			}
-			named = append(named, found...)
+			named = append(named, w)
 			continue
 		}
 		ds, err := parseDevices(w)
@@ -262,28 +254,10 @@ func (f *resourceSpecFlags) fillDevices(spec *container.Spec) (flag string, err 
 	if err != nil {
 		return "gpus", err
 	}
-	for _, w := range gpus {
-		found, err := registry.Find(w)
-		if err == nil && len(found) == 0 {
-			err = fmt.Errorf("no CDI specification has the device %s: make one, as by \"nvidia-ctk cdi generate\"", w)
-		}
-		if err != nil {
-			return "gpus", err
-		}
-		named = append(named, found...)
-	}
-	if len(named) == 0 {
+	if len(named)+len(gpus) == 0 {
 		return "", nil
 	}
-	edits, err := registry.Edits(named)
-	if err != nil {
-		return "device", err
-	}
-	spec.Env = append(spec.Env, edits.Env...)
-	spec.Devices = append(spec.Devices, edits.Devices...)
-	spec.Mounts = append(spec.Mounts, edits.Mounts...)
-	spec.GroupAdd = append(spec.GroupAdd, edits.Groups...)
-	return "", nil
+	return addCDI(spec, f.cdiDir, named, gpus)
 }
 
 // isCDIName says whether a word is VENDOR/CLASS=NAME and no path.

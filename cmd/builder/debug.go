@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//go:build !front
+
 package main
 
 import (
@@ -10,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -210,10 +211,3 @@ func (e *env) removeFailed(ctx context.Context, failed build.FailedSteps, ids []
 	}
 	return nil
 }
-
-// inProcess is a container of this process that signals are passed on to. It
-// may have ended meanwhile.
-type inProcess struct{ p *container.Process }
-
-func (i inProcess) Signal(sig syscall.Signal)   { _ = i.p.Signal(sig) }
-func (i inProcess) Resize(width, height uint16) { _ = i.p.Resize(width, height) }

@@ -92,10 +92,7 @@ func TestDebugTerminal(t *testing.T) {
 	w := newBench(t)
 	testutil.Require(t, "script")
 	id := w.fail("FROM test/base\nSHELL [\"/bin/busybox\", \"sh\", \"-uc\"]\nRUN echo x > /x; false\n")
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
+	exe := program(t)
 	cmd := exec.Command("script", "-qec", "stty rows 31 cols 71; "+exe+" debug "+id, filepath.Join(t.TempDir(), "log"))
 	cmd.Env = w.command().Env
 	cmd.Stdin = strings.NewReader("tty; stty size; cat /x; echo $TERM; exit 5\n")

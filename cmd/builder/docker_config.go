@@ -9,7 +9,7 @@ import (
 	"io/fs"
 	"os"
 
-	"builder/registry"
+	"builder/internal/userfiles"
 )
 
 // dockerConfig is what the config file of docker's client says, besides credentials.
@@ -32,7 +32,7 @@ func (e *env) dockerConfig() dockerConfig {
 		return *e.docker
 	}
 	e.docker = &dockerConfig{}
-	name := registry.DockerConfig(e.getenv)
+	name := userfiles.DockerConfig(e.getenv)
 	if name == "" {
 		return *e.docker
 	}

@@ -29,10 +29,7 @@ func readYAML(t *testing.T, name string, into any) {
 // script runs what an example runs, with builder on the path.
 func (w *workbench) script(text string, env ...string) result {
 	w.t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		w.t.Fatal(err)
-	}
+	self := program(w.t)
 	bin := w.t.TempDir()
 	if err := os.Symlink(self, filepath.Join(bin, "builder")); err != nil {
 		w.t.Fatal(err)

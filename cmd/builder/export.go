@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//go:build !front
+
 package main
 
 import (
 	"context"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 
 	"builder/layer"
-	"builder/mount"
 	"builder/rootfs"
 	"builder/snapshot"
 	"builder/supervisor"
@@ -55,26 +54,4 @@ func runExport(ctx context.Context, e *env, args []string) error {
 		_, err := layer.WriteTrees(ctx, w, []layer.Tree{{Root: root}}, opts)
 		return err
 	})
-}
-
-// containerView is the file system of a container, to be read: what it has
-// written, on top of its image. What a running one changes meanwhile may be seen
-// or not.
-func containerView(ctx context.Context, rfs *rootfs.RootFS, dir string, below snapshot.ID) (*os.File, error) {
-	lower := []string{filepath.Join(dir, "fs")}
-	if below == "" {
-		empty, err := os.MkdirTemp(dir, "empty") // overlayfs wants two
-		if err != nil {
-			return nil, err
-		}
-		defer os.Remove(empty)
-		lower = append(lower, empty)
-	} else {
-		upper, lowers, err := rfs.Snapshots().Diff(ctx, below)
-		if err != nil {
-			return nil, err
-		}
-		lower = append(append(lower, upper), lowers...)
-	}
-	return mount.Overlay{Lower: lower, UserXattr: rfs.Snapshots().UserXattr()}.Open()
 }

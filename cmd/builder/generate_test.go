@@ -25,10 +25,7 @@ func TestBoot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
+	self := program(t)
 	w.write("env.conf", "[Manager]\nDefaultEnvironment=BUILDER_TEST_MAIN=1\n")
 	w.ok("import", debian(t), "debian:12")
 	w.ok("build", "--build-arg", "BASE=debian:12", "-t", "machine", source)

@@ -414,3 +414,29 @@ func matchReference(pattern string, ref image.Ref) bool {
 	}
 	return false
 }
+
+// byName reports whether a word is the name of a row, rather than the ID or
+// digest of its image.
+func byName(word string, e store.Entry) bool {
+	ref, err := image.ParseRef(word)
+	return err == nil && ref.String() == e.Name
+}
+
+func familiar(names []string) string {
+	out := ""
+	for i, n := range names {
+		if i > 0 {
+			out += ", "
+		}
+		out += familiarName(n)
+	}
+	return out
+}
+
+func familiarName(name string) string {
+	ref, err := image.ParseRef(name)
+	if err != nil {
+		return name
+	}
+	return ref.Familiar()
+}

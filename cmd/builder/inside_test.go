@@ -33,7 +33,7 @@ COPY --from=second / /all
 func copyOfSelf(t *testing.T) string {
 	t.Helper()
 	exe := filepath.Join(t.TempDir(), "builder")
-	self, err := os.ReadFile("/proc/self/exe")
+	self, err := os.ReadFile(program(t))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -295,10 +295,7 @@ func TestTerminalOutlivesMonitor(t *testing.T) {
 	testutil.Require(t, "script")
 	w.ok("run", "-dit", "--name", "term", "test/base", "sh", "-c", "read x; echo got $x; exit 9")
 	syscall.Kill(w.monitors()["monitor"], syscall.SIGKILL)
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
+	exe := program(t)
 	cmd := exec.Command("script", "-qec", exe+" attach term", "/dev/null")
 	cmd.Env = w.command().Env
 	stdin, err := cmd.StdinPipe()
@@ -366,10 +363,7 @@ func TestLogs(t *testing.T) {
 func TestAttachRedraws(t *testing.T) {
 	w := newLifeBench(t)
 	testutil.Require(t, "script")
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
+	exe := program(t)
 	w.ok("run", "-dit", "--name", "screen", "test/base", "sh", "-c", "trap 'echo winch' WINCH; echo ready; while :; do sleep 0.02; done")
 	waitFor(t, "the trap", func() bool { return strings.Contains(w.ok("logs", "screen"), "ready") })
 	config := t.TempDir()

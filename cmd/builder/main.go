@@ -5,7 +5,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -17,11 +16,7 @@ import (
 	"syscall"
 	"time"
 
-	"builder/bake"
-	"builder/build"
 	"builder/container"
-	"builder/dockerfile"
-	"builder/progress"
 	"builder/store"
 	"builder/usernet"
 	"builder/userns"
@@ -40,9 +35,14 @@ const (
 func main() {
 	container.Init() // does not return in a container's first process
 	userns.Init()
+	whole := startedWhole()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	e := &env{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv}
-	code := e.report(dispatch(ctx, e, os.Args[1:]))
+	err := dispatch(ctx, e, os.Args[1:])
+	if errors.Is(err, errWhole) && !whole { // else this file is one of the two alone
+		err = becomeWhole()
+	}
+	code := e.report(err)
 	stop()
 	os.Exit(code)
 }
@@ -352,24 +352,8 @@ func (e *env) report(err error) int {
 	return exitFailure
 }
 
-// explain prints an error: of a Dockerfile with the lines it is about, of a
-// step with what its process wrote last.
+// explain prints an error, after what it is about if that is known.
 func (e *env) explain(err error) {
-	var step *build.StepError
-	if errors.As(err, &step) && len(step.Output) > 0 {
-		fmt.Fprintf(e.stderr, "------\n > %s:\n%s", step.Step, step.Output)
-		if !bytes.HasSuffix(step.Output, []byte("\n")) {
-			fmt.Fprintln(e.stderr)
-		}
-		fmt.Fprintln(e.stderr, "------")
-	}
-	var placed *dockerfile.Error
-	var baked *bake.Error
-	switch {
-	case errors.As(err, &placed) && placed.Start > 0:
-		fmt.Fprint(e.stderr, progress.Excerpt(placed.Name, placed.Source, placed.Start, placed.End))
-	case errors.As(err, &baked) && baked.Start > 0:
-		fmt.Fprint(e.stderr, progress.Excerpt(baked.File.Name, baked.File.Data, baked.Start, baked.End))
-	}
+	e.showSource(err)
 	fmt.Fprintf(e.stderr, "builder: %v\n", err)
 }

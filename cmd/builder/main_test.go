@@ -35,6 +35,21 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// program is the builder that is tested: the file that BUILDER_TEST_PROGRAM names, as
+// make test does with the one that make build makes, or else the test's own, which is
+// all of it but for being two programs in one.
+func program(t testing.TB) string {
+	t.Helper()
+	if name := os.Getenv("BUILDER_TEST_PROGRAM"); name != "" {
+		return name
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return self
+}
+
 // bench is a state directory and a directory to work in.
 type workbench struct {
 	t    testing.TB
@@ -117,16 +132,11 @@ func (w *workbench) command(args ...string) *exec.Cmd {
 	if w.as != nil {
 		return w.as(args...)
 	}
-	cmd := exec.Command("/proc/self/exe", args...)
-	network := "host"
+	words, network := append([]string{program(w.t)}, args...), "host"
 	if w.netns != "" {
-		network = ""
-		self, err := os.Executable()
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		cmd = exec.Command("nsenter", append([]string{"--net=/run/netns/" + w.netns, self}, args...)...)
+		words, network = append([]string{"nsenter", "--net=/run/netns/" + w.netns}, words...), ""
 	}
+	cmd := exec.Command(words[0], words[1:]...)
 	cmd.Env = append(os.Environ(), "BUILDER_TEST_MAIN=1", "BUILDER_ROOT="+w.root, "BUILDER_PROGRESS=plain", "BUILDER_NETWORK="+network)
 	cmd.Dir = w.dir
 	return cmd

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//go:build !front
+
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -52,16 +52,13 @@ func (f *pruneFlags) addFlags(fs *pflag.FlagSet) {
 
 // pruning is what is to be removed.
 type pruning struct {
-	all                        bool
-	before                     time.Time // last used; zero for whenever
-	cacheBefore                time.Time // the same of what is no image
-	labels                     []func(listed) bool
-	kinds                      []kind // nil for all
-	maxUsed, reserved, minFree int64
+	all         bool
+	before      time.Time // last used; zero for whenever
+	cacheBefore time.Time // the same of what is no image
+	labels      []func(listed) bool
+	kinds       []kind // nil for all
+	quota
 }
-
-// limited reports whether there is a size to come down to.
-func (p pruning) limited() bool { return p.maxUsed+p.reserved+p.minFree > 0 }
 
 func runPrune(ctx context.Context, e *env, args []string) error {
 	fs := flags("prune")
@@ -174,21 +171,6 @@ func (p pruning) what() []string {
 	return append(what, "cache mounts, indexes of build contexts, and what was fetched", "what killed commands left")
 }
 
-// confirmed asks, as docker does: only y goes on.
-func (e *env) confirmed(command string, what ...string) error {
-	fmt.Fprintf(e.stdout, "WARNING! This will remove:\n  - %s\n", strings.Join(what, "\n  - "))
-	fmt.Fprint(e.stdout, "Are you sure you want to continue? [y/N] ")
-	line, err := bufio.NewReader(io.LimitReader(e.stdin, 100)).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return fmt.Errorf("read the answer: %w", err)
-	}
-	if answer := strings.ToLower(strings.TrimSpace(line)); answer != "y" {
-		fmt.Fprintln(e.stdout)
-		return fmt.Errorf("%s: cancelled: answer y, or use --force", command)
-	}
-	return nil
-}
-
 // candidate reports whether a piece may go at all.
 func (p pruning) candidate(c piece) bool {
 	if c.garbage {
@@ -251,6 +233,21 @@ func (p pruning) choose(ctx context.Context, s *store.Store) ([]piece, error) {
 		}
 	}
 	return chosen, nil
+}
+
+// comeDownTo removes what nothing needs, oldest use first, until the bounds are kept.
+func (e *env) comeDownTo(ctx context.Context, s *store.Store, q quota) error {
+	chosen, err := pruning{quota: q}.choose(ctx, s)
+	if err != nil {
+		return fmt.Errorf("collect: %w", err)
+	}
+	if len(chosen) > 0 {
+		// Others may be at work: then what they need stays for now.
+		if _, err := removePieces(ctx, e, s, chosen); err != nil {
+			e.logger().Debug("not all was collected", "err", err.Error())
+		}
+	}
+	return nil
 }
 
 // goal is the size to come down to; below zero for as little as can be.

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//go:build !front
+
 package main
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"builder/image"
 	"builder/progress"
@@ -78,9 +79,6 @@ func parseRepository(command, word string) (image.Ref, error) {
 	return ref, nil
 }
 
-// tlsUsage is podman's flag.
-const tlsUsage = "check the registry's certificate, and don't speak http"
-
 func (e *env) pull(ctx context.Context, client *registry.Client, ref image.Ref, platform image.Platform, mode string, quiet bool) error {
 	s, err := e.store()
 	if err != nil {
@@ -123,22 +121,4 @@ func (e *env) pull(ctx context.Context, client *registry.Client, ref image.Ref, 
 	}
 	fmt.Fprintln(e.stdout, ref)
 	return nil
-}
-
-// vertex opens a display for a command that is one piece of work. done ends
-// it, and returns the work's error or else the display's.
-func (e *env) vertex(mode, name string) (done func(progress.Done) error, sink progress.Sink, err error) {
-	display, err := e.display(mode)
-	if err != nil {
-		return nil, nil, err
-	}
-	display.Event(progress.Event{Vertex: name, Time: time.Now(), Start: &progress.Start{Name: name}})
-	done = func(d progress.Done) error {
-		display.Event(progress.Event{Vertex: name, Time: time.Now(), Done: &d})
-		if err := display.Close(); d.Err == nil {
-			return err
-		}
-		return d.Err
-	}
-	return done, display, nil
 }

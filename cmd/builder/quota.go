@@ -14,7 +14,10 @@ import (
 
 // quota bounds what the state directory takes, as BuildKit's garbage collection
 // does: BUILDER_MAX_USED, BUILDER_RESERVED and BUILDER_MIN_FREE.
-type quota struct{ pruning }
+type quota struct{ maxUsed, reserved, minFree int64 }
+
+// limited reports whether there is a size to come down to.
+func (q quota) limited() bool { return q.maxUsed+q.reserved+q.minFree > 0 }
 
 // quota reads the bounds; none are set on most machines.
 func (e *env) quota() (quota, error) {
@@ -64,15 +67,8 @@ func (e *env) makeRoom(ctx context.Context, s *store.Store) error {
 		return err
 	}
 	if q.maxUsed > 0 || free < q.minFree {
-		chosen, err := q.choose(ctx, s)
-		if err != nil {
-			return fmt.Errorf("collect: %w", err)
-		}
-		if len(chosen) > 0 {
-			// Others may be at work: then what they need stays for now.
-			if _, err := removePieces(ctx, e, s, chosen); err != nil {
-				e.logger().Debug("not all was collected", "err", err.Error())
-			}
+		if err := e.comeDownTo(ctx, s, q); err != nil {
+			return err
 		}
 		if free, err = sys.FreeSpace(s.Path()); err != nil {
 			return err

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//go:build !front
+
 package main
 
 import (
@@ -8,7 +10,6 @@ import (
 	"fmt"
 	"slices"
 
-	"builder/image"
 	"builder/store"
 	"builder/supervisor"
 
@@ -130,32 +131,6 @@ func (r removal) imageID(e store.Entry) digest.Digest {
 		return img.ID()
 	}
 	return e.Desc.Digest
-}
-
-// byName reports whether a word is the name of a row, rather than the ID or
-// digest of its image.
-func byName(word string, e store.Entry) bool {
-	ref, err := image.ParseRef(word)
-	return err == nil && ref.String() == e.Name
-}
-
-func familiar(names []string) string {
-	out := ""
-	for i, n := range names {
-		if i > 0 {
-			out += ", "
-		}
-		out += familiarName(n)
-	}
-	return out
-}
-
-func familiarName(name string) string {
-	ref, err := image.ParseRef(name)
-	if err != nil {
-		return name
-	}
-	return ref.Familiar()
 }
 
 // usedByRunning says that a container runs that was made from an image.

@@ -17,7 +17,6 @@ import (
 	"builder/store"
 	"builder/supervisor"
 	"builder/usernet"
-	"builder/usernet/stack"
 	"builder/userns"
 )
 
@@ -108,34 +107,6 @@ func (e *env) networkBase(s *store.Store) network.Base {
 		e.usernet = usernet.NewClient(s.Path(usernetDir), []string{"/proc/self/exe", "--root", s.Path(), "usernet"}, e.warn)
 	}
 	return e.usernet
-}
-
-// runUsernet is the process that has the containers' network of an ordinary
-// user; [usernet.Client] starts it.
-func runUsernet(ctx context.Context, e *env, args []string) error {
-	ready := os.NewFile(3, "ready")
-	err := e.serveUsernet(ctx, args, ready)
-	if err != nil {
-		_, _ = ready.WriteString(err.Error()) // if it is waited for still
-	}
-	return err
-}
-
-func (e *env) serveUsernet(ctx context.Context, args []string, ready *os.File) error {
-	if _, err := e.parse(flags("usernet"), args, 0, 0); err != nil {
-		return err
-	}
-	s, err := e.store()
-	if err != nil {
-		return err
-	}
-	if err := s.Leave(); err != nil {
-		return err
-	}
-	if err := userns.Register(s.Path(membersDir)); err != nil {
-		return err
-	}
-	return usernet.Serve(ctx, s.Path(usernetDir), stack.Forward, func() { ready.Close() }, supervisor.NewRecords(s).Networks().InUse)
 }
 
 // defaultNetwork is the network of a container for which none is asked: that of

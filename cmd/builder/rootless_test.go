@@ -70,7 +70,7 @@ func newUser(t *testing.T, subordinate bool) *userBench {
 		must(os.Chown(d, testUser, testUser))
 	}
 	must(os.Chmod(dir, 0o755))
-	self, err := os.ReadFile("/proc/self/exe")
+	self, err := os.ReadFile(program(t))
 	must(err)
 	must(os.WriteFile(u.exe, self, 0o755))
 	ids := ""

@@ -11,7 +11,6 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -19,7 +18,6 @@ import (
 	"builder/image"
 	"builder/internal/filelock"
 	"builder/progress"
-	"builder/registry"
 	"builder/rootfs"
 	"builder/snapshot"
 	"builder/store"
@@ -348,9 +346,7 @@ func (e *env) findImage(ctx context.Context, s *store.Store, sink progress.Sink,
 	if err := e.makeRoom(ctx, s); err != nil {
 		return image.Image{}, err
 	}
-	source := newImageSource(e, s, sink)
-	source.open = func() (*registry.Client, error) { return e.registry(allowInsecure(!o.verify, ref)) }
-	img, err := source.Image(ctx, ref, want, true)
+	img, err := e.fetchImage(ctx, s, sink, ref, want, o.verify)
 	switch {
 	case err != nil && other != nil:
 		return img, fmt.Errorf("%w, and the one for %s can't be fetched: %w", other, image.FormatPlatform(want), err)
@@ -358,28 +354,6 @@ func (e *env) findImage(ctx context.Context, s *store.Store, sink progress.Sink,
 		err = checkPlatform(name, img, want)
 	}
 	return img, err
-}
-
-// lazyDisplay opens the progress display when there is something to show.
-type lazyDisplay struct {
-	open func() (progress.Display, error)
-	d    progress.Display
-	err  error
-	once sync.Once
-}
-
-func (l *lazyDisplay) Event(ev progress.Event) {
-	l.once.Do(func() { l.d, l.err = l.open() })
-	if l.d != nil {
-		l.d.Event(ev)
-	}
-}
-
-func (l *lazyDisplay) close() error {
-	if l.d == nil {
-		return l.err
-	}
-	return l.d.Close()
 }
 
 func (e *env) terminalSize() (width, height uint16) {
@@ -465,3 +439,11 @@ func (e *env) forward(p signalled, sig syscall.Signal, tty bool) {
 		p.Signal(sig)
 	}
 }
+
+// inProcess is a container of this process that signals are passed on to. It
+// may have ended meanwhile.
+type inProcess struct{ p *container.Process }
+
+func (i inProcess) Signal(sig syscall.Signal) { _ = i.p.Signal(sig) }
+
+func (i inProcess) Resize(width, height uint16) { _ = i.p.Resize(width, height) }

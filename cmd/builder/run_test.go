@@ -105,12 +105,8 @@ func TestRunTerminal(t *testing.T) {
 	w := newBench(t)
 	testutil.Require(t, "script")
 	log := filepath.Join(t.TempDir(), "log")
-	line := "/proc/" + "self" + "/exe run --rm -it test/base sh -c 'tty; stty size; echo $TERM'"
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	line = strings.Replace(line, "/proc/self/exe", exe, 1)
+	exe := program(t)
+	line := exe + " run --rm -it test/base sh -c 'tty; stty size; echo $TERM'"
 	cmd := exec.Command("script", "-qec", "stty rows 33 cols 77; "+line, log)
 	cmd.Env = w.command().Env
 	out, err := cmd.Output()

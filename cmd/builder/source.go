@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//go:build !front
+
 package main
 
 import (
@@ -88,4 +90,12 @@ func (e *env) registry(set ...func(*registry.Options)) (*registry.Client, error)
 		f(&opts)
 	}
 	return registry.New(opts), nil
+}
+
+// fetchImage fetches an image from its registry. Unless verify says so, certificates are
+// not checked.
+func (e *env) fetchImage(ctx context.Context, s *store.Store, sink progress.Sink, ref image.Ref, platform image.Platform, verify bool) (image.Image, error) {
+	source := newImageSource(e, s, sink)
+	source.open = func() (*registry.Client, error) { return e.registry(allowInsecure(!verify, ref)) }
+	return source.Image(ctx, ref, platform, true)
 }

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build front
+
+package main
+
+import (
+	"context"
+	"slices"
+
+	"builder/container"
+	"builder/image"
+	"builder/progress"
+	"builder/store"
+)
+
+// The commands that the front program leaves to the whole one.
+var (
+	runBake     = needsWhole
+	runBuild    = needsWhole
+	runCommit   = needsWhole
+	runContext  = needsWhole
+	runDebug    = needsWhole
+	runDf       = needsWhole
+	runDoctor   = needsWhole
+	runExport   = needsWhole
+	runImport   = needsWhole
+	runInfo     = needsWhole
+	runLoad     = needsWhole
+	runLogin    = needsWhole
+	runLogout   = needsWhole
+	runManifest = needsWhole
+	runPrune    = needsWhole
+	runPull     = needsWhole
+	runPush     = needsWhole
+	runRmi      = needsWhole
+	runSave     = needsWhole
+	runUntag    = needsWhole
+	runUsernet  = needsWhole
+)
+
+func prunes() map[string]func(context.Context, *env, []string) error {
+	return map[string]func(context.Context, *env, []string) error{
+		"builder": needsWhole, "buildx": needsWhole, "container": runContainerPrune, "image": needsWhole, "system": needsWhole,
+	}
+}
+
+// What commands of the front program leave to the whole one now and then.
+
+func (e *env) comeDownTo(context.Context, *store.Store, quota) error { return errWhole }
+
+func (e *env) fetchImage(context.Context, *store.Store, progress.Sink, image.Ref, image.Platform, bool) (image.Image, error) {
+	return image.Image{}, errWhole
+}
+
+// beyondReach says that specifications of devices are to be read.
+func (f *resourceSpecFlags) beyondReach() error {
+	if f.gpus != "" || slices.ContainsFunc(f.devices, isCDIName) {
+		return errWhole
+	}
+	return nil
+}
+
+func addCDI(*container.Spec, string, []string, []string) (flag string, err error) {
+	return "", errWhole // not asked: see beyondReach
+}
+
+func (e *env) showSource(error) {} // no command that is here reads any

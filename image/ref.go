@@ -7,9 +7,7 @@ package image
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
-	"sync"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -29,24 +27,6 @@ type Ref struct {
 	Tag        string        // "" if only a digest is given, else "latest" by default
 	Digest     digest.Digest // "" if none is given
 }
-
-// The grammar is that of the distribution project: lower-case path components
-// of letters and digits joined by ".", "_", "__" or dashes; a tag of up to 128
-// word characters, dots and dashes. Compiled on first use: a build that names
-// no image doesn't pay for it.
-var (
-	repositoryRE = sync.OnceValue(func() *regexp.Regexp {
-		const component = `[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*`
-		return regexp.MustCompile(`^` + component + `(?:/` + component + `)*$`)
-	})
-	tagRE = sync.OnceValue(func() *regexp.Regexp {
-		return regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
-	})
-	hostRE = sync.OnceValue(func() *regexp.Regexp {
-		const label = `[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?`
-		return regexp.MustCompile(`^(?:` + label + `(?:\.` + label + `)*|\[[0-9a-fA-F:]+\])(?::[0-9]+)?$`)
-	})
-)
 
 // ParseRef parses and normalises a reference. "debian" becomes
 // docker.io/library/debian:latest; a first component with a dot, a colon or
@@ -73,13 +53,13 @@ func ParseRef(s string) (Ref, error) {
 	if r.Registry == "index.docker.io" || r.Registry == "registry-1.docker.io" {
 		r.Registry = DefaultRegistry
 	}
-	if !hostRE().MatchString(r.Registry) {
+	if !isRegistry(r.Registry) {
 		return bad(fmt.Sprintf("%q is not a registry host", r.Registry))
 	}
 	r.Repository = rest
 	if i := strings.LastIndexByte(rest, ':'); i >= 0 {
 		r.Repository, r.Tag = rest[:i], rest[i+1:]
-		if !tagRE().MatchString(r.Tag) {
+		if !isTag(r.Tag) {
 			return bad(fmt.Sprintf("%q is not a tag", r.Tag))
 		}
 	} else if !hasDigest {
@@ -90,7 +70,7 @@ func ParseRef(s string) (Ref, error) {
 		return bad("it names no repository")
 	case strings.ToLower(r.Repository) != r.Repository:
 		return bad("repository names are lower case")
-	case len(r.Repository) > 255 || !repositoryRE().MatchString(r.Repository):
+	case len(r.Repository) > 255 || !isRepository(r.Repository):
 		return bad(fmt.Sprintf("%q is not a repository name", r.Repository))
 	}
 	if len(s) == 64 && isHex(s) {
@@ -101,6 +81,67 @@ func ParseRef(s string) (Ref, error) {
 	}
 	return r, nil
 }
+
+// The grammar is that of the distribution project (reference/regexp.go), by hand:
+// every command that names an image would wait for regular expressions to be compiled.
+
+// isRepository says whether s is path components joined by "/": lower-case letters and
+// digits, in words that are joined by ".", "_", "__" or dashes.
+func isRepository(s string) bool {
+	for component := range strings.SplitSeq(s, "/") {
+		for rest := component; ; {
+			rest = strings.TrimLeft(rest, lower+digits)
+			if len(rest) == len(component) {
+				return false // it is empty, or begins otherwise
+			}
+			if rest == "" {
+				break
+			}
+			component = strings.TrimLeft(rest, rest[:1])
+			switch n := len(rest) - len(component); {
+			case rest[0] == '-', rest[0] == '.' && n == 1, rest[0] == '_' && n <= 2:
+			default:
+				return false
+			}
+			rest = component
+		}
+	}
+	return true
+}
+
+// isTag says whether s is up to 128 letters, digits, "_", "." and "-", of which the last
+// two don't begin it.
+func isTag(s string) bool {
+	return s != "" && len(s) <= 128 && !strings.ContainsRune(".-", rune(s[0])) && strings.Trim(s, lower+upper+digits+"_.-") == ""
+}
+
+// isRegistry says whether s is a host's name or, in brackets, its IPv6 address, and
+// perhaps a port.
+func isRegistry(s string) bool {
+	host, port, hasPort := s, "", false
+	if i := strings.LastIndexByte(s, ':'); i >= 0 && !strings.HasSuffix(s, "]") {
+		host, port, hasPort = s[:i], s[i+1:], true
+	}
+	if hasPort && (port == "" || strings.Trim(port, digits) != "") {
+		return false
+	}
+	if address, ok := strings.CutPrefix(host, "["); ok {
+		address, ok = strings.CutSuffix(address, "]")
+		return ok && address != "" && strings.Trim(address, digits+"abcdefABCDEF:") == ""
+	}
+	for label := range strings.SplitSeq(host, ".") {
+		if label == "" || label[0] == '-' || label[len(label)-1] == '-' || strings.Trim(label, lower+upper+digits+"-") != "" {
+			return false
+		}
+	}
+	return true
+}
+
+const (
+	lower  = "abcdefghijklmnopqrstuvwxyz"
+	upper  = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	digits = "0123456789"
+)
 
 func isHost(s string) bool {
 	return s == "localhost" || strings.ContainsAny(s, ".:") || strings.ToLower(s) != s

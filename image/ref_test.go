@@ -4,6 +4,7 @@ package image
 
 import (
 	"errors"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -88,6 +89,34 @@ func FuzzParseRef(f *testing.F) {
 				t.Errorf("ParseRef(%q) is written %q: %v", s, written, err)
 			} else if diff := cmp.Diff(ref, again); diff != "" {
 				t.Errorf("ParseRef(%q) is written %q: (-was +read)\n%s", s, written, diff)
+			}
+		}
+	})
+}
+
+// FuzzRefGrammar compares the grammar with the distribution project's, as regular
+// expressions.
+func FuzzRefGrammar(f *testing.F) {
+	const component, label = `[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*`, `[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?`
+	repository := regexp.MustCompile(`^` + component + `(?:/` + component + `)*$`)
+	tag := regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
+	registry := regexp.MustCompile(`^(?:` + label + `(?:\.` + label + `)*|\[[0-9a-fA-F:]+\])(?::[0-9]+)?$`)
+	for _, s := range []string{
+		"", "a", "a/b", "a//b", "/a", "a/", "a.b", "a..b", "a_b", "a__b", "a___b", "a-b", "a--b---c", "a._b", "a-", "-a", "_a", "a_", "a.", "A", "a/B", "é",
+		"1.2", "_1", ".1", "-1", "1.-_", "localhost", "localhost:", "localhost:1", "a:b", ":1", "a-.b", "-a.b", "a.b-", "a..b", "[::1]", "[::1]:5000", "[]", "[::1", "::1]", "[::1]5", "[g]", "a]:1", "[a]]",
+		"a\n", "\xff", strings.Repeat("a", 128), strings.Repeat("a", 129),
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		for _, tt := range []struct {
+			name      string
+			got, want bool
+		}{
+			{"repository", isRepository(s), repository.MatchString(s)}, {"tag", isTag(s), tag.MatchString(s)}, {"registry", isRegistry(s), registry.MatchString(s)},
+		} {
+			if tt.got != tt.want {
+				t.Errorf("%q is a %s: %t, want %t", s, tt.name, tt.got, tt.want)
 			}
 		}
 	})

@@ -28,15 +28,14 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"builder/internal/atomicfile"
 	"builder/internal/filelock"
+	"builder/internal/names"
 )
 
 // Default is the network of containers that name none.
@@ -179,8 +178,6 @@ func Open(dir, tableOwner string, alive func(id string) bool) *Networks {
 	return &Networks{dir: dir, table: "builder-" + hex.EncodeToString(sum[:4]), alive: alive}
 }
 
-var nameRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`) })
-
 // lock takes the lock on the state, which is short. Who has it writes, and nobody
 // else: what is half written then was left by a killed process, and is removed.
 func (n *Networks) lock() (*filelock.Lock, error) {
@@ -250,7 +247,7 @@ func (n *Networks) Find(name string) (Network, error) {
 	if name == Default || name == "default" {
 		return n.ensureDefault()
 	}
-	if nameRE().MatchString(name) {
+	if names.Valid(name) {
 		if net, err := n.load(name); !errors.Is(err, ErrNotFound) {
 			return net, err
 		}
@@ -290,7 +287,7 @@ func (n *Networks) ensureDefault() (Network, error) {
 // don't meet others or what the machine has routes to; one without a gateway
 // gets its first address. ipv6 asks for an IPv6 subnet.
 func (n *Networks) Create(net Network, ipv6 bool) (Network, error) {
-	if !nameRE().MatchString(net.Name) {
+	if !names.Valid(net.Name) {
 		return net, fmt.Errorf("invalid network name %q: want letters, digits, _, . and -, beginning with a letter or digit", net.Name)
 	}
 	lock, err := n.lock()

@@ -67,12 +67,7 @@ func (r Records) listen(name string) (*net.UnixListener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		return nil, err
-	}
-	l.SetUnlinkOnClose(false)
-	return l, nil
+	return sys.ListenUnix(path)
 }
 
 // Monitor holds all containers of a state directory that no command holds.

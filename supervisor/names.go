@@ -10,13 +10,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
 
 	"builder/internal/atomicfile"
 	"builder/internal/filelock"
+	"builder/internal/names"
 	"builder/internal/sys"
 )
 
@@ -35,11 +35,9 @@ func (r Records) nameLink(name string) string { return r.s.Path("container-names
 func (r Records) leaving(id string) string    { return r.s.Path("container-leaving", id) }
 func (r Records) allLinked() string           { return r.nameLink(".all") }
 
-var nameRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`) })
-
 // CheckName says what is wrong with a name.
 func CheckName(name string) error {
-	if !nameRE().MatchString(name) {
+	if len(name) < 2 || !names.Valid(name) {
 		return fmt.Errorf("invalid container name %q: want two or more letters, digits, _, . and -, beginning with a letter or digit", name)
 	}
 	return nil

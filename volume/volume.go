@@ -22,14 +22,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
 	"builder/internal/atomicfile"
 	"builder/internal/filelock"
+	"builder/internal/names"
 	"builder/internal/sys"
 	"builder/layer"
 )
@@ -70,11 +69,9 @@ type Volumes struct{ dir string }
 // Open returns the volumes that are kept in a directory.
 func Open(dir string) Volumes { return Volumes{dir} }
 
-var nameRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`) })
-
 // CheckName says what is wrong with a name.
 func CheckName(name string) error {
-	if !nameRE().MatchString(name) || len(name) > 255 {
+	if len(name) < 2 || !names.Valid(name) || len(name) > 255 {
 		return fmt.Errorf("invalid volume name %q: want two or more letters, digits, _, . and -, beginning with a letter or digit; paths begin with a slash or a dot", name)
 	}
 	return nil

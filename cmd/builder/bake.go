@@ -35,10 +35,10 @@ type bakeOptions struct {
 }
 
 func (o *bakeOptions) addFlags(fs *pflag.FlagSet) {
-	fs.StringArrayVarP(&o.files, "file", "f", nil, "build definition, - for standard input; may be repeated (default compose.yaml, docker-bake.hcl and their like)")
-	fs.StringArrayVar(&o.sets, "set", nil, "override an attribute, `TARGET.KEY=VALUE`; TARGET may have wildcards, += adds to a list")
-	fs.StringArrayVar(&o.vars, "var", nil, "set a variable, `NAME=VALUE`")
-	fs.StringArrayVar(&o.allow, "allow", nil, "let targets do what they ask for: network.host, security.insecure, device[=NAME], ssh, fs.read=PATH, fs.write=PATH, fs=PATH")
+	wordsVarP(fs, &o.files, "file", "f", "build definition, - for standard input; may be repeated (default compose.yaml, docker-bake.hcl and their like)")
+	wordsVar(fs, &o.sets, "set", "override an attribute, `TARGET.KEY=VALUE`; TARGET may have wildcards, += adds to a list")
+	wordsVar(fs, &o.vars, "var", "set a variable, `NAME=VALUE`")
+	wordsVar(fs, &o.allow, "allow", "let targets do what they ask for: network.host, security.insecure, device[=NAME], ssh, fs.read=PATH, fs.write=PATH, fs=PATH")
 	fs.BoolVar(&o.print, "print", false, "show what would be built, as JSON, and don't build")
 	fs.StringVar(&o.list, "list", "", "list `targets|variables[,format=json]` and don't build")
 	o.callFlags.addFlags(fs)

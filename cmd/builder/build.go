@@ -58,9 +58,9 @@ func (o *buildOptions) addFlags(fs *pflag.FlagSet) {
 	o.editFlags.addFlags(fs)
 	o.callFlags.addFlags(fs)
 	fs.StringVar(&o.target, "target", "", "stage to build (default the last)")
-	fs.StringArrayVar(&o.platforms, "platform", nil, "platforms of the image, `OS/ARCH[,OS/ARCH]`")
+	wordsVar(fs, &o.platforms, "platform", "platforms of the image, `OS/ARCH[,OS/ARCH]`")
 	fs.BoolVar(&o.noCache, "no-cache", false, "run every step again")
-	fs.StringArrayVar(&o.noCacheFilter, "no-cache-filter", nil, "run the steps of these stages again, `STAGE[,STAGE]`")
+	wordsVar(fs, &o.noCacheFilter, "no-cache-filter", "run the steps of these stages again, `STAGE[,STAGE]`")
 	fs.StringVar(&o.pull, "pull", "missing", "when to ask the registry for base images: always (the meaning of --pull alone), missing or never")
 	fs.Lookup("pull").NoOptDefVal = "always"
 	fs.IntVar(&o.retry, "retry", defaultRetries, "how often a request to a registry is tried again")

@@ -30,8 +30,8 @@ type cacheFlags struct {
 }
 
 func (f *cacheFlags) addFlags(fs *pflag.FlagSet) {
-	fs.StringArrayVar(&f.cacheFrom, "cache-from", nil, "cache to take results from, `REF|type=registry,ref=REF|type=local,src=DIR`")
-	fs.StringArrayVar(&f.cacheTo, "cache-to", nil, "cache to write when all is done, `type=registry,ref=REF|type=local,dest=DIR|type=inline[,mode=max]`")
+	wordsVar(fs, &f.cacheFrom, "cache-from", "cache to take results from, `REF|type=registry,ref=REF|type=local,src=DIR`")
+	wordsVar(fs, &f.cacheTo, "cache-to", "cache to write when all is done, `type=registry,ref=REF|type=local,dest=DIR|type=inline[,mode=max]`")
 }
 
 // cacheOrigin is a cache to take results from.

@@ -32,9 +32,9 @@ type editFlags struct {
 
 func (f *editFlags) addFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&f.from, "from", "", "image that stands for the base image of the first FROM")
-	fs.StringArrayVar(&f.labels, "label", nil, "label of the image, `NAME=VALUE`")
-	fs.StringArrayVar(&f.unsetEnv, "unsetenv", nil, "variable of the base image that the image has not")
-	fs.StringArrayVar(&f.unsetLabels, "unsetlabel", nil, "label of the base image that the image has not")
+	wordsVar(fs, &f.labels, "label", "label of the image, `NAME=VALUE`")
+	wordsVar(fs, &f.unsetEnv, "unsetenv", "variable of the base image that the image has not")
+	wordsVar(fs, &f.unsetLabels, "unsetlabel", "label of the base image that the image has not")
 	fs.BoolVar(&f.omitHistory, "omit-history", false, "leave out the image's history")
 	fs.BoolVar(&f.squash, "squash", false, "make one layer of all that is added to the base image")
 	fs.StringVar(&f.timestamp, "timestamp", "", "time of the image and of all files in its new layers, in `SECONDS` since 1970")
@@ -80,8 +80,8 @@ type argFlags struct {
 }
 
 func (f *argFlags) addFlags(fs *pflag.FlagSet) {
-	fs.StringArrayVar(&f.buildArgs, "build-arg", nil, "value of an ARG, `NAME=VALUE`, or NAME for the environment's")
-	fs.StringArrayVar(&f.files, "build-arg-file", nil, "`FILE` of such values, one a line; --build-arg goes before it")
+	wordsVar(fs, &f.buildArgs, "build-arg", "value of an ARG, `NAME=VALUE`, or NAME for the environment's")
+	wordsVar(fs, &f.files, "build-arg-file", "`FILE` of such values, one a line; --build-arg goes before it")
 }
 
 // resolve returns the values by name.

@@ -32,7 +32,7 @@ type resourceFlags struct {
 }
 
 func (f *resourceFlags) addFlags(fs *pflag.FlagSet) {
-	fs.StringArrayVar(&f.resources, "resource", nil, "bound on what a RUN step uses, `NAME=VALUE`: memory=2g, cpu-quota=50000, …")
+	wordsVar(fs, &f.resources, "resource", "bound on what a RUN step uses, `NAME=VALUE`: memory=2g, cpu-quota=50000, …")
 	f.single = map[string]*string{}
 	for _, r := range resourceNames {
 		f.single[r.name] = fs.StringP(r.name, r.short, "", r.usage)

@@ -36,19 +36,19 @@ type runFlags struct {
 
 func (f *runFlags) addFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&f.network, "network", "default", "network of RUN: `default|host|none` or the name of one")
-	fs.StringArrayVar(&f.allow, "allow", nil, "let the Dockerfile have `security.insecure|network.host|device[=NAME]|secret.leak|buildx.local.delete`")
-	fs.StringArrayVar(&f.addHosts, "add-host", nil, "further line of /etc/hosts, `NAME:IP`")
+	wordsVar(fs, &f.allow, "allow", "let the Dockerfile have `security.insecure|network.host|device[=NAME]|secret.leak|buildx.local.delete`")
+	wordsVar(fs, &f.addHosts, "add-host", "further line of /etc/hosts, `NAME:IP`")
 	f.dnsFlags.addFlags(fs)
 	fs.StringVar(&f.shmSize, "shm-size", "", "size of /dev/shm, such as 64m")
-	fs.StringArrayVar(&f.ulimits, "ulimit", nil, "resource limit, `NAME=SOFT[:HARD]`")
+	wordsVar(fs, &f.ulimits, "ulimit", "resource limit, `NAME=SOFT[:HARD]`")
 	fs.StringVar(&f.cgroupParent, "cgroup-parent", "", "control group below which RUN steps run")
-	fs.StringArrayVar(&f.env, "env", nil, "set a variable of every stage, `NAME[=VALUE]`, without a value the environment's")
-	fs.StringArrayVar(&f.devices, "device", nil, "device for RUN, `PATH[:TARGET][:rwm]` or the name of a CDI device")
+	wordsVar(fs, &f.env, "env", "set a variable of every stage, `NAME[=VALUE]`, without a value the environment's")
+	wordsVar(fs, &f.devices, "device", "device for RUN, `PATH[:TARGET][:rwm]` or the name of a CDI device")
 	fs.StringVar(&f.cdiDir, "cdi-config-dir", "", "`DIR`ectory of CDI specifications (default /etc/cdi and /var/run/cdi)")
-	fs.StringArrayVarP(&f.volumes, "volume", "v", nil, "mount a directory or file of this machine in RUN, `PATH:TARGET[:ro|rw|O]`")
-	fs.StringArrayVar(&f.capAdd, "cap-add", nil, "give RUN a `CAPABILITY`")
-	fs.StringArrayVar(&f.capDrop, "cap-drop", nil, "take a `CAPABILITY` away from RUN")
-	fs.StringArrayVar(&f.securityOpt, "security-opt", nil, "confinement of RUN: `no-new-privileges|seccomp=unconfined|seccomp=FILE`")
+	wordsVarP(fs, &f.volumes, "volume", "v", "mount a directory or file of this machine in RUN, `PATH:TARGET[:ro|rw|O]`")
+	wordsVar(fs, &f.capAdd, "cap-add", "give RUN a `CAPABILITY`")
+	wordsVar(fs, &f.capDrop, "cap-drop", "take a `CAPABILITY` away from RUN")
+	wordsVar(fs, &f.securityOpt, "security-opt", "confinement of RUN: `no-new-privileges|seccomp=unconfined|seccomp=FILE`")
 	f.resourceFlags.addFlags(fs)
 }
 

@@ -24,8 +24,8 @@ type secretFlags struct {
 }
 
 func (f *secretFlags) addFlags(fs *pflag.FlagSet) {
-	fs.StringArrayVar(&f.secrets, "secret", nil, "secret for RUN --mount=type=secret, or for fetching (GIT_AUTH_TOKEN and others), `id=ID[,src=FILE|,env=NAME]`")
-	fs.StringArrayVar(&f.ssh, "ssh", nil, "SSH agent or keys for RUN --mount=type=ssh and Git by SSH, `default|ID[=SOCKET|KEY[,KEY]]`")
+	wordsVar(fs, &f.secrets, "secret", "secret for RUN --mount=type=secret, or for fetching (GIT_AUTH_TOKEN and others), `id=ID[,src=FILE|,env=NAME]`")
+	wordsVar(fs, &f.ssh, "ssh", "SSH agent or keys for RUN --mount=type=ssh and Git by SSH, `default|ID[=SOCKET|KEY[,KEY]]`")
 }
 
 // resolve reads the secrets and opens the agents; flag names the one that is

@@ -41,7 +41,7 @@ func runCommit(ctx context.Context, e *env, args []string) error {
 	var o commitOptions
 	fs.StringVarP(&o.author, "author", "a", "", "author of the image")
 	fs.StringVarP(&o.message, "message", "m", "", "`TEXT` for the image's history")
-	fs.StringArrayVarP(&o.changes, "change", "c", nil, "apply a Dockerfile `INSTRUCTION` to the image")
+	wordsVarP(fs, &o.changes, "change", "c", "apply a Dockerfile `INSTRUCTION` to the image")
 	fs.BoolVar(&o.noPause, "no-pause", false, "let it go on")
 	fs.BoolVarP(&o.pause, "pause", "p", true, "pause the container meanwhile")
 	fs.BoolP("quiet", "q", false, "accepted: nothing else is shown")

@@ -20,9 +20,9 @@ import (
 type dnsFlags struct{ dns, dnsSearch, dnsOption []string }
 
 func (f *dnsFlags) addFlags(fs *pflag.FlagSet) {
-	fs.StringArrayVar(&f.dns, "dns", nil, "`IP` of a name server, in the place of this machine's")
-	fs.StringArrayVar(&f.dnsSearch, "dns-search", nil, "`DOMAIN` in which names are looked up, . for none")
-	fs.StringArrayVar(&f.dnsOption, "dns-option", nil, "`OPTION` of resolv.conf")
+	wordsVar(fs, &f.dns, "dns", "`IP` of a name server, in the place of this machine's")
+	wordsVar(fs, &f.dnsSearch, "dns-search", "`DOMAIN` in which names are looked up, . for none")
+	wordsVar(fs, &f.dnsOption, "dns-option", "`OPTION` of resolv.conf")
 }
 
 func (f *dnsFlags) resolveDNS(dns *container.DNS) (flag string, err error) {

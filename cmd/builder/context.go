@@ -34,7 +34,7 @@ type sourceFlags struct {
 
 func (f *sourceFlags) addFlags(fs *pflag.FlagSet) {
 	fs.StringVarP(&f.file, "file", "f", "", "Dockerfile, a URL of one, or - for standard input (default PATH/Dockerfile)")
-	fs.StringArrayVar(&f.buildContexts, "build-context", nil, "named context, `NAME=SOURCE`: a directory, a Git or HTTP URL, docker-image://REF, oci-layout://DIR[:TAG][@DIGEST]")
+	wordsVar(fs, &f.buildContexts, "build-context", "named context, `NAME=SOURCE`: a directory, a Git or HTTP URL, docker-image://REF, oci-layout://DIR[:TAG][@DIGEST]")
 	fs.StringVar(&f.ignoreFile, "ignorefile", "", "`FILE` that counts instead of .dockerignore")
 }
 

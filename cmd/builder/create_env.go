@@ -21,9 +21,9 @@ type envFlags struct {
 }
 
 func (f *envFlags) addFlags(fs *pflag.FlagSet) {
-	fs.StringArrayVarP(&f.env, "env", "e", nil, "set a variable, `NAME=VALUE`, or NAME for the environment's")
-	fs.StringArrayVar(&f.envFile, "env-file", nil, "read variables from a `FILE`")
-	fs.StringArrayVar(&f.unset, "unsetenv", nil, "leave out a variable `NAME` of the image")
+	wordsVarP(fs, &f.env, "env", "e", "set a variable, `NAME=VALUE`, or NAME for the environment's")
+	wordsVar(fs, &f.envFile, "env-file", "read variables from a `FILE`")
+	wordsVar(fs, &f.unset, "unsetenv", "leave out a variable `NAME` of the image")
 	fs.BoolVar(&f.unsetAll, "unsetenv-all", false, "leave out all of the image's")
 	fs.BoolVar(&f.host, "env-host", false, "pass on all variables of builder's own environment")
 	fs.BoolVar(&f.proxy, "http-proxy", false, "pass on those about proxies; those of docker's config file are set anyway")

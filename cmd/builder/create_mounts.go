@@ -38,10 +38,10 @@ type mountFlags struct {
 }
 
 func (f *mountFlags) addFlags(fs *pflag.FlagSet) {
-	fs.StringArrayVarP(&f.volumes, "volume", "v", nil, "mount a directory or file of this machine, or a volume: `[PATH|NAME:]TARGET[:ro,…]`")
-	fs.StringArrayVar(&f.mounts, "mount", nil, "mount something: `type=bind|volume|tmpfs|image,src=…,dst=…[,readonly]`")
-	fs.StringArrayVar(&f.tmpfs, "tmpfs", nil, "mount an empty file system in memory: `TARGET[:size=…,mode=…]`")
-	fs.StringArrayVar(&f.volumesFrom, "volumes-from", nil, "have the volumes and bind mounts of another container: `NAME[:ro]`")
+	wordsVarP(fs, &f.volumes, "volume", "v", "mount a directory or file of this machine, or a volume: `[PATH|NAME:]TARGET[:ro,…]`")
+	wordsVar(fs, &f.mounts, "mount", "mount something: `type=bind|volume|tmpfs|image,src=…,dst=…[,readonly]`")
+	wordsVar(fs, &f.tmpfs, "tmpfs", "mount an empty file system in memory: `TARGET[:size=…,mode=…]`")
+	wordsVar(fs, &f.volumesFrom, "volumes-from", "have the volumes and bind mounts of another container: `NAME[:ro]`")
 	fs.StringVar(&f.driver, "volume-driver", "local", "`local` is the only one")
 }
 

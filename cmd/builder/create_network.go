@@ -26,15 +26,15 @@ type networkFlags struct {
 }
 
 func (f *networkFlags) addFlags(fs *pflag.FlagSet) {
-	fs.StringArrayVar(&f.networks, "network", nil, "network: `bridge|host|none|container:NAME` or a name, with options NAME:ip=…,alias=…,mac=…")
-	fs.StringArrayVar(&f.aliases, "network-alias", nil, "further `NAME` on the network")
-	fs.StringArrayVar(&f.links, "link", nil, "know a container of the network by another name too: `NAME[:ALIAS]`")
+	wordsVar(fs, &f.networks, "network", "network: `bridge|host|none|container:NAME` or a name, with options NAME:ip=…,alias=…,mac=…")
+	wordsVar(fs, &f.aliases, "network-alias", "further `NAME` on the network")
+	wordsVar(fs, &f.links, "link", "know a container of the network by another name too: `NAME[:ALIAS]`")
 	fs.StringVar(&f.ip, "ip", "", "IPv4 `ADDRESS` on the network")
 	fs.StringVar(&f.ip6, "ip6", "", "IPv6 `ADDRESS` on the network")
 	fs.StringVar(&f.mac, "mac-address", "", "hardware `ADDRESS`")
-	fs.StringArrayVarP(&f.publish, "publish", "p", nil, "publish a port, `[[IP:]PORT:]PORT[/udp]`")
+	wordsVarP(fs, &f.publish, "publish", "p", "publish a port, `[[IP:]PORT:]PORT[/udp]`")
 	fs.BoolVarP(&f.publishAll, "publish-all", "P", false, "publish all exposed ports to free ones of this machine")
-	fs.StringArrayVar(&f.expose, "expose", nil, "expose a `PORT[/udp]`, or several FIRST-LAST")
+	wordsVar(fs, &f.expose, "expose", "expose a `PORT[/udp]`, or several FIRST-LAST")
 }
 
 // connect fills in what the flags say about a container's network.

@@ -27,13 +27,13 @@ type securityFlags struct {
 }
 
 func (f *securityFlags) addFlags(fs *pflag.FlagSet) {
-	fs.StringArrayVar(&f.groupAdd, "group-add", nil, "further group of the process")
+	wordsVar(fs, &f.groupAdd, "group-add", "further group of the process")
 	fs.BoolVar(&f.readOnly, "read-only", false, "make the file system read-only")
 	fs.BoolVar(&f.init, "init", false, "run a small init process that reaps others")
 	fs.BoolVar(&f.privileged, "privileged", false, "drop nearly all confinement")
-	fs.StringArrayVar(&f.capAdd, "cap-add", nil, "give a capability, or ALL")
-	fs.StringArrayVar(&f.capDrop, "cap-drop", nil, "take a capability away, or ALL")
-	fs.StringArrayVar(&f.securityOpt, "security-opt", nil, "`OPTION`: no-new-privileges, seccomp=unconfined|FILE, apparmor=PROFILE, systempaths=unconfined, writable-cgroups, mask=PATHS, unmask=PATHS|ALL")
+	wordsVar(fs, &f.capAdd, "cap-add", "give a capability, or ALL")
+	wordsVar(fs, &f.capDrop, "cap-drop", "take a capability away, or ALL")
+	wordsVar(fs, &f.securityOpt, "security-opt", "`OPTION`: no-new-privileges, seccomp=unconfined|FILE, apparmor=PROFILE, systempaths=unconfined, writable-cgroups, mask=PATHS, unmask=PATHS|ALL")
 	fs.StringVar(&f.ipc, "ipc", "private", "shared memory and queues: its own, its own that others may share, only the latter, or shared: `private|shareable|none|host|container:NAME`")
 	fs.StringVar(&f.pid, "pid", "private", "processes that it sees: `private|host|container:NAME`")
 	fs.StringVar(&f.uts, "uts", "private", "host name: `private|host|container:NAME`")

@@ -30,8 +30,8 @@ type usernsFlags struct {
 
 func (f *usernsFlags) addFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&f.userns, "userns", "host", "user namespace: none of its own, one with ids that nobody else has, with this user's ids as they are, without them, with those of --uidmap, or another container's: `host|auto[:size=N,uidmapping=…,gidmapping=…]|keep-id[:uid=…,gid=…]|nomap|private|container:NAME`")
-	fs.StringArrayVar(&f.uidMap, "uidmap", nil, "users of a user namespace of its own, `INSIDE:OUTSIDE:SIZE`; also the groups, unless --gidmap is given")
-	fs.StringArrayVar(&f.gidMap, "gidmap", nil, "groups of a user namespace of its own, `INSIDE:OUTSIDE:SIZE`")
+	wordsVar(fs, &f.uidMap, "uidmap", "users of a user namespace of its own, `INSIDE:OUTSIDE:SIZE`; also the groups, unless --gidmap is given")
+	wordsVar(fs, &f.gidMap, "gidmap", "groups of a user namespace of its own, `INSIDE:OUTSIDE:SIZE`")
 	fs.StringVar(&f.subUIDName, "subuidname", "", "take the users of a user namespace of its own from `NAME`'s in /etc/subuid")
 	fs.StringVar(&f.subGIDName, "subgidname", "", "take the groups from `NAME`'s in /etc/subgid (default that of --subuidname)")
 }

@@ -35,8 +35,8 @@ func runExec(ctx context.Context, e *env, args []string) error {
 	fs.BoolVar(&o.privileged, "privileged", false, "give the process all capabilities")
 	fs.StringVarP(&o.user, "user", "u", "", "user and group, `NAME|UID[:GROUP|GID]` (default the container's)")
 	fs.StringVarP(&o.workdir, "workdir", "w", "", "working `DIR`ectory (default the container's)")
-	fs.StringArrayVarP(&o.env, "env", "e", nil, "set a variable, `NAME=VALUE`, or NAME for the environment's")
-	fs.StringArrayVar(&o.envFile, "env-file", nil, "read variables from a `FILE`")
+	wordsVarP(fs, &o.env, "env", "e", "set a variable, `NAME=VALUE`, or NAME for the environment's")
+	wordsVar(fs, &o.envFile, "env-file", "read variables from a `FILE`")
 	fs.String("detach-keys", "", "accepted, and not used: the process ends with its terminal")
 	words, err := e.parse(fs, args, 2, -1)
 	if err != nil {

@@ -28,9 +28,9 @@ type unitOptions struct {
 func (o *unitOptions) addFlags(fs *pflag.FlagSet) {
 	fs.BoolVarP(&o.files, "files", "f", false, "write the units to files here and print their names")
 	fs.BoolVarP(&o.name, "name", "n", true, "use the containers' names, not their IDs")
-	fs.StringArrayVar(&o.after, "after", nil, "start after a `UNIT`")
-	fs.StringArrayVar(&o.wants, "wants", nil, "start a `UNIT` too")
-	fs.StringArrayVar(&o.requires, "requires", nil, "start a `UNIT` too, and stop with it")
+	wordsVar(fs, &o.after, "after", "start after a `UNIT`")
+	wordsVar(fs, &o.wants, "wants", "start a `UNIT` too")
+	wordsVar(fs, &o.requires, "requires", "start a `UNIT` too, and stop with it")
 	fs.StringVar(&o.prefix, "container-prefix", "container", "what the units' names begin with")
 	fs.StringVar(&o.separator, "separator", "-", "what is between that and the container's name")
 	fs.StringVar(&o.restart, "restart-policy", "on-failure", "what systemd does when a container ends: `no|on-success|on-failure|on-abnormal|on-watchdog|on-abort|always`")

@@ -89,7 +89,7 @@ func (f *entryFlags) addFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&f.platform.OSVersion, "os-version", "", "set the `VERSION` of the operating system")
 	fs.StringSliceVar(&f.platform.OSFeatures, "os-features", nil, "set the `FEATURES` of the operating system")
 	fs.StringSliceVar(&f.features, "features", nil, "refused: entries have no features but those of the operating system")
-	fs.StringArrayVar(&f.annotations, "annotation", nil, "set `KEY=VALUE` on the image's entry")
+	wordsVar(fs, &f.annotations, "annotation", "set `KEY=VALUE` on the image's entry")
 }
 
 // edit returns a function that sets what the flags say on an entry.

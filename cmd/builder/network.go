@@ -522,8 +522,8 @@ func runNetworkConnect(ctx context.Context, e *env, args []string) error {
 	fs.StringVar(&f.ip, "ip", "", "IPv4 `ADDRESS` on the network")
 	fs.StringVar(&f.ip6, "ip6", "", "IPv6 `ADDRESS` on the network")
 	fs.StringVar(&f.mac, "mac-address", "", "hardware `ADDRESS`")
-	fs.StringArrayVar(&f.aliases, "alias", nil, "further `NAME` on the network")
-	fs.StringArrayVar(&f.links, "link", nil, "know a container of the network by another name too: `NAME[:ALIAS]`")
+	wordsVar(fs, &f.aliases, "alias", "further `NAME` on the network")
+	wordsVar(fs, &f.links, "link", "know a container of the network by another name too: `NAME[:ALIAS]`")
 	words, err := e.parse(fs, args, 2, 2)
 	if err != nil {
 		return err

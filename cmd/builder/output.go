@@ -31,9 +31,9 @@ type outputFlags struct {
 }
 
 func (f *outputFlags) addFlags(fs *pflag.FlagSet) {
-	fs.StringArrayVarP(&f.tags, "tag", "t", nil, "name the image `NAME[:TAG]`; may be repeated")
-	fs.StringArrayVarP(&f.outputs, "output", "o", nil, "where the result goes, `type=image|registry|oci|docker|local|tar|cacheonly[,dest=PATH,...]`; may be repeated (default type=image, the image store)")
-	fs.StringArrayVar(&f.annotations, "annotation", nil, "annotation of the image, `[TYPE[PLATFORM]:]KEY=VALUE`; TYPE is manifest, index, manifest-descriptor or index-descriptor")
+	wordsVarP(fs, &f.tags, "tag", "t", "name the image `NAME[:TAG]`; may be repeated")
+	wordsVarP(fs, &f.outputs, "output", "o", "where the result goes, `type=image|registry|oci|docker|local|tar|cacheonly[,dest=PATH,...]`; may be repeated (default type=image, the image store)")
+	wordsVar(fs, &f.annotations, "annotation", "annotation of the image, `[TYPE[PLATFORM]:]KEY=VALUE`; TYPE is manifest, index, manifest-descriptor or index-descriptor")
 	fs.StringVar(&f.iidfile, "iidfile", "", "write the image's ID to a `FILE`")
 	fs.StringVar(&f.metadata, "metadata-file", "", "write what was made, as JSON, to a `FILE`")
 	fs.BoolVar(&f.load, "load", false, "put the image in the image store, beside other outputs")

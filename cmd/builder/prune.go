@@ -40,7 +40,7 @@ func (f *pruneFlags) addFlags(fs *pflag.FlagSet) {
 	fs.BoolVarP(&f.all, "all", "a", false, "also images without a container, all of the step cache, and all failed steps")
 	fs.BoolVarP(&f.force, "force", "f", false, "don't ask")
 	fs.BoolVar(&f.dryRun, "dry-run", false, "only show what would be removed")
-	fs.StringArrayVar(&f.filters, "filter", nil, "remove only what matches `NAME=VALUE`: until, label, label!, type")
+	wordsVar(fs, &f.filters, "filter", "remove only what matches `NAME=VALUE`: until, label, label!, type")
 	fs.DurationVar(&f.keepDuration, "keep-duration", 0, "keep what is no image and was used within this `TIME`")
 	fs.StringVar(&f.maxUsed, "max-used-space", "", "remove, oldest use first, only until all takes at most this `SIZE`")
 	fs.StringVar(&f.reserved, "reserved-space", "", "never go below this `SIZE`")

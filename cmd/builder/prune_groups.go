@@ -64,7 +64,7 @@ func runSystemPrune(ctx context.Context, e *env, args []string) error {
 	var f pruneFlags
 	fs.BoolVarP(&f.all, "all", "a", false, "also images with a name that no container needs, and all of the step cache")
 	fs.BoolVarP(&f.force, "force", "f", false, "don't ask")
-	fs.StringArrayVar(&f.filters, "filter", nil, "remove only what matches `NAME=VALUE`: until, label, label!")
+	wordsVar(fs, &f.filters, "filter", "remove only what matches `NAME=VALUE`: until, label, label!")
 	volumes := fs.Bool("volumes", false, "also anonymous volumes that no container uses")
 	if _, err := e.parse(fs, args, 0, 0); err != nil {
 		return err

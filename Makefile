@@ -15,8 +15,8 @@ help: ## list the targets
 
 # bin/builder is two programs in one file: see Two programs in ARCHITECTURE.md. These
 # commands are begun as the whole one at once.
-WHOLE = bake build builder buildx commit context debug df doctor export import info load login logout manifest \
-	prune pull push rmi save system untag usernet
+WHOLE = bake build builder buildx commit context debug df diff doctor export import info load login logout manifest \
+	mount prune pull push rmi save system unmount untag usernet
 
 build: ## build the static binary bin/builder
 	CGO_ENABLED=0 $(GO) build -trimpath -tags front -ldflags '$(LDFLAGS)' -o bin/front ./cmd/builder

@@ -3,13 +3,9 @@
 package layer
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
-
-	"github.com/klauspost/compress/flate"
-	"github.com/klauspost/compress/zstd"
 )
 
 // Compress writes to w the layer blob of an existing tar stream, which it reads
@@ -43,52 +39,4 @@ func newCompressor(opts Options) (compressor, error) {
 			close:    func() {},
 		}, nil
 	}
-}
-
-// newDeflater makes deflate blocks that end at a byte's end (a sync flush, RFC
-// 1951), so that they can be put one after the other into one gzip member.
-func newDeflater(level int) (compressor, error) {
-	fw, err := flate.NewWriter(nil, flateLevel(level))
-	if err != nil {
-		return compressor{}, err
-	}
-	var out bytes.Buffer
-	return compressor{
-		compress: func(dst, src []byte) ([]byte, error) {
-			out = *bytes.NewBuffer(dst)
-			fw.Reset(&out)
-			if _, err := fw.Write(src); err != nil {
-				return nil, err
-			}
-			if err := fw.Flush(); err != nil {
-				return nil, err
-			}
-			return out.Bytes(), nil
-		},
-		close: func() {},
-	}, nil
-}
-
-// flateLevel is the level as deflate's implementations count.
-func flateLevel(level int) int {
-	if level == StoreOnly {
-		return flate.NoCompression
-	}
-	return level
-}
-
-// newZstd makes zstd frames, which may follow each other in one stream.
-func newZstd(level int) (compressor, error) {
-	enc, err := zstd.NewWriter(nil,
-		zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(level)),
-		zstd.WithEncoderConcurrency(1),
-		zstd.WithWindowSize(zstdUnitSize),
-	)
-	if err != nil {
-		return compressor{}, err
-	}
-	return compressor{
-		compress: func(dst, src []byte) ([]byte, error) { return enc.EncodeAll(src, dst), nil },
-		close:    func() { _ = enc.Close() },
-	}, nil
 }

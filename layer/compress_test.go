@@ -19,6 +19,7 @@ import (
 
 	"builder/internal/testutil"
 
+	"github.com/klauspost/compress/zstd"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -242,4 +243,13 @@ func FuzzDecompress(f *testing.F) {
 			t.Errorf("error without a name: %v", err)
 		}
 	})
+}
+
+// TestZstdLevel compares the levels that keys tell apart with the library's.
+func TestZstdLevel(t *testing.T) {
+	for level := range 24 {
+		if got, want := zstdLevel(level), int(zstd.EncoderLevelFromZstd(level)); got != want {
+			t.Errorf("level %d is %d, want %d", level, got, want)
+		}
+	}
 }

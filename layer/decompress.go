@@ -5,19 +5,10 @@ package layer
 import (
 	"bufio"
 	"bytes"
-	"compress/bzip2"
 	"errors"
 	"fmt"
 	"io"
-
-	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
 )
-
-// maxWindow is the largest zstd window that is decoded: the format allows any
-// size, and a stream of a few bytes could ask for all memory. It is what the
-// zstd program decodes without being told more.
-const maxWindow = 128 << 20
 
 // Decompress tells by its first bytes how r is compressed and returns the
 // plain stream and the compression's name: "gzip", "zstd", "bzip2", "xz", or
@@ -40,18 +31,10 @@ func Decompress(r io.Reader) (io.ReadCloser, string, error) {
 	switch name {
 	case "gzip":
 		d.r, err = newGunzip(br)
-	case "zstd":
-		var z *zstd.Decoder
-		z, err = zstd.NewReader(br, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderMaxMemory(maxWindow))
-		if err == nil {
-			d.r, d.close = z, z.Close
-		}
-	case "bzip2":
-		d.r, err = bzip2.NewReader(br), nil
-	case "xz":
-		d.r, err = xz.NewReader(br)
-	default:
+	case string(Uncompressed):
 		err = nil
+	default:
+		d.r, d.close, err = openOther(name, br)
 	}
 	if err != nil {
 		return nil, name, d.fail(err)

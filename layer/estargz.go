@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//go:build !front
+
 package layer
 
 import (
@@ -14,12 +16,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
-
-// EStargz is gzip in a form of which single files can be fetched (the eStargz
-// format of the stargz-snapshotter project): each file is a gzip member, and a
-// table of contents ends the tar. The table is part of the tar, so the diffID
-// is another one than that of other compressions.
-const EStargz Compression = "estargz"
 
 // writeEStargz is writeLayer for eStargz: the plain tar of source goes through
 // the library that knows the format, on one core.

@@ -26,7 +26,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -40,6 +39,12 @@ const (
 	Gzip         Compression = "gzip"
 	Zstd         Compression = "zstd"
 )
+
+// EStargz is gzip in a form of which single files can be fetched (the eStargz
+// format of the stargz-snapshotter project): each file is a gzip member, and a
+// table of contents ends the tar. The table is part of the tar, so the diffID
+// is another one than that of other compressions.
+const EStargz Compression = "estargz"
 
 // Options says how a layer is written. The zero value is gzip at its fastest
 // level, with the times of the files.
@@ -104,7 +109,7 @@ func (o Options) Key() string {
 	}
 	level := o.Level
 	if o.Compression == Zstd {
-		level = int(zstd.EncoderLevelFromZstd(level))
+		level = zstdLevel(level)
 	}
 	key := fmt.Sprintf("%s-%d", o.Compression, level)
 	if o.Epoch != nil {
@@ -117,6 +122,16 @@ func (o Options) Key() string {
 		key += "-whole"
 	}
 	return key
+}
+
+// zstdLevel is the real level that a level of Zstd means, counted from 1.
+func zstdLevel(level int) int {
+	for i, highest := range []int{2, 5, 9} {
+		if level <= highest {
+			return i + 1
+		}
+	}
+	return 4
 }
 
 // clamp is the modification time that is written of an entry with mtime.
@@ -209,4 +224,6 @@ var (
 	// ErrChanged is the error of Diff and WriteTree for a file that was
 	// changed or removed while it was read.
 	ErrChanged = errors.New("file changed while it was read")
+	// ErrNotHere is the error for a compression that this program hasn't.
+	ErrNotHere = errors.New("this part of builder can't read or write the layer's compression")
 )

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//go:build !front
+
 package rootfs
 
 import (
@@ -7,7 +9,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 
 	"builder/image"
 	"builder/internal/atomicfile"
@@ -103,14 +104,4 @@ func (r *RootFS) convert(ctx context.Context, blob ocispec.Descriptor, size int6
 		return l, err
 	}
 	return l, w.CommitFile(l.Blob)
-}
-
-// knownAt reads what a file remembers of a layer whose blob is there.
-func (r *RootFS) knownAt(name string) (layer.Layer, bool) {
-	var l layer.Layer
-	data, err := os.ReadFile(name)
-	if err != nil || json.Unmarshal(data, &l) != nil {
-		return l, false
-	}
-	return l, r.store.Has(l.Blob)
 }

@@ -198,3 +198,13 @@ func (r *RootFS) Has(id snapshot.ID, opts layer.Options) bool {
 	_, ok := r.known(id, opts)
 	return ok
 }
+
+// knownAt reads what a file remembers of a layer whose blob is there.
+func (r *RootFS) knownAt(name string) (layer.Layer, bool) {
+	var l layer.Layer
+	data, err := os.ReadFile(name)
+	if err != nil || json.Unmarshal(data, &l) != nil {
+		return l, false
+	}
+	return l, r.store.Has(l.Blob)
+}

@@ -65,6 +65,11 @@ func runCp(ctx context.Context, e *env, args []string) error {
 	case from.path == "" && !from.stream || to.path == "" && !to.stream:
 		return &usageError{msg: "cp: a path is empty"}
 	}
+	if from.stream {
+		if err := readsArchives(); err != nil {
+			return err
+		}
+	}
 	s, rfs, err := e.rootFS()
 	if err != nil {
 		return err

@@ -45,6 +45,3 @@ func addCDI(spec *container.Spec, dir string, devices, gpus []string) (flag stri
 	spec.GroupAdd = append(spec.GroupAdd, edits.Groups...)
 	return "", nil
 }
-
-// beyondReach says that the front program can't do what flags ask for; this one can.
-func (f *resourceSpecFlags) beyondReach() error { return nil }

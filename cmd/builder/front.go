@@ -7,10 +7,14 @@ package main
 import (
 	"context"
 	"slices"
+	"strings"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"builder/container"
 	"builder/image"
 	"builder/progress"
+	"builder/rootfs"
 	"builder/store"
 )
 
@@ -22,6 +26,7 @@ var (
 	runContext  = needsWhole
 	runDebug    = needsWhole
 	runDf       = needsWhole
+	runDiff     = needsWhole
 	runDoctor   = needsWhole
 	runExport   = needsWhole
 	runImport   = needsWhole
@@ -30,11 +35,13 @@ var (
 	runLogin    = needsWhole
 	runLogout   = needsWhole
 	runManifest = needsWhole
+	runMount    = needsWhole
 	runPrune    = needsWhole
 	runPull     = needsWhole
 	runPush     = needsWhole
 	runRmi      = needsWhole
 	runSave     = needsWhole
+	runUnmount  = needsWhole
 	runUntag    = needsWhole
 	runUsernet  = needsWhole
 )
@@ -51,6 +58,18 @@ func (e *env) comeDownTo(context.Context, *store.Store, quota) error { return er
 
 func (e *env) fetchImage(context.Context, *store.Store, progress.Sink, image.Ref, image.Platform, bool) (image.Image, error) {
 	return image.Image{}, errWhole
+}
+
+// readsArchives says that an archive may have any compression.
+func readsArchives() error { return errWhole }
+
+// readsLayers says that layers of an image are to be unpacked that aren't gzip.
+func readsLayers(ctx context.Context, rfs *rootfs.RootFS, img image.Image, owners rootfs.Owners) error {
+	other := func(l ocispec.Descriptor) bool { return strings.HasSuffix(l.MediaType, "zstd") }
+	if slices.ContainsFunc(img.Manifest.Layers, other) && slices.ContainsFunc(rfs.Packed(ctx, img, owners), other) {
+		return errWhole
+	}
+	return nil
 }
 
 // beyondReach says that specifications of devices are to be read.

@@ -39,7 +39,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	e := &env{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv}
 	err := dispatch(ctx, e, os.Args[1:])
-	if errors.Is(err, errWhole) && !whole { // else this file is one of the two alone
+	if wantsWhole(err) && !whole { // else this file is one of the two alone
 		err = becomeWhole()
 	}
 	code := e.report(err)

@@ -118,6 +118,7 @@ func (e *env) runContainer(ctx context.Context, o *runOptions, name string, args
 	o.atOnce = true
 	if !o.detach {
 		go container.Prepare() // beside what is to be read first
+		go supervisor.Prepare()
 	}
 	c, lock, err := e.createContainer(ctx, &o.createOptions, name, args)
 	if err != nil {
@@ -295,6 +296,9 @@ func (e *env) unpackForRun(ctx context.Context, s *store.Store, rfs *rootfs.Root
 		}
 		if q, bad := e.quota(); (bad != nil || q.limited()) && len(rfs.Packed(ctx, img, owners)) > 0 {
 			err = e.makeRoom(ctx, s)
+		}
+		if err == nil {
+			err = readsLayers(ctx, rfs, img, owners)
 		}
 		if err == nil {
 			below, err = rfs.UnpackAs(ctx, img, owners, sink, "unpack "+name)

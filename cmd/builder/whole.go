@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"syscall"
+
+	"builder/layer"
 )
 
 // The binary holds two programs of the same sources. The front one, with the build tag
@@ -21,6 +23,10 @@ const wholeVariable = "WHOLE_BUILDER=1"
 // errWhole is what a command of the front program returns that the whole one is to run
 // from its beginning. Nothing has been changed or shown by then.
 var errWhole = errors.New("this part of builder can't do it alone")
+
+// wantsWhole says whether a command ended because it is for the whole program: also for a
+// layer of which nothing told beforehand that it has a compression of its own.
+func wantsWhole(err error) bool { return errors.Is(err, errWhole) || errors.Is(err, layer.ErrNotHere) }
 
 // needsWhole is a command of the whole program's.
 func needsWhole(context.Context, *env, []string) error { return errWhole }

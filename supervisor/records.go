@@ -516,11 +516,3 @@ func (r Records) Hold(c Config) (*filelock.Lock, error) {
 	}
 	return lock, nil
 }
-
-// Prepare does beforehand what the first record that a process writes needs and that does
-// not depend on it: how its types are encoded. It may be called beside others, and needn't
-// be.
-func Prepare() {
-	_, _ = json.Marshal(Config{})
-	_, _ = json.Marshal(State{})
-}

@@ -118,7 +118,6 @@ func (e *env) runContainer(ctx context.Context, o *runOptions, name string, args
 	o.atOnce = true
 	if !o.detach {
 		go container.Prepare() // beside what is to be read first
-		go supervisor.Prepare()
 	}
 	c, lock, err := e.createContainer(ctx, &o.createOptions, name, args)
 	if err != nil {

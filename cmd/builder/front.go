@@ -18,6 +18,9 @@ import (
 	"builder/store"
 )
 
+// needsWhole is a command of the whole program's.
+func needsWhole(context.Context, *env, []string) error { return errWhole }
+
 // The commands that the front program leaves to the whole one.
 var (
 	runBake     = needsWhole

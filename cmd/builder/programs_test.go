@@ -3,6 +3,9 @@
 package main
 
 import (
+	"archive/tar"
+	"bytes"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -114,6 +117,35 @@ func TestFrontLeavesToWhole(t *testing.T) {
 			t.Errorf("the %s's variables: %q (%v)", role, environ, err)
 		}
 	}
+	// Layers and archives of a compression that the front program hasn't.
+	w.write("Dockerfile", "FROM test/base\nRUN echo data > /file\n")
+	w.ok("build", "-t", "z", "-o", "type=oci,dest=z.tar,compression=zstd,force-compression=true", ".")
+	other := &workbench{t: t, root: t.TempDir(), dir: w.dir}
+	other.ok("load", "-i", "z.tar")
+	for i, want := range []int{2, 1} {
+		if r, programs, _ := other.begun(other.command("run", "--rm", "z", "cat", "/file")); r.stdout != "data\n" || programs != want {
+			t.Errorf("run %d of an image of zstd layers: %q, %d programs, want %d\n%s", i, r.stdout, programs, want, r.stderr)
+		}
+	}
+	var archive bytes.Buffer
+	tw := tar.NewWriter(&archive)
+	if err := errors.Join(tw.WriteHeader(&tar.Header{Name: "streamed", Mode: 0o600, Size: 4}), second(tw.Write([]byte("text"))), tw.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for _, program := range []string{"zstd", "xz", "gzip", "cat"} {
+		compress := exec.Command(program)
+		compress.Stdin = bytes.NewReader(archive.Bytes())
+		data, err := compress.Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := w.command("cp", "-", "kept:/tmp/")
+		cmd.Stdin = bytes.NewReader(data)
+		if r, _, _ := w.begun(cmd); r.code != 0 || w.ok("exec", "kept", "cat", "/tmp/streamed") != "text" {
+			t.Errorf("cp of an archive by %s: code %d\n%s", program, r.code, r.stderr)
+		}
+	}
+
 	t.Setenv("BUILDER_MAX_USED", "1MB")
 	if r, programs, _ := w.begun(w.command("cp", "kept:/etc/passwd", "copy")); r.code != 0 || programs != 1 {
 		t.Errorf("cp out of a container: code %d, %d programs\n%s", r.code, programs, r.stderr)
@@ -136,3 +168,5 @@ func TestFrontAlone(t *testing.T) {
 		t.Errorf("code %d, %d programs, want 1 and 2: %s", r.code, programs, r.stderr)
 	}
 }
+
+func second[T any](_ T, err error) error { return err }

@@ -40,7 +40,7 @@ func (w words) String() string {
 
 func (w words) Append(value string) error { return w.Set(value) }
 
-func (w words) Replace(values []string) error {
+func (w words) Replace(values []string) error { //nolint:unparam // the interface has it
 	*w.to = values
 	return nil
 }

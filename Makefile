@@ -23,15 +23,15 @@ WHOLE = bake build builder buildx commit context debug df diff doctor export imp
 OLDGC := $(if $(shell GOEXPERIMENT=nogreenteagc $(GO) env GOVERSION 2>/dev/null),GOEXPERIMENT=nogreenteagc)
 
 build: ## build the static binary bin/builder
-	CGO_ENABLED=0 $(OLDGC) $(GO) build -trimpath -tags front -ldflags '$(LDFLAGS)' -o bin/front ./cmd/builder
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS) -T 0x20001000' -o bin/whole ./cmd/builder
-	$(GO) run ./internal/join bin/front bin/whole bin/builder $(WHOLE)
+	CGO_ENABLED=0 $(GO) build -buildmode=exe -trimpath -ldflags '$(LDFLAGS)' -o bin/whole ./cmd/builder
+	CGO_ENABLED=0 $(OLDGC) $(GO) build -buildmode=exe -trimpath -tags front -ldflags '$(LDFLAGS) -T 0x20001000' -o bin/front ./cmd/builder
+	$(GO) run ./internal/join bin/whole bin/front bin/builder $(WHOLE)
 
 install: build ## copy the binary to /usr/local/bin
 	install -m 755 bin/builder /usr/local/bin/builder
 
 test: build ## install what the tests need (as root) and run all of them, of bin/builder
-	BUILDER_TEST_PROGRAM=$(CURDIR)/bin/builder scripts/test
+	BUILDER_TEST_PROGRAM="$(CURDIR)/bin/builder" scripts/test
 
 quick: ## the tests that need no further programs
 	CGO_ENABLED=0 $(GO) test ./...

@@ -15,6 +15,9 @@ import (
 	"github.com/ulikunitz/xz"
 )
 
+// ReadsAll says whether this program can read all compressions that there are.
+const ReadsAll = true
+
 // newDeflater makes deflate blocks that end at a byte's end (a sync flush, RFC
 // 1951), so that they can be put one after the other into one gzip member.
 func newDeflater(level int) (compressor, error) {

@@ -13,6 +13,9 @@ import (
 // The front program (see Two programs in ARCHITECTURE.md) writes no compressed layers and
 // reads gzip alone: what else there is takes long to begin with.
 
+// ReadsAll says whether this program can read all compressions that there are.
+const ReadsAll = false
+
 func newDeflater(int) (compressor, error) { return compressor{}, ErrNotHere }
 func newZstd(int) (compressor, error)     { return compressor{}, ErrNotHere }
 

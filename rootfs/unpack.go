@@ -63,6 +63,9 @@ func (r *RootFS) UnpackAs(ctx context.Context, img image.Image, owners Owners, s
 			break
 		}
 	}
+	if err := r.readable(img.Manifest.Layers[first:]); err != nil {
+		return "", err
+	}
 	if sink == nil {
 		sink = progress.Discard{}
 	}
@@ -75,6 +78,29 @@ func (r *RootFS) UnpackAs(ctx context.Context, img image.Image, owners Owners, s
 		u.pending[i] = pending{desc: img.Manifest.Layers[i], diffID: img.Config.RootFS.DiffIDs[i], chain: chains[i], done: make(chan struct{})}
 	}
 	return u.run(ctx, base, first)
+}
+
+// readable looks for layers of a compression that this program can't read at all, and
+// reports [layer.ErrNotHere].
+func (r *RootFS) readable(layers []ocispec.Descriptor) error {
+	if layer.ReadsAll {
+		return nil
+	}
+	for _, desc := range layers {
+		blob, err := r.store.OpenBlob(desc)
+		if err != nil {
+			return nil // which is told when it is unpacked
+		}
+		plain, _, err := layer.Decompress(blob)
+		if err == nil {
+			err = plain.Close()
+		}
+		blob.Close()
+		if errors.Is(err, layer.ErrNotHere) {
+			return err
+		}
+	}
+	return nil
 }
 
 // Packed returns those layers of an image that [RootFS.UnpackAs] would unpack.

@@ -497,8 +497,5 @@ func (b *mountBuilder) image(ctx context.Context, name string) (snapshot.ID, err
 	if err != nil {
 		return "", err
 	}
-	if err := readsLayers(ctx, b.rfs, img, b.owners); err != nil {
-		return "", err
-	}
 	return b.rfs.UnpackAs(ctx, img, b.owners, progress.Discard{}, "unpack "+name)
 }

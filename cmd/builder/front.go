@@ -9,50 +9,18 @@ import (
 	"slices"
 	"strings"
 
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-
 	"builder/container"
 	"builder/image"
 	"builder/progress"
-	"builder/rootfs"
 	"builder/store"
 )
 
-// needsWhole is a command of the whole program's.
-func needsWhole(context.Context, *env, []string) error { return errWhole }
+// The commands that only the whole program has.
+var runBake, runBuild, runCommit, runContext, runDebug, runDf, runDiff, runDoctor, runExport, runImport, runInfo, runLoad, runLogin,
+	runLogout, runManifest, runMount, runPrune, runPull, runPush, runRmi, runSave, runUnmount, runUntag, runUsernet runFunc
 
-// The commands that the front program leaves to the whole one.
-var (
-	runBake     = needsWhole
-	runBuild    = needsWhole
-	runCommit   = needsWhole
-	runContext  = needsWhole
-	runDebug    = needsWhole
-	runDf       = needsWhole
-	runDiff     = needsWhole
-	runDoctor   = needsWhole
-	runExport   = needsWhole
-	runImport   = needsWhole
-	runInfo     = needsWhole
-	runLoad     = needsWhole
-	runLogin    = needsWhole
-	runLogout   = needsWhole
-	runManifest = needsWhole
-	runMount    = needsWhole
-	runPrune    = needsWhole
-	runPull     = needsWhole
-	runPush     = needsWhole
-	runRmi      = needsWhole
-	runSave     = needsWhole
-	runUnmount  = needsWhole
-	runUntag    = needsWhole
-	runUsernet  = needsWhole
-)
-
-func prunes() map[string]func(context.Context, *env, []string) error {
-	return map[string]func(context.Context, *env, []string) error{
-		"builder": needsWhole, "buildx": needsWhole, "container": runContainerPrune, "image": needsWhole, "system": needsWhole,
-	}
+func prunes() map[string]runFunc {
+	return map[string]runFunc{"builder": nil, "buildx": nil, "container": runContainerPrune, "image": nil, "system": nil}
 }
 
 // What commands of the front program leave to the whole one now and then.
@@ -66,18 +34,12 @@ func (e *env) fetchImage(context.Context, *store.Store, progress.Sink, image.Ref
 // readsArchives says that an archive may have any compression.
 func readsArchives() error { return errWhole }
 
-// readsLayers says that layers of an image are to be unpacked that aren't gzip.
-func readsLayers(ctx context.Context, rfs *rootfs.RootFS, img image.Image, owners rootfs.Owners) error {
-	other := func(l ocispec.Descriptor) bool { return strings.HasSuffix(l.MediaType, "zstd") }
-	if slices.ContainsFunc(img.Manifest.Layers, other) && slices.ContainsFunc(rfs.Packed(ctx, img, owners), other) {
-		return errWhole
-	}
-	return nil
-}
-
-// beyondReach says that specifications of devices are to be read.
-func (f *resourceSpecFlags) beyondReach() error {
-	if f.gpus != "" || slices.ContainsFunc(f.devices, isCDIName) {
+// beyondReach says that flags ask for what this program can't do, or perhaps can't: to
+// read the specifications of devices, and to unpack another image when files of flags have
+// been read already.
+func (o *createOptions) beyondReach() error {
+	isImage := func(mount string) bool { return strings.Contains(mount, "type=image") }
+	if o.gpus != "" || slices.ContainsFunc(o.devices, isCDIName) || slices.ContainsFunc(o.mounts, isImage) {
 		return errWhole
 	}
 	return nil

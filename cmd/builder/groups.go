@@ -30,7 +30,7 @@ func groups() map[string]map[string]string {
 }
 
 // runGroup calls a command by its second name.
-func runGroup(name string) func(context.Context, *env, []string) error {
+func runGroup(name string) runFunc {
 	return func(ctx context.Context, e *env, args []string) error {
 		subs := groups()[name]
 		if len(args) == 0 || args[0] == "--help" || args[0] == "-h" {
@@ -41,7 +41,10 @@ func runGroup(name string) func(context.Context, *env, []string) error {
 			}
 			return &usageError{msg: name + ": name a command", hint: "there are " + strings.Join(append(slices.Sorted(maps.Keys(subs)), "prune"), ", ")}
 		}
-		if prune := prunes()[name]; prune != nil && args[0] == "prune" {
+		if prune, ok := prunes()[name]; ok && args[0] == "prune" {
+			if prune == nil {
+				return errWhole
+			}
 			return prune(ctx, e, args[1:])
 		}
 		words := strings.Fields(subs[args[0]])
@@ -52,6 +55,9 @@ func runGroup(name string) func(context.Context, *env, []string) error {
 		i := slices.IndexFunc(all, func(c command) bool { return c.name == words[0] })
 		if i < 0 {
 			return &usageError{msg: fmt.Sprintf("%s: there is no command %q", name, words[0])}
+		}
+		if all[i].run == nil {
+			return errWhole
 		}
 		return all[i].run(ctx, e, append(words[1:], args[1:]...))
 	}

@@ -40,7 +40,10 @@ func main() {
 	e := &env{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv}
 	err := dispatch(ctx, e, os.Args[1:])
 	if wantsWhole(err) && !whole { // else this file is one of the two alone
-		err = becomeWhole()
+		if err = ctx.Err(); err == nil {
+			stop()
+			err = becomeWhole()
+		}
 	}
 	code := e.report(err)
 	stop()
@@ -71,8 +74,10 @@ type command struct {
 	name  string
 	args  string // as shown in usage
 	short string
-	run   func(ctx context.Context, e *env, args []string) error
+	run   runFunc // nil in the front program for one that only the whole one has
 }
+
+type runFunc func(ctx context.Context, e *env, args []string) error
 
 func commands() []command {
 	return []command{
@@ -195,6 +200,9 @@ func dispatch(ctx context.Context, e *env, args []string) error {
 	if i < 0 {
 		return &usageError{msg: fmt.Sprintf("unknown command %q%s", rest[0], didYouMean(rest[0], all)), hint: "builder --help lists the commands"}
 	}
+	if all[i].run == nil {
+		return errWhole
+	}
 	if entersNamespace(rest[0], rest[1:]) {
 		err := e.enterNamespace(ctx)
 		if !goesWithout(rest[0], err) {
@@ -279,7 +287,12 @@ func commandNamed(name string) command {
 	return all[slices.IndexFunc(all, func(c command) bool { return c.name == name })]
 }
 
-func upperFirst(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
+func upperFirst(s string) string {
+	if s == "" {
+		return ""
+	}
+	return strings.ToUpper(s[:1]) + s[1:]
+}
 
 // store opens the state directory once.
 func (e *env) store() (*store.Store, error) {

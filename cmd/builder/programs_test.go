@@ -4,6 +4,7 @@ package main
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"errors"
 	"os"
@@ -70,9 +71,12 @@ func TestProgramsOfCommands(t *testing.T) {
 			t.Errorf("%v: code %d, %d programs, the whole one is %t, want the front one alone\n%s", args, r.code, programs, whole, r.stdout)
 		}
 	}
-	for _, args := range [][]string{{"--debug", "df"}, {"image", "ls"}, {"--root", w.root, "build", "--help"}} {
-		if r, programs, _ := w.begun(w.command(args...)); r.code != 0 || programs > 2 {
-			t.Errorf("%v: code %d, %d programs\n%s", args, r.code, programs, r.stderr)
+	for _, tt := range []struct {
+		args []string
+		want int
+	}{{[]string{"--debug", "df"}, 2}, {[]string{"image", "ls"}, 1}, {[]string{"image", "prune", "-f"}, 2}, {[]string{"container", "prune", "-f"}, 1}, {[]string{"--root", w.root, "build", "--help"}, 2}} {
+		if r, programs, _ := w.begun(w.command(tt.args...)); r.code != 0 || programs != tt.want {
+			t.Errorf("%v: code %d, %d programs, want %d\n%s", tt.args, r.code, programs, tt.want, r.stderr)
 		}
 	}
 }
@@ -127,23 +131,43 @@ func TestFrontLeavesToWhole(t *testing.T) {
 			t.Errorf("run %d of an image of zstd layers: %q, %d programs, want %d\n%s", i, r.stdout, programs, want, r.stderr)
 		}
 	}
-	var archive bytes.Buffer
-	tw := tar.NewWriter(&archive)
-	if err := errors.Join(tw.WriteHeader(&tar.Header{Name: "streamed", Mode: 0o600, Size: 4}), second(tw.Write([]byte("text"))), tw.Close()); err != nil {
-		t.Fatal(err)
-	}
 	for _, program := range []string{"zstd", "xz", "gzip", "cat"} {
+		var archive bytes.Buffer
+		tw := tar.NewWriter(&archive)
+		if err := errors.Join(tw.WriteHeader(&tar.Header{Name: "streamed", Mode: 0o600, Size: int64(len(program))}), second(tw.Write([]byte(program))), tw.Close()); err != nil {
+			t.Fatal(err)
+		}
 		compress := exec.Command(program)
-		compress.Stdin = bytes.NewReader(archive.Bytes())
+		compress.Stdin = &archive
 		data, err := compress.Output()
 		if err != nil {
 			t.Fatal(err)
 		}
 		cmd := w.command("cp", "-", "kept:/tmp/")
 		cmd.Stdin = bytes.NewReader(data)
-		if r, _, _ := w.begun(cmd); r.code != 0 || w.ok("exec", "kept", "cat", "/tmp/streamed") != "text" {
-			t.Errorf("cp of an archive by %s: code %d\n%s", program, r.code, r.stderr)
+		if r, programs, _ := w.begun(cmd); r.code != 0 || programs != 2 || w.ok("exec", "kept", "cat", "/tmp/streamed") != program {
+			t.Errorf("cp of an archive by %s: code %d, %d programs\n%s", program, r.code, programs, r.stderr)
 		}
+	}
+
+	// What a flag names is read once, and what is told is told once.
+	w.ok("save", "-o", "base.tar", "test/base")
+	w.write("Dockerfile", "FROM scratch\nCOPY base.tar /\n")
+	w.ok("build", "-t", "arm", "--platform", "linux/arm64", "-o", "type=oci,dest=arm.tar,compression=zstd,force-compression=true", ".")
+	fresh := &workbench{t: t, root: t.TempDir(), dir: w.dir}
+	for _, name := range []string{"base.tar", "z.tar", "arm.tar"} {
+		fresh.ok("load", "-i", name)
+	}
+	cmd := fresh.command("run", "--rm", "--oom-kill-disable", "--env-file", "/dev/stdin", "-v", "/anonymous", "--mount", "type=image,src=z,dst=/z", "test/base", "sh", "-c", "echo $A; cat /z/file")
+	cmd.Stdin = strings.NewReader("A=1\n")
+	if r, programs, _ := fresh.begun(cmd); r.stdout != "1\ndata\n" || programs != 2 || strings.Count(r.stderr, "oom-kill-disable") != 1 {
+		t.Errorf("with an image to mount: %q, %d programs\n%s", r.stdout, programs, r.stderr)
+	}
+	if out := fresh.ok("events", "--since", "1h", "--until", "0s", "--filter", "type=volume", "--filter", "event=create"); strings.Count(out, "\n") != 1 {
+		t.Errorf("one volume was made:\n%s", out)
+	}
+	if r, programs, _ := fresh.begun(fresh.command("create", "arm", "/none")); r.code != 0 || programs != 2 || strings.Count(r.stderr, "is for linux/arm64") != 1 {
+		t.Errorf("an image for another platform: code %d, %d programs\n%s", r.code, programs, r.stderr)
 	}
 
 	t.Setenv("BUILDER_MAX_USED", "1MB")
@@ -170,3 +194,47 @@ func TestFrontAlone(t *testing.T) {
 }
 
 func second[T any](_ T, err error) error { return err }
+
+// TestWholeDiesWithParent holds that a process that has become the whole program ends with
+// its parent, if that was asked for, and has kept its name.
+func TestWholeDiesWithParent(t *testing.T) {
+	w := joinedBench(t)
+	testutil.Require(t, "setpriv")
+	w.ok("create", "--name", "idle", "test/base")
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer read.Close()
+	defer write.Close() // until then the command has something to wait for
+	cmd := w.command()
+	cmd.Path, cmd.Args = lookPath(t, "sh"), []string{"sh", "-c", `setpriv --pdeathsig KILL "$0" cp - idle:/tmp/ <&3 & echo $!; wait`, program(t)}
+	cmd.ExtraFiles = []*os.File{read}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	proc := func(file string) string {
+		data, _ := os.ReadFile("/proc/" + strings.TrimSpace(line) + "/" + file)
+		return string(data)
+	}
+	waitFor(t, "the whole program", func() bool { return strings.HasPrefix(proc("environ"), wholeVariable+"=") })
+	if got, want := strings.TrimSpace(proc("comm")), filepath.Base(program(t)); got != want {
+		t.Errorf("it is called %q, want %q", got, want)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "its end", func() bool {
+		status := proc("status")
+		return status == "" || strings.Contains(status, "State:\tZ")
+	})
+	_ = cmd.Wait()
+}

@@ -12,8 +12,8 @@ import (
 )
 
 // prunes are docker's commands of the name prune that are more, or less, than prune.
-func prunes() map[string]func(context.Context, *env, []string) error {
-	return map[string]func(context.Context, *env, []string) error{
+func prunes() map[string]runFunc {
+	return map[string]runFunc{
 		"builder": runPrune, "buildx": runPrune, "container": runContainerPrune, "image": runImagePrune, "system": runSystemPrune,
 	}
 }

@@ -297,17 +297,19 @@ func (e *env) unpackForRun(ctx context.Context, s *store.Store, rfs *rootfs.Root
 			err = e.makeRoom(ctx, s)
 		}
 		if err == nil {
-			err = readsLayers(ctx, rfs, img, owners)
-		}
-		if err == nil {
 			below, err = rfs.UnpackAs(ctx, img, owners, sink, "unpack "+name)
+		}
+		if err == nil && o.platform == "" {
+			if other := checkPlatform(name, img, image.HostPlatform()); other != nil {
+				e.warn(other.Error())
+			}
 		}
 	}
 	return img, below, errors.Join(err, lazy.close())
 }
 
-// findImage resolves a reference or an image ID. One that is for another platform than
-// this machine's, and was not asked for as such, is told of.
+// findImage resolves a reference or an image ID, which may be for another platform than
+// this machine's.
 func (e *env) findImage(ctx context.Context, s *store.Store, sink progress.Sink, o *createOptions, name string) (image.Image, error) {
 	switch o.pull {
 	case "always", "missing", "never":
@@ -336,7 +338,6 @@ func (e *env) findImage(ctx context.Context, s *store.Store, sink progress.Sink,
 		case err == nil:
 			return img, nil
 		case isOther && o.platform == "":
-			e.warn(other.Error())
 			return img, nil
 		case o.pull == "never" || isOther && !byName(name, entry) || !isOther && !errors.Is(err, store.ErrNotFound):
 			return image.Image{}, err

@@ -4,10 +4,10 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"os"
-	"syscall"
+	"strings"
 
+	"builder/internal/sys"
 	"builder/layer"
 )
 
@@ -20,23 +20,22 @@ import (
 const wholeVariable = "WHOLE_BUILDER"
 
 // errWhole is what a command of the front program returns that the whole one is to run
-// from its beginning. Nothing has been changed or shown by then.
+// from its beginning. Nothing has been changed, shown, or read from a pipe by then.
 var errWhole = errors.New("this part of builder can't do it alone")
 
-// wantsWhole says whether a command ended because it is for the whole program: also for a
-// layer of which nothing told beforehand that it has a compression of its own.
+// wantsWhole says whether a command ended because it is for the whole program, as also a
+// layer in a compression of its own is.
 func wantsWhole(err error) bool { return errors.Is(err, errWhole) || errors.Is(err, layer.ErrNotHere) }
 
 // startedWhole takes the variable away, for those that this process starts, and says
-// whether it was there.
+// whether it was the first, by which the whole program is begun.
 func startedWhole() bool {
-	_, had := os.LookupEnv(wholeVariable)
+	env := os.Environ()
 	_ = os.Unsetenv(wholeVariable)
-	return had
+	return len(env) > 0 && strings.HasPrefix(env[0], wholeVariable+"=")
 }
 
 // becomeWhole executes the whole program in the place of this one.
 func becomeWhole() error {
-	err := syscall.Exec("/proc/self/exe", os.Args, append([]string{wholeVariable + "=1"}, os.Environ()...))
-	return fmt.Errorf("execute /proc/self/exe: %w", err)
+	return sys.ExecuteAnew(append([]string{wholeVariable + "=1"}, os.Environ()...))
 }

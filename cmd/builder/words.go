@@ -3,6 +3,7 @@
 package main
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -45,4 +46,4 @@ func (w words) Replace(values []string) error { //nolint:unparam // the interfac
 	return nil
 }
 
-func (w words) GetSlice() []string { return *w.to }
+func (w words) GetSlice() []string { return slices.Clone(*w.to) }

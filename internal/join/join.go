@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command join makes one executable file of two: join FRONT WHOLE OUT [WORD...]. Both
+// Command join makes one executable file of two: join WHOLE FRONT OUT [WORD...]. Both
 // are static programs of the same machine, linked to different addresses (Go's
-// -ldflags=-T). The file begins as the front program does, whose header names the
-// segments of both, and at its entry point chooses: if the first argument is one of the
-// words, or the first variable of the environment begins with [marker], the whole
-// program is begun, as if it had been executed, or else the front one. What isn't run is
-// mapped and never read.
+// -ldflags=-T). The file begins as the whole program does, which is what others find in it
+// (go version -m), but its header names the segments of both, and at the entry point it is
+// chosen: if the first argument is one of the words, or the first variable of the
+// environment begins with [marker], the whole program is begun, as if it had been
+// executed, or else the front one. What isn't run is mapped and never read.
 //
 // The format is that of elf(5); what is at the entry point on the stack, the System V
 // ABI's, by the processor's supplement, "Process Initialization".
@@ -29,7 +29,7 @@ const page = 64 << 10
 
 func main() {
 	if len(os.Args) < 4 {
-		fmt.Fprintln(os.Stderr, "usage: join FRONT WHOLE OUT [WORD...]")
+		fmt.Fprintln(os.Stderr, "usage: join WHOLE FRONT OUT [WORD...]")
 		os.Exit(2)
 	}
 	if err := run(os.Args[1], os.Args[2], os.Args[3], os.Args[4:]); err != nil {
@@ -38,12 +38,12 @@ func main() {
 	}
 }
 
-func run(front, whole, out string, words []string) error {
-	first, err := os.ReadFile(front)
+func run(whole, front, out string, words []string) error {
+	first, err := os.ReadFile(whole)
 	if err != nil {
 		return err
 	}
-	second, err := os.ReadFile(whole)
+	second, err := os.ReadFile(front)
 	if err != nil {
 		return err
 	}
@@ -120,18 +120,18 @@ func (p *program) extent() (from, to uint64) {
 	return from, to
 }
 
-// Join returns a file that is both programs. The front one has to be at lower addresses
-// than the whole one, and to have room for the code that chooses where its headers are.
+// Join returns a file that is both programs. The whole one has to be at lower addresses
+// than the front one, and to have room for the code that chooses where its headers are.
 // Of a word the first eight bytes count. Sections, and what else isn't needed to run, are
 // left out.
-func Join(front, whole []byte, words []string) ([]byte, error) {
-	a, err := parse(front)
-	if err != nil {
-		return nil, fmt.Errorf("the front program: %w", err)
-	}
-	b, err := parse(whole)
+func Join(whole, front []byte, words []string) ([]byte, error) {
+	a, err := parse(whole)
 	if err != nil {
 		return nil, fmt.Errorf("the whole program: %w", err)
+	}
+	b, err := parse(front)
+	if err != nil {
+		return nil, fmt.Errorf("the front program: %w", err)
 	}
 	if a.header.Machine != b.header.Machine {
 		return nil, fmt.Errorf("they are for %v and %v", elf.Machine(a.header.Machine), elf.Machine(b.header.Machine))
@@ -141,9 +141,9 @@ func Join(front, whole []byte, words []string) ([]byte, error) {
 	}
 	_, end := a.extent()
 	if begin, _ := b.extent(); begin < end {
-		return nil, fmt.Errorf("the whole program begins at %#x, below the end of the front one at %#x: link it to a higher address", begin, end)
+		return nil, fmt.Errorf("the front program begins at %#x, below the end of the whole one at %#x: link it to a higher address", begin, end)
 	}
-	at := uint64(len(front)+page-1) / page * page
+	at := uint64(len(whole)+page-1) / page * page
 	segments := a.loads()
 	for _, s := range b.loads() {
 		s.Off += at
@@ -154,22 +154,22 @@ func Join(front, whole []byte, words []string) ([]byte, error) {
 	h.Phnum, h.Shnum, h.Shoff, h.Shstrndx = uint16(len(segments)), 0, 0, 0
 
 	// The code that chooses stands behind the headers, in what is left of the page that
-	// the front program's text begins with.
+	// the whole program's text begins with.
 	place := uint64(headerSize + len(segments)*segmentSize)
 	text := a.loads()[0]
-	stub, err := choose(elf.Machine(h.Machine), a.header.Entry, b.header.Entry, words)
+	stub, err := choose(elf.Machine(h.Machine), b.header.Entry, a.header.Entry, words)
 	if err != nil {
 		return nil, err
 	}
 	place = (place + 15) / 16 * 16
 	if room := firstUse(a); text.Off != 0 || elf.ProgFlag(text.Flags)&elf.PF_X == 0 || place+uint64(len(stub)) > room {
-		return nil, fmt.Errorf("the front program has no room for %d bytes at %#x, where its headers are", len(stub), place)
+		return nil, fmt.Errorf("the whole program has no room for %d bytes at %#x, where its headers are", len(stub), place)
 	}
 	h.Entry = text.Vaddr + place
 
-	out := make([]byte, at+uint64(len(whole)))
-	copy(out, front)
-	copy(out[at:], whole)
+	out := make([]byte, at+uint64(len(front)))
+	copy(out, whole)
+	copy(out[at:], front)
 	clear(out[:place])
 	var head bytes.Buffer
 	for _, v := range []any{&h, segments} {

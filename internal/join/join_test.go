@@ -55,7 +55,7 @@ func link(t *testing.T, name, address string) string {
 func TestJoin(t *testing.T) {
 	dir := t.TempDir()
 	joined := filepath.Join(dir, "joined")
-	if err := run(link(t, "front", "0x401000"), link(t, "whole", "0x20001000"), joined, []string{"df", "push", "manifest", "pulled-out"}); err != nil {
+	if err := run(link(t, "whole", "0x401000"), link(t, "front", "0x20001000"), joined, []string{"df", "push", "manifest", "pulled-out"}); err != nil {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct{ args, env, want string }{
@@ -98,7 +98,7 @@ func TestJoinFails(t *testing.T) {
 		}
 		return data
 	}
-	front, whole := read(link(t, "front", "0x401000")), read(link(t, "whole", "0x20001000"))
+	front, whole := read(link(t, "front", "0x20001000")), read(link(t, "whole", "0x401000"))
 	changed := func(at int, b ...byte) []byte {
 		data := bytes.Clone(front)
 		copy(data[at:], b)
@@ -117,15 +117,15 @@ func TestJoinFails(t *testing.T) {
 	}{
 		{"nothing", nil, whole, nil, "the front program: it has no ELF header"},
 		{"text", bytes.Repeat([]byte("text"), 100), whole, nil, "the front program: it is no ELF file"},
-		{"one address", front, front, nil, "link it to a higher address"},
+		{"one address", whole, whole, nil, "link it to a higher address"},
 		{"the wrong order", whole, front, nil, "link it to a higher address"},
 		{"cut off", front, whole[:len(whole)/2], nil, "the whole program: it ends within a segment"},
 		{"headers cut off", front[:100], whole, nil, "the front program: its program headers"},
-		{"another machine", changed(machine, byte(elf.EM_AARCH64)), whole, nil, "they are for EM_AARCH64 and EM_X86_64"},
+		{"another machine", changed(machine, byte(elf.EM_AARCH64)), whole, nil, "they are for EM_X86_64 and EM_AARCH64"},
 		{"a library", changed(kind, byte(elf.ET_DYN)), whole, nil, "want a program with fixed addresses"},
 		{"too many words", front, whole, many, "has no room"},
 	} {
-		if _, err := Join(tt.front, tt.whole, tt.words); err == nil || !strings.Contains(err.Error(), tt.want) {
+		if _, err := Join(tt.whole, tt.front, tt.words); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %v, want %q", tt.name, err, tt.want)
 		}
 	}

@@ -167,7 +167,7 @@ func (a *Attachment) Connect(c Connection, names []string, ports []Port) error {
 	first := !net.Internal && a.exit() < 0
 	if first {
 		a.unpublish() // what nobody could be found to stand in for
-		err = a.reserve(ports)
+		err = a.reserve(&net, ports)
 	}
 	var got Connected
 	if err == nil {

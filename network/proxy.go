@@ -3,18 +3,22 @@
 package network
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A proxy has a published port of the machine: nobody else can take it then,
@@ -23,15 +27,18 @@ import (
 type proxy struct {
 	port   Port
 	to     atomic.Pointer[netip.AddrPort] // nil until it is known
+	early  bool                           // the address may not be the machine's yet
 	listen []net.Listener
 	packet []*net.UDPConn
 	done   chan struct{}
 }
 
-// reserve takes the host ports, and chooses those that are left to us.
-func (a *Attachment) reserve(ports []Port) error {
+// reserve takes the host ports, and chooses those that are left to us. The network's own
+// address on the machine may come later.
+func (a *Attachment) reserve(net *Network, ports []Port) error {
 	for _, p := range ports {
-		px, err := newProxy(p)
+		early := slices.ContainsFunc(net.Subnets, func(s Subnet) bool { return s.Gateway == p.HostIP })
+		px, err := newProxy(p, early)
 		if err != nil {
 			return err
 		}
@@ -43,23 +50,23 @@ func (a *Attachment) reserve(ports []Port) error {
 
 // newProxy listens on a port, IPv4 and IPv6 if no address is given, which is the first
 // free one of several.
-func newProxy(p Port) (*proxy, error) {
+func newProxy(p Port, early bool) (*proxy, error) {
 	last := p.HostLast
 	for p.HostLast = 0; p.HostPort < last; p.HostPort++ {
-		px, err := newProxyAt(p)
+		px, err := newProxyAt(p, early)
 		if !errors.Is(err, syscall.EADDRINUSE) {
 			return px, err
 		}
 	}
-	px, err := newProxyAt(p)
+	px, err := newProxyAt(p, early)
 	if err != nil && last > 0 {
 		err = fmt.Errorf("no other port of the range is free either: %w", err)
 	}
 	return px, err
 }
 
-func newProxyAt(p Port) (*proxy, error) {
-	px := &proxy{port: p, done: make(chan struct{})}
+func newProxyAt(p Port, early bool) (*proxy, error) {
+	px := &proxy{port: p, early: early, done: make(chan struct{})}
 	hosts := []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
 	if p.HostIP.IsValid() {
 		hosts = []netip.Addr{p.HostIP}
@@ -72,7 +79,7 @@ func newProxyAt(p Port) (*proxy, error) {
 		px.close()
 		// A port that was free for IPv4 may not be for IPv6.
 		if p.HostPort == 0 && try < 20 && errors.Is(err, syscall.EADDRINUSE) {
-			px = &proxy{port: p, done: make(chan struct{})}
+			px = &proxy{port: p, early: early, done: make(chan struct{})}
 			continue
 		}
 		if errors.Is(err, syscall.EADDRINUSE) {
@@ -115,26 +122,43 @@ func (px *proxy) openOne(addr string, v6 bool) error {
 	if v6 {
 		network = px.port.Protocol + "6"
 	}
+	var config net.ListenConfig
+	if px.early {
+		config.Control = freeBind(v6)
+	}
 	if px.port.Protocol == "udp" {
-		at, err := net.ResolveUDPAddr(network, addr)
+		c, err := config.ListenPacket(context.Background(), network, addr)
 		if err != nil {
 			return err
 		}
-		c, err := net.ListenUDP(network, at)
-		if err != nil {
-			return err
-		}
-		px.packet = append(px.packet, c)
+		px.packet = append(px.packet, c.(*net.UDPConn))
 		px.chosen(c.LocalAddr().(*net.UDPAddr).Port)
 		return nil
 	}
-	l, err := net.Listen(network, addr)
+	l, err := config.Listen(context.Background(), network, addr)
 	if err != nil {
 		return err
 	}
 	px.listen = append(px.listen, l)
 	px.chosen(l.Addr().(*net.TCPAddr).Port)
 	return nil
+}
+
+// freeBind lets a socket have an address that isn't the machine's yet (IP_FREEBIND, ip(7)).
+func freeBind(v6 bool) func(network, addr string, c syscall.RawConn) error {
+	return func(_, _ string, c syscall.RawConn) error {
+		var err error
+		if failed := c.Control(func(fd uintptr) {
+			if v6 {
+				err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_FREEBIND, 1)
+			} else {
+				err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_FREEBIND, 1)
+			}
+		}); failed != nil {
+			return failed
+		}
+		return os.NewSyscallError("setsockopt", err)
+	}
 }
 
 func (px *proxy) chosen(port int) { px.port.HostPort = uint16(port) }
@@ -159,7 +183,7 @@ func (px *proxy) close() {
 func (a *Attachment) reserveAgain() error {
 	var errs []error
 	for _, p := range a.Ports {
-		px, err := newProxy(p)
+		px, err := newProxy(p, false)
 		if err != nil {
 			errs = append(errs, err)
 			continue

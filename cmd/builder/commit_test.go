@@ -163,6 +163,7 @@ func TestEventFilters(t *testing.T) {
 	w.fails(2, []string{"--since"}, "events", "--since", "tomorrow")
 
 	// What happens while it is looked at.
+	w.fails(1, []string{"Colour"}, "events", "--format", "{{.Colour}}") // and doesn't wait for an event
 	cmd := w.command("events", "--format", "{{.Action}}", "-f", "container=three")
 	var out syncBuffer
 	cmd.Stdout = &out

@@ -191,11 +191,13 @@ func eventFormat(format string) (func(supervisor.Event) (string, error), error) 
 	if err != nil {
 		return nil, err
 	}
-	return func(ev supervisor.Event) (string, error) {
+	show := func(ev supervisor.Event) (string, error) {
 		var b strings.Builder
 		err := tmpl.Execute(&b, row(ev))
 		return b.String(), err
-	}, nil
+	}
+	_, err = show(supervisor.Event{}) // what no event has is told before there is one
+	return show, err
 }
 
 func parseEventFilters(words []string) (func(supervisor.Event) bool, error) {

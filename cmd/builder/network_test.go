@@ -667,6 +667,16 @@ func TestNetworkOptions(t *testing.T) {
 			t.Errorf("%s: what comes out of %s comes from %s", tt.network, own, from)
 		}
 	}
+	// The address may be the bridge's, which is made with the first container.
+	w.ok("network", "create", "--subnet", "10.77.9.0/24", "--gateway", "10.77.9.1", "-o", option+"host_binding_ipv4=10.77.9.1", "own")
+	w.serveHTTP("own-a", "hello", "--network", "own", "-p", "8077:80", "-p", "8077:80/udp")
+	if got := w.ok("port", "own-a", "80"); got != "10.77.9.1:8077\n" {
+		t.Errorf("port 80 is published as %q", got)
+	}
+	waitFor(t, "the server at the bridge", func() bool {
+		return w.run("exec", "together-b", "timeout", "2", "wget", "-qO-", "http://10.77.9.1:8077/").stdout == "hello\n"
+	})
+	w.fails(125, []string{"cannot assign requested address"}, "run", "--rm", "--network", "own", "-p", "10.77.9.2:8078:80", "test/base", "true")
 	// A name and its network may have dots.
 	w.ok("network", "create", "dot.ted")
 	w.ok("run", "-d", "--name", "a.b", "--network", "dot.ted", "test/base", "sleep", "1000")

@@ -526,13 +526,16 @@ func (h *holder) noteEnd(err, logErr error) {
 }
 
 // tellEnd tells how the process has ended, and what it has left by that. h.mu is held.
-func (h *holder) tellEnd(left []Event) {
+func (h *holder) tellEnd(left []Event) { h.records.tellEnd(h.config, h.last, left) }
+
+// tellEnd notes how the process of a container has ended, and what it has left.
+func (r Records) tellEnd(c Config, last State, left []Event) {
 	var events []Event
-	if h.last.OOM {
-		events = append(events, h.records.containerEvent(h.config, "oom", nil))
+	if last.OOM {
+		events = append(events, r.containerEvent(c, "oom", nil))
 	}
-	events = append(events, h.records.containerEvent(h.config, "die", map[string]string{"exitCode": fmt.Sprint(h.last.ExitCode)}))
-	h.records.Note(append(events, left...)...)
+	events = append(events, r.containerEvent(c, "die", map[string]string{"exitCode": fmt.Sprint(last.ExitCode)}))
+	r.Note(append(events, left...)...)
 }
 
 // release gives up the container, which has ended, and removes it if it is to

@@ -397,8 +397,12 @@ func (r Records) Remove(c Config) error {
 	if err := r.endOrphan(c); err != nil {
 		return err
 	}
-	if s := r.readState(c.ID); s.Alive() && s.processLives() {
+	s := r.readState(c.ID)
+	if s.Alive() && s.processLives() {
 		return fmt.Errorf("container %s: %w", c.Name, ErrRunning)
+	}
+	if s.Alive() { // it ended while nobody held it, and nobody has told that yet
+		r.tellEnd(c, r.abandonedState(s), placeEvents(c, s.Network, "disconnect", "unmount"))
 	}
 	removeGroups(c)
 	// Rules that can't be dropped now are no reason to keep it.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"strings"
 )
 
 // versionInfo is what version shows, and what its --format can.
@@ -28,7 +29,8 @@ type versionRow struct {
 
 // version reads what the Go tool wrote into the binary.
 func version() versionInfo {
-	v := versionInfo{Version: "unknown", GoVersion: runtime.Version(), Os: runtime.GOOS, Arch: runtime.GOARCH}
+	goVersion, _, _ := strings.Cut(runtime.Version(), "-X:") // which names experiments, of which the front program has one
+	v := versionInfo{Version: "unknown", GoVersion: goVersion, Os: runtime.GOOS, Arch: runtime.GOARCH}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return v

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"syscall"
@@ -77,6 +78,9 @@ func (h *host) start(ctx context.Context, spec Spec, carry carrier) (*Process, e
 		if spec.PID.With == ShareOther {
 			made := make(chan struct{})
 			defer close(made)
+			// This thread doesn't answer while the child has its memory: a collection
+			// would stop all others for that long, the one that ends the child too.
+			defer debug.SetGCPercent(debug.SetGCPercent(-1))
 			go func() {
 				for {
 					select {

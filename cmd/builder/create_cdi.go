@@ -15,25 +15,20 @@ import (
 func addCDI(spec *container.Spec, dir string, devices, gpus []string) (flag string, err error) {
 	registry := cdiRegistry(dir)
 	var named []string
-	for _, w := range devices {
-		found, err := registry.Find(w)
-		if err == nil && len(found) == 0 {
-			err = fmt.Errorf("no CDI specification has the device %s", w)
+	for _, of := range []struct {
+		flag, hint string
+		names      []string
+	}{{"device", "", devices}, {"gpus", ": make one, as by \"nvidia-ctk cdi generate\"", gpus}} {
+		for _, w := range of.names {
+			found, err := registry.Find(w)
+			if err == nil && len(found) == 0 {
+				err = fmt.Errorf("no CDI specification has the device %s%s", w, of.hint)
+			}
+			if err != nil {
+				return of.flag, err
+			}
+			named = append(named, found...)
 		}
-		if err != nil {
-			return "device", err
-		}
-		named = append(named, found...)
-	}
-	for _, w := range gpus {
-		found, err := registry.Find(w)
-		if err == nil && len(found) == 0 {
-			err = fmt.Errorf("no CDI specification has the device %s: make one, as by \"nvidia-ctk cdi generate\"", w)
-		}
-		if err != nil {
-			return "gpus", err
-		}
-		named = append(named, found...)
 	}
 	edits, err := registry.Edits(named)
 	if err != nil {

@@ -207,7 +207,7 @@ func choose(machine elf.Machine, front, whole uint64, words []string) ([]byte, e
 		code := binary.LittleEndian.AppendUint64([]byte{0x48, 0xb8}, at) // movabs $at,%rax
 		return append(code, 0xff, 0xe0)                                  // jmp    *%rax
 	}
-	c := &code{}
+	c := &code{places: map[string]int{}, jumps: map[int]string{}}
 	c.put(0x4c, 0x8b, 0x04, 0x24)       // mov    (%rsp),%r8
 	c.put(0x49, 0x83, 0xf8, 0x02)       // cmp    $2,%r8
 	c.jump(0x82, "variable")            // jb     variable
@@ -250,19 +250,11 @@ type code struct {
 
 func (c *code) put(b ...byte) { c.bytes = append(c.bytes, b...) }
 
-func (c *code) place(name string) {
-	if c.places == nil {
-		c.places = map[string]int{}
-	}
-	c.places[name] = len(c.bytes)
-}
+func (c *code) place(name string) { c.places[name] = len(c.bytes) }
 
 // jump puts a conditional jump.
 func (c *code) jump(condition byte, to string) {
 	c.put(0x0f, condition)
-	if c.jumps == nil {
-		c.jumps = map[int]string{}
-	}
 	c.jumps[len(c.bytes)] = to
 	c.put(0, 0, 0, 0)
 }

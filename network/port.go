@@ -16,17 +16,20 @@ type Port struct {
 	HostPort  uint16     `json:"hostPort"`           // 0 for any
 	HostLast  uint16     `json:"hostLast,omitempty"` // of several from HostPort on, of which the first free one is taken
 	Container uint16     `json:"container"`
+	// OnlyIPv4 is of a port without HostIP that was published on a machine without IPv6.
+	OnlyIPv4 bool `json:"onlyIPv4,omitempty"`
 }
 
-func (p Port) String() string {
-	host := "0.0.0.0"
-	if p.HostIP.IsValid() {
-		host = p.HostIP.String()
+// Bindings are the addresses of the machine at which a published port is: its own or, as
+// it has none, all of IPv4 and all of IPv6.
+func (p Port) Bindings() []netip.AddrPort {
+	switch {
+	case p.HostIP.IsValid():
+		return []netip.AddrPort{netip.AddrPortFrom(p.HostIP, p.HostPort)}
+	case p.OnlyIPv4:
+		return []netip.AddrPort{netip.AddrPortFrom(netip.IPv4Unspecified(), p.HostPort)}
 	}
-	if strings.Contains(host, ":") {
-		host = "[" + host + "]"
-	}
-	return fmt.Sprintf("%s:%d->%d/%s", host, p.HostPort, p.Container, p.Protocol)
+	return []netip.AddrPort{netip.AddrPortFrom(netip.IPv4Unspecified(), p.HostPort), netip.AddrPortFrom(netip.IPv6Unspecified(), p.HostPort)}
 }
 
 // ParsePorts reads docker's -p: [[IP:]HOST:]CONTAINER[/PROTOCOL], where the

@@ -108,7 +108,8 @@ func (px *proxy) open(hosts []netip.Addr) error {
 		addr := net.JoinHostPort(host.String(), strconv.Itoa(int(px.port.HostPort)))
 		err := px.openOne(addr, v6)
 		if v6 && len(hosts) > 1 && (errors.Is(err, syscall.EAFNOSUPPORT) || errors.Is(err, syscall.EADDRNOTAVAIL)) {
-			continue // a machine without IPv6
+			px.port.OnlyIPv4 = true // a machine without it
+			continue
 		}
 		if err != nil {
 			return err

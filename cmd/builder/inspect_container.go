@@ -456,11 +456,9 @@ func (in *inspectedContainer) network(records supervisor.Records, c supervisor.C
 		}
 		for _, p := range att.Ports {
 			key := fmt.Sprintf("%d/%s", p.Container, p.Protocol)
-			ip := "0.0.0.0"
-			if p.HostIP.IsValid() {
-				ip = p.HostIP.String()
+			for _, host := range p.Bindings() {
+				n.Ports[key] = append(n.Ports[key], inspectedBinding{host.Addr().String(), strconv.Itoa(int(host.Port()))})
 			}
-			n.Ports[key] = append(n.Ports[key], inspectedBinding{ip, strconv.Itoa(int(p.HostPort))})
 		}
 	}
 	in.NetworkSettings = n

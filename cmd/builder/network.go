@@ -659,16 +659,17 @@ func runPort(_ context.Context, e *env, args []string) error {
 	if c.State.Network != nil {
 		for _, p := range c.State.Network.Ports {
 			inside := fmt.Sprintf("%d/%s", p.Container, p.Protocol)
-			host, _, _ := strings.Cut(p.String(), "->")
-			switch want {
-			case "":
-				fmt.Fprintf(e.stdout, "%s -> %s\n", inside, host)
-			case inside:
-				fmt.Fprintln(e.stdout, host)
-			default:
-				continue
+			for _, host := range p.Bindings() {
+				switch want {
+				case "":
+					fmt.Fprintf(e.stdout, "%s -> %s\n", inside, host)
+				case inside:
+					fmt.Fprintln(e.stdout, host)
+				default:
+					continue
+				}
+				found = true
 			}
-			found = true
 		}
 	}
 	if want != "" && !found {

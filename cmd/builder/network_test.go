@@ -104,7 +104,7 @@ func TestDefaultNetwork(t *testing.T) {
 	if out := w.ok("run", "--rm", "test/base", "wget", "-qO-", "http://203.0.113.1:8080/"); out != "hello\n" {
 		t.Errorf("from another container: %q", out)
 	}
-	if out := w.ok("port", "web"); !strings.Contains(out, "80/tcp -> 0.0.0.0:8080\n") || !strings.Contains(out, "53/udp -> 0.0.0.0:5353\n") {
+	if out := w.ok("port", "web"); !strings.Contains(out, "80/tcp -> 0.0.0.0:8080\n80/tcp -> [::]:8080\n") || !strings.Contains(out, "53/udp -> 0.0.0.0:5353\n53/udp -> [::]:5353\n") {
 		t.Errorf("port says %q", out)
 	}
 	w.fails(125, []string{"8080/tcp is already allocated"}, "run", "--rm", "-p", "8080:80", "test/base", "true")
@@ -120,7 +120,7 @@ func TestDefaultNetwork(t *testing.T) {
 	}
 	// Ports of our choice, for all that is exposed.
 	w.serveHTTP("any", "free", "-P", "--expose", "80")
-	host := strings.TrimSpace(strings.TrimPrefix(w.ok("port", "any", "80"), "0.0.0.0:"))
+	host := strings.TrimPrefix(lines(w.ok("port", "any", "80"))[0], "0.0.0.0:")
 	waitFor(t, "the server on a free port", func() bool {
 		out, err := w.machine(wget("http://127.0.0.1:" + host + "/")...)
 		return err == nil && out == "free\n"
@@ -645,7 +645,7 @@ func TestNetworkOptions(t *testing.T) {
 				t.Error("a request has come by way of the machine")
 			}
 		}
-		port := strings.TrimSpace(w.ok("port", a, "80"))
+		port := lines(w.ok("port", a, "80"))[0]
 		if bound := strings.HasPrefix(port, "203.0.113.1:"); bound == tt.on {
 			t.Errorf("%s: port 80 is published as %s", tt.network, port)
 		}
@@ -699,7 +699,7 @@ func TestPortRange(t *testing.T) {
 	for i, want := range []string{"7000", "7001", "7002"} {
 		name := fmt.Sprintf("web%d", i)
 		w.ok("run", "-d", "--name", name, "-p", "7000-7002:80", "test/base", "sleep", "1000")
-		if got := w.ok("port", name, "80"); got != "0.0.0.0:"+want+"\n" {
+		if got := w.ok("port", name, "80"); got != "0.0.0.0:"+want+"\n[::]:"+want+"\n" {
 			t.Errorf("container %d has port %q, want %s", i, got, want)
 		}
 		if got := w.ok("ps", "--format", "{{.Names}}", "--filter", "publish="+want); got != name+"\n" {
@@ -710,8 +710,16 @@ func TestPortRange(t *testing.T) {
 		}
 	}
 	w.ok("run", "-d", "--name", "exposes", "--expose", "90-92", "--expose", "53/udp", "--expose", "443", "-p", "8091:91", "test/base", "sleep", "1000")
-	if got := w.ok("ps", "--filter", "name=exposes", "--format", "{{.Ports}}"); got != "0.0.0.0:8091->91/tcp, 90/tcp, 92/tcp, 443/tcp, 53/udp\n" {
+	if got := w.ok("ps", "--filter", "name=exposes", "--format", "{{.Ports}}"); got != "0.0.0.0:8091->91/tcp, [::]:8091->91/tcp, 90/tcp, 92/tcp, 443/tcp, 53/udp\n" {
 		t.Errorf("ports are shown as %q", got)
+	}
+	w.ok("rm", "-f", "exposes")
+	w.ok("run", "-d", "--name", "exposes", "-p", "6000-6002:6000-6002", "-p", "127.0.0.1:6004:6003", "test/base", "sleep", "1000")
+	if got := w.ok("ps", "--filter", "name=exposes", "--format", "{{.Ports}}"); got != "0.0.0.0:6000-6002->6000-6002/tcp, [::]:6000-6002->6000-6002/tcp, 127.0.0.1:6004->6003/tcp\n" {
+		t.Errorf("ports are shown as %q", got)
+	}
+	if got := w.field("exposes", `{{index .NetworkSettings.Ports "6001/tcp"}} {{index .NetworkSettings.Ports "6003/tcp"}}`); got != "[{0.0.0.0 6001} {:: 6001}] [{127.0.0.1 6004}]" {
+		t.Errorf("inspect has ports %s", got)
 	}
 	w.ok("rm", "-f", "exposes")
 	w.ok("run", "-d", "--name", "exposes", "--expose", "90-92", "test/base", "sleep", "1000")
@@ -731,9 +739,9 @@ func TestPortRange(t *testing.T) {
 	w.ok("rm", "-f", "web1")
 	w.ok("run", "--rm", "-p", "7000-7002:80", "test/base", "true")
 	syscall.Kill(w.monitors()["monitor"], syscall.SIGKILL)
-	waitFor(t, "the next monitor", func() bool { return w.ok("port", "web2", "80") == "0.0.0.0:7002\n" && w.monitors()["monitor"] != 0 })
+	waitFor(t, "the next monitor", func() bool { return w.ok("port", "web2", "80") == "0.0.0.0:7002\n[::]:7002\n" && w.monitors()["monitor"] != 0 })
 	w.ok("restart", "-t", "0", "web2")
-	if got := w.ok("port", "web2", "80"); got != "0.0.0.0:7001\n" {
+	if got := w.ok("port", "web2", "80"); got != "0.0.0.0:7001\n[::]:7001\n" {
 		t.Errorf("after a restart web2 has port %q, want the first free one", got)
 	}
 	for _, bad := range []string{"7000-7002:80-81", "7002-7000:80", "7000-70000:80"} {

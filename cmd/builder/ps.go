@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"reflect"
 	"regexp"
 	"slices"
@@ -234,10 +236,7 @@ func portText(c supervisor.Container) string {
 	if c.State.Network == nil {
 		return ""
 	}
-	var words []string
-	for _, p := range c.State.Network.Ports {
-		words = append(words, p.String())
-	}
+	words := publishedText(c.State.Network.Ports)
 	var exposed []network.Port
 	for _, text := range c.Exposed {
 		if ports, err := network.ParsePorts(text); err == nil {
@@ -264,6 +263,47 @@ func portText(c supervisor.Container) string {
 		words = append(words, word+"/"+p.Protocol)
 	}
 	return strings.Join(words, ", ")
+}
+
+// publishedText shows ports of this machine. Consecutive ones that lead to the same
+// numbers are one word.
+func publishedText(ports []network.Port) (words []string) {
+	type binding struct {
+		host netip.Addr
+		port network.Port
+	}
+	var all []binding
+	for _, p := range ports {
+		for _, at := range p.Bindings() {
+			all = append(all, binding{at.Addr(), p})
+		}
+	}
+	slices.SortStableFunc(all, func(a, b binding) int {
+		return cmp.Or(strings.Compare(a.port.Protocol, b.port.Protocol), cmp.Compare(a.port.Container, b.port.Container), a.host.Compare(b.host))
+	})
+	for len(all) > 0 {
+		at, last := all[0], all[0].port.Container
+		same := func(b binding) bool {
+			return b.host == at.host && b.port.Protocol == at.port.Protocol && b.port.HostPort == b.port.Container
+		}
+		all = all[1:]
+		if same(at) {
+			all = slices.DeleteFunc(all, func(b binding) bool {
+				next := same(b) && b.port.Container == last+1
+				if next {
+					last++
+				}
+				return next
+			})
+		}
+		outside, inside := strconv.Itoa(int(at.port.HostPort)), strconv.Itoa(int(at.port.Container))
+		if last > at.port.Container {
+			inside += "-" + strconv.Itoa(int(last))
+			outside = inside
+		}
+		words = append(words, fmt.Sprintf("%s->%s/%s", net.JoinHostPort(at.host.String(), outside), inside, at.port.Protocol))
+	}
+	return words
 }
 
 // statusText is the STATUS column, as docker writes it.

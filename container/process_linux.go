@@ -411,6 +411,10 @@ func (p *Process) Resize(width, height uint16) error { return p.io.resize(width,
 // Pid is the process's id in the caller's PID namespace.
 func (p *Process) Pid() int { return p.pid }
 
+// Terminal is our side of the process's pseudo terminal, nil if it has none. It is the
+// Process's, which copies its output until this process ends.
+func (p *Process) Terminal() *os.File { return p.io.terminal }
+
 // Run is [Start] followed by [Process.Wait]: when it returns, the container is
 // gone. When ctx ends the whole container is killed, and the error wraps the
 // context's cause.

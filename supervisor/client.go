@@ -392,16 +392,12 @@ func (s *Session) begin(c *conn) {
 func (s *Session) feed() {
 	in := io.Reader(s.Stdin)
 	if len(s.Detach) > 0 {
-		in = &detachReader{r: in, keys: s.Detach}
+		in = DetachReader(in, s.Detach, s.leave)
 	}
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := in.Read(buf)
 		if n > 0 && s.c.writeFrame(frameStdin, buf[:n]) != nil {
-			return
-		}
-		if errors.Is(err, ErrDetached) {
-			s.leave()
 			return
 		}
 		if err != nil {
@@ -466,24 +462,40 @@ func (s *Session) Wait() (State, error) {
 // errMonitorGone says that nobody holds the container any more.
 var errMonitorGone = errors.New("the monitor was killed: the container may run on; builder ps tells")
 
-// detachReader ends with [ErrDetached] where its source has the keys. What may
-// be their beginning is held back until it is known.
+// DetachReader reads from r until the keys come: then it calls left, once, and ends with
+// [ErrDetached]. What may be their beginning is held back until it is known.
+func DetachReader(r io.Reader, keys []byte, left func()) io.Reader {
+	return &detachReader{r: r, keys: keys, left: left}
+}
+
 type detachReader struct {
 	r    io.Reader
 	keys []byte
-	seen int
+	left func()
+	seen int // how many of the keys have come
+}
+
+func (d *detachReader) leave() (int, error) {
+	d.left()
+	return 0, ErrDetached
 }
 
 func (d *detachReader) Read(b []byte) (int, error) {
+	if d.seen == len(d.keys) {
+		return d.leave()
+	}
 	in := make([]byte, max(1, len(b)-len(d.keys)))
 	n, err := d.r.Read(in)
 	out := b[:0]
 	for _, c := range in[:n] {
 		if c == d.keys[d.seen] {
-			if d.seen++; d.seen == len(d.keys) {
-				return len(out), ErrDetached
+			if d.seen++; d.seen < len(d.keys) {
+				continue
 			}
-			continue
+			if len(out) > 0 {
+				return len(out), nil // what was typed before them comes first
+			}
+			return d.leave()
 		}
 		out = append(out, d.keys[:d.seen]...)
 		d.seen = 0

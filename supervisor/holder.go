@@ -342,7 +342,12 @@ func (h *holder) start() (err error) {
 		out.add(v)
 	}
 	h.waiting = nil
-	h.records.Note(append(placeEvents(h.config, att, "connect", "mount"), h.records.containerEvent(h.config, "start", nil))...)
+	var events []Event
+	if h.foreground != nil {
+		events = append(events, h.records.containerEvent(h.config, "attach", nil))
+	}
+	events = append(events, placeEvents(h.config, att, "connect", "mount")...)
+	h.records.Note(append(events, h.records.containerEvent(h.config, "start", nil))...)
 	go h.watchHealth(p)
 	go h.watchTime(p)
 	return nil

@@ -76,6 +76,9 @@ func processLives(id string) (lives, is bool) {
 	return start > 0 && container.StartTime(pid) == start, true
 }
 
+// Root is the state directory.
+func (r Records) Root() string { return r.s.Path() }
+
 // Dir is where a container's files are.
 func (r Records) Dir(id string) string { return r.s.Path("containers", id) }
 

@@ -18,7 +18,11 @@ type attachOptions struct {
 	stdin, tty, sigProxy bool
 	keys                 []byte
 	left                 error // what leaving by the keys is; nil for no error
+	note                 func(action string)
 }
+
+// errLeft says that the user left by the keys: docker's words, and its exit code.
+var errLeft = errors.New("read escape sequence")
 
 // attached attaches to a container by begin and stays until it ends; it returns
 // the exit code of its process.
@@ -39,6 +43,7 @@ func (e *env) attached(a attachOptions, begin func(*supervisor.Session) error) (
 		caught = catchSignals()
 		defer caught.stop()
 	}
+	a.note("attach")
 	if err := begin(s); err != nil {
 		return 0, err
 	}
@@ -55,9 +60,15 @@ func (e *env) attached(a attachOptions, begin func(*supervisor.Session) error) (
 	restore()
 	if errors.Is(err, supervisor.ErrDetached) {
 		fmt.Fprintln(e.stderr)
+		a.note("detach")
 		return 0, a.left
 	}
 	return st.ExitCode, err
+}
+
+// noteFor notes what is done to a container.
+func noteFor(records supervisor.Records, c supervisor.Config) func(action string) {
+	return func(action string) { records.Event(c, action, nil) }
 }
 
 // detachKeys reads docker's notation: keys separated by commas, each a character or
@@ -81,7 +92,7 @@ func parseDetachKeys(text string) ([]byte, error) {
 	}
 	var keys []byte
 	for _, k := range strings.Split(text, ",") {
-		c, ctrl := strings.CutPrefix(strings.ToLower(k), "ctrl-")
+		c, ctrl := strings.CutPrefix(k, "ctrl-")
 		switch {
 		case k == "DEL":
 			keys = append(keys, 127)
@@ -124,16 +135,13 @@ func runAttach(ctx context.Context, e *env, args []string) error {
 	}
 	a := attachOptions{
 		stdin: !*noStdin && c.OpenStdin, tty: c.Spec.Terminal, sigProxy: *sigProxy, keys: keys,
-		left: errors.New("read escape sequence"), // docker's words, and its exit code
+		left: errLeft, note: noteFor(client.Records, c.Config),
 	}
 	if a.stdin && a.tty && !term.IsTerminal(int(e.stdin.Fd())) {
 		return errors.New("attach: standard input is no terminal, as the container's is: --no-stdin attaches without it")
 	}
 	code, err := e.attached(a, func(s *supervisor.Session) error {
 		err := client.Attach(ctx, c.Config, s)
-		if err == nil {
-			client.Records.Event(c.Config, "attach", nil)
-		}
 		if err == nil && a.tty && s.Width > 0 && s.Height > 0 {
 			// Another size and the true one: a program draws its screen anew only
 			// when it hears of a change.

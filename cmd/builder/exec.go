@@ -6,11 +6,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"builder/container"
 	"builder/image"
+	"builder/internal/sys"
 	"builder/supervisor"
 
 	"golang.org/x/term"
@@ -22,6 +26,7 @@ type execOptions struct {
 
 	user, workdir string
 	env, envFile  []string
+	keys          []byte // that leave it
 }
 
 // runExec runs a further command in a running container.
@@ -37,10 +42,15 @@ func runExec(ctx context.Context, e *env, args []string) error {
 	fs.StringVarP(&o.workdir, "workdir", "w", "", "working `DIR`ectory (default the container's)")
 	wordsVarP(fs, &o.env, "env", "e", "set a variable, `NAME=VALUE`, or NAME for the environment's")
 	wordsVar(fs, &o.envFile, "env-file", "read variables from a `FILE`")
-	fs.String("detach-keys", "", "accepted, and not used: the process ends with its terminal")
+	keyText := fs.String("detach-keys", "", "`KEYS` that leave the process, which runs on (default ctrl-p,ctrl-q)")
 	words, err := e.parse(fs, args, 2, -1)
 	if err != nil {
 		return setupFailure(err)
+	}
+	if o.tty {
+		if o.keys, err = e.detachKeys(*keyText); err != nil {
+			return setupFailure(&usageError{msg: fmt.Sprintf("exec: --detach-keys: %v", err)})
+		}
 	}
 	code, err := e.execIn(ctx, o, words[0], words[1:])
 	if err != nil {
@@ -101,12 +111,16 @@ func (o execOptions) spec(e *env, records supervisor.Records, c supervisor.Conta
 
 func (e *env) execProcess(ctx context.Context, o execOptions, records supervisor.Records, c supervisor.Container, spec container.ExecSpec) (int, error) {
 	restore := func() {}
+	left := make(chan struct{})
 	if !o.detach {
 		if o.interactive {
 			spec.Stdin = e.stdin
 		}
 		spec.Stdout, spec.Stderr = e.stdout, e.stderr
 		if o.tty {
+			if o.interactive {
+				spec.Stdin = supervisor.DetachReader(e.stdin, o.keys, func() { close(left) })
+			}
 			spec.Width, spec.Height = e.terminalSize()
 			var err error
 			if restore, err = e.rawTerminal(o.interactive); err != nil {
@@ -119,24 +133,84 @@ func (e *env) execProcess(ctx context.Context, o execOptions, records supervisor
 	target.Spec.ID = c.ID
 	caught := catchSignals()
 	defer caught.stop()
+	run := execRun{records: records, c: c, id: supervisor.NewID()}
+	command := ": " + strings.Join(spec.Args, " ")
+	run.event("exec_create"+command, nil)
 	p, err := container.Exec(context.WithoutCancel(ctx), target, spec)
 	if err != nil {
 		return 0, err
 	}
-	records.Event(c.Config, "exec_start", map[string]string{"execCommand": fmt.Sprint(spec.Args)})
+	forget := records.NoteExec(c.Config, run.id, p.Pid())
+	run.event("exec_start"+command, nil)
 	if o.detach {
 		return 0, nil
 	}
 	e.forwardSignals(caught, inProcess{p}, o.tty)
-	err = p.Wait()
+	ended := make(chan error, 1)
+	go func() { ended <- p.Wait() }()
+	select {
+	case err = <-ended:
+	case <-left:
+		restore()
+		fmt.Fprintln(e.stderr)
+		if err := e.keepTerminal(records, p.Terminal()); err != nil {
+			return 0, fmt.Errorf("leave the terminal: %w", err)
+		}
+		run.event("exec_detach"+command, nil)
+		return 0, errLeft
+	}
+	forget()
+	code, err := exitCode(err)
+	run.event("exec_die", map[string]string{"exitCode": strconv.Itoa(code)})
+	return code, err
+}
+
+// execRun is one running of a command in a container.
+type execRun struct {
+	records supervisor.Records
+	c       supervisor.Container
+	id      string
+}
+
+// event notes what happens to it.
+func (r execRun) event(action string, attributes map[string]string) {
+	if attributes == nil {
+		attributes = map[string]string{}
+	}
+	attributes["execID"] = r.id
+	r.records.Event(r.c.Config, action, attributes)
+}
+
+// exitCode is what a process ended with.
+func exitCode(err error) (int, error) {
 	var exit *container.ExitError
 	switch {
 	case errors.As(err, &exit):
-		records.Event(c.Config, "exec_die", map[string]string{"exitCode": fmt.Sprint(exit.Code)})
 		return exit.Code, nil
 	case errors.Is(err, os.ErrClosed), errors.Is(err, syscall.EPIPE):
 		return 0, nil
 	}
-	records.Event(c.Config, "exec_die", map[string]string{"exitCode": "0"})
 	return 0, err
+}
+
+// keepTerminal has a process read a terminal from now on, as it would hang up, or its
+// programs wait for ever, if nobody did.
+func (e *env) keepTerminal(records supervisor.Records, terminal *os.File) error {
+	// The state directory tells who looks at processes whose it is.
+	_, err := sys.StartDetached([]string{"/proc/self/exe", "--root", records.Root(), "hold-terminal"}, os.DevNull, terminal)
+	return err
+}
+
+// runHoldTerminal reads the terminal that is descriptor 4 until it hangs up. It is told by
+// descriptor 3 being closed that it has begun.
+func runHoldTerminal(_ context.Context, e *env, args []string) error {
+	if _, err := e.parse(flags("hold-terminal"), args, 0, 0); err != nil {
+		return err
+	}
+	_ = os.NewFile(3, "ready").Close()
+	_, err := io.Copy(io.Discard, os.NewFile(4, "terminal"))
+	if errors.Is(err, syscall.EIO) { // how a terminal ends
+		return nil
+	}
+	return err
 }

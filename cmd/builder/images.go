@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strconv"
@@ -205,22 +206,24 @@ func imageFor(s *store.Store, name, platform string) (store.Entry, image.Image, 
 
 // noteImage notes what was done to an image: of these names, or by its ID alone.
 func noteImage(s *store.Store, action string, desc ocispec.Descriptor, names ...string) {
-	id := desc.Digest
-	if img, err := localImage(s, desc); err == nil {
-		id = img.ID()
+	img, err := localImage(s, desc)
+	if err != nil {
+		noteImageID(s, action, desc.Digest, nil, names...)
+		return
 	}
-	noteImageID(s, action, id, names...)
+	noteImageID(s, action, img.ID(), img.Config.Config.Labels, names...)
 }
 
-func noteImageID(s *store.Store, action string, id digest.Digest, names ...string) {
+func noteImageID(s *store.Store, action string, id digest.Digest, labels map[string]string, names ...string) {
 	if len(names) == 0 {
 		names = []string{id.String()}
 	}
 	var events []supervisor.Event
 	for _, name := range names {
-		events = append(events, supervisor.Event{
-			Type: supervisor.ImageEvent, Action: action, ID: id.String(), Attributes: map[string]string{"name": familiarName(name)},
-		})
+		attributes := map[string]string{}
+		maps.Copy(attributes, labels)
+		attributes["name"] = familiarName(name)
+		events = append(events, supervisor.Event{Type: supervisor.ImageEvent, Action: action, ID: id.String(), Attributes: attributes})
 	}
 	supervisor.NewRecords(s).Note(events...)
 }

@@ -223,7 +223,7 @@ func inspectContainer(records supervisor.Records, c supervisor.Container) inspec
 	s := c.State
 	in := inspectedContainer{
 		ID: c.ID, Created: stamp{c.Created}, Path: c.Spec.Args[0], Args: c.Spec.Args[1:], Image: c.ImageID, LogPath: records.Dir(c.ID) + "/log",
-		Name: "/" + c.Name, RestartCount: s.Restarts, Driver: "overlayfs", Platform: "linux", ExecIDs: []string{}, Options: c.Options,
+		Name: "/" + c.Name, RestartCount: s.Restarts, Driver: "overlayfs", Platform: "linux", ExecIDs: records.Execs(c), Options: c.Options,
 		State: inspectedState{
 			Status: s.Status, Running: s.Alive() || s.Status == supervisor.Restarting, Paused: s.Status == supervisor.Paused, Restarting: s.Status == supervisor.Restarting,
 			OOMKilled: s.OOM, Pid: s.Pid, ExitCode: s.ExitCode, Error: s.Error, StartedAt: stamp{s.Started}, FinishedAt: stamp{s.Finished},

@@ -299,7 +299,7 @@ func (e *env) startAttached(ctx context.Context, name string, a attachOptions) e
 	if err != nil {
 		return err
 	}
-	a.tty, a.stdin = c.Spec.Terminal, a.stdin && c.OpenStdin
+	a.tty, a.stdin, a.note = c.Spec.Terminal, a.stdin && c.OpenStdin, noteFor(client.Records, c.Config)
 	code, err := e.attached(a, func(s *supervisor.Session) error {
 		if c.State.Alive() {
 			return client.Attach(ctx, c.Config, s)

@@ -399,6 +399,72 @@ func TestAttachRedraws(t *testing.T) {
 	}
 }
 
+// TestExecDetach leaves a command that was executed in a container by keys: it goes on,
+// and is not held up by a terminal that nobody reads.
+func TestExecDetach(t *testing.T) {
+	w := newLifeBench(t)
+	testutil.Require(t, "script")
+	w.ok("run", "-d", "--name", "box", "test/base", "sleep", "1000")
+	if got := w.field("box", "{{json .ExecIDs}}"); got != "[]" {
+		t.Errorf("before, there is executed %s", got)
+	}
+	const loop = "echo $$ > /pid; stty -echo; read x; echo $x > /typed; line=$(head -c 500 /dev/zero | tr '\\0' x); while :; do echo $line; echo >> /lines; sleep 0.01; done"
+	cmd := exec.Command("script", "-qec", "exec "+program(t)+` exec -it --detach-keys ctrl-a,d box sh -c "$LOOP"`, "/dev/null")
+	cmd.Env = append(w.command().Env, "LOOP="+loop)
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	written := func() int { return strings.Count(w.run("exec", "box", "cat", "/lines").stdout, "\n") }
+	if _, err := stdin.Write([]byte("a\x01bc\n")); err != nil { // only the beginning of the keys
+		t.Fatal(err)
+	}
+	waitFor(t, "the loop", func() bool { return written() > 0 })
+	if got := w.ok("exec", "box", "cat", "/typed"); got != "a\x01bc\n" {
+		t.Errorf("typed was %q", got)
+	}
+	ids := w.field("box", "{{range .ExecIDs}}{{.}} {{end}}")
+	if !regexp.MustCompile(`^[0-9a-f]{64}$`).MatchString(ids) {
+		t.Errorf("what is executed is %q", ids)
+	}
+	if _, err := stdin.Write([]byte{1, 'd'}); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(out.String(), "read escape sequence") { // docker's
+		t.Errorf("left by the keys: code %d, %q", code, out.String())
+	}
+	const buffer = 64 << 10 // more than a terminal keeps
+	before := written()
+	waitFor(t, "lines that nobody sees", func() bool { return written() > before+buffer/500 })
+	if got := w.field("box", "{{range .ExecIDs}}{{.}} {{end}}"); got != ids {
+		t.Errorf("after it was left, there is executed %q, not %q", got, ids)
+	}
+	holders := func() int {
+		out, _ := exec.Command("pgrep", "-fc", w.root+" hold-terminal").Output()
+		n, _ := strconv.Atoi(strings.TrimSpace(string(out)))
+		return n
+	}
+	if n := holders(); n != 1 {
+		t.Errorf("%d processes hold the terminal", n)
+	}
+	w.ok("exec", "box", "sh", "-c", "kill -9 $(cat /pid)")
+	waitFor(t, "the terminal to be let go", func() bool { return holders() == 0 })
+	if got := w.field("box", "{{json .ExecIDs}}"); got != "[]" {
+		t.Errorf("after its end there is executed %s", got)
+	}
+	events := w.ok("events", "--stream=false", "--filter", "event=exec_detach", "--format", "{{.Actor.Attributes.execID}}")
+	if events != ids+"\n" {
+		t.Errorf("left was %q", events)
+	}
+	w.fails(125, []string{"--detach-keys", "unknown key"}, "exec", "-it", "--detach-keys", "ctrl-A", "box", "true")
+}
+
 func TestAttach(t *testing.T) {
 	w := newLifeBench(t)
 	w.ok("run", "-di", "--name", "echo", "test/base", "sh", "-c", "while read x; do echo said $x; [ $x = end ] && exit 6; done")
@@ -632,8 +698,9 @@ func TestWaitCondition(t *testing.T) {
 // TestAllEvents holds what is told of images, networks and volumes.
 func TestAllEvents(t *testing.T) {
 	w, _ := newNetBench(t)
-	w.write("Dockerfile", "FROM test/base\nVOLUME /data\n")
+	w.write("Dockerfile", "FROM test/base\nVOLUME /data\nLABEL kind=try\n")
 	w.ok("build", "-t", "app", ".")
+	id := w.field("app", "{{.Id}}")
 	w.ok("tag", "app", "other")
 	w.ok("save", "-o", "app.tar", "app")
 	w.ok("rmi", "other")
@@ -645,6 +712,8 @@ func TestAllEvents(t *testing.T) {
 	w.ok("run", "-d", "--name", "two", "--network", "near", "test/base", "sleep", "1000")
 	w.ok("network", "connect", "far", "two")
 	w.ok("network", "disconnect", "near", "two")
+	w.ok("exec", "two", "true")
+	w.ok("export", "-o", "two.tar", "two")
 	w.withoutMonitor(func() { syscall.Kill(w.pid("two"), syscall.SIGKILL) })
 	w.waitField("two", "{{.State.Status}}", "exited")
 	w.ok("rm", "two")
@@ -666,7 +735,9 @@ func TestAllEvents(t *testing.T) {
 		{show("network"), "create near create far connect near disconnect near connect near connect far disconnect near disconnect far destroy near destroy far"},
 		{show("volume", "volume=kept"), "create <no value> mount <no value> unmount <no value> destroy <no value>"},
 		{show("volume", "event=destroy"), "destroy <no value> destroy <no value>"}, // the anonymous one
-		{show("container", "container=one"), "create one start one die one destroy one"},
+		{show("container", "container=one"), "create one attach one start one die one destroy one"},
+		{show("container", "container=two"), "create two start two exec_create: true two exec_start: true two exec_die two export two die two destroy two"},
+		{show("image", "label=kind=try"), "tag app:latest tag other:latest save app:latest untag other:latest untag app:latest delete " + id + " load app:latest"},
 	} {
 		if tc.got != tc.want {
 			t.Errorf("got  %s\nwant %s", tc.got, tc.want)

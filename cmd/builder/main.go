@@ -141,6 +141,7 @@ func commands() []command {
 		{"version", "", "show the version", runVersion},
 		{"monitor", "", "", runMonitor}, // these are started by others
 		{"usernet", "", "", runUsernet},
+		{"hold-terminal", "", "", runHoldTerminal},
 	}
 }
 

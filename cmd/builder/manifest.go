@@ -396,7 +396,7 @@ func (m manifestCommand) remove(ctx context.Context) error {
 	for _, w := range words {
 		list, err := openList(s, w)
 		if err == nil {
-			err = removal{e: m.e, s: s}.untag(list.desc.Digest, []string{list.name})
+			err = removal{e: m.e, s: s}.untag(doomed{id: list.desc.Digest, names: []string{list.name}})
 		}
 		errs = append(errs, err)
 	}

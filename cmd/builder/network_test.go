@@ -739,7 +739,9 @@ func TestPortRange(t *testing.T) {
 	w.ok("rm", "-f", "web1")
 	w.ok("run", "--rm", "-p", "7000-7002:80", "test/base", "true")
 	syscall.Kill(w.monitors()["monitor"], syscall.SIGKILL)
-	waitFor(t, "the next monitor", func() bool { return w.ok("port", "web2", "80") == "0.0.0.0:7002\n[::]:7002\n" && w.monitors()["monitor"] != 0 })
+	waitFor(t, "the next monitor", func() bool {
+		return w.ok("port", "web2", "80") == "0.0.0.0:7002\n[::]:7002\n" && w.monitors()["monitor"] != 0
+	})
 	w.ok("restart", "-t", "0", "web2")
 	if got := w.ok("port", "web2", "80"); got != "0.0.0.0:7001\n[::]:7001\n" {
 		t.Errorf("after a restart web2 has port %q, want the first free one", got)

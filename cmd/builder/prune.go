@@ -431,10 +431,10 @@ func untagUnused(s *store.Store, p piece) (bool, error) {
 	}
 	for _, e := range gone {
 		if e.Name != "" {
-			noteImageID(s, "untag", p.image.image.ID(), e.Name)
+			noteImageID(s, "untag", p.image.image.ID(), p.image.image.Config.Config.Labels, e.Name)
 		}
 	}
-	noteImageID(s, "delete", p.image.image.ID())
+	noteImageID(s, "delete", p.image.image.ID(), p.image.image.Config.Config.Labels)
 	return true, nil
 }
 

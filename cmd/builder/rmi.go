@@ -67,7 +67,7 @@ func (r removal) remove(word string) error {
 		// The name goes, whatever it means by now, and no other.
 		others := len(img.names) > 1
 		if img.names = []string{entry.Name}; others {
-			return r.untag(img.id, img.names)
+			return r.untag(img)
 		}
 	}
 	if len(img.names) > 1 && !r.force {
@@ -79,20 +79,20 @@ func (r removal) remove(word string) error {
 		if err := r.s.Unname(entry.Name); err != nil {
 			return err
 		}
-		r.tellUntagged(img.id, entry.Name)
+		r.tellUntagged(img, entry.Name)
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("remove image %s: %w", word, err)
 	}
 	// Not more than was looked at: an image may get another name meanwhile.
-	if err := r.untag(img.id, img.names, img.manifests...); err != nil {
+	if err := r.untag(img, img.manifests...); err != nil {
 		return err
 	}
 	if left, err := r.sameImage(entry); err != nil || len(left.manifests) > 0 {
 		return err
 	}
-	noteImageID(r.s, "delete", img.id)
+	noteImageID(r.s, "delete", img.id, img.labels)
 	fmt.Fprintf(r.e.stdout, "Deleted: %s\n", img.id)
 	return nil
 }
@@ -100,6 +100,7 @@ func (r removal) remove(word string) error {
 // doomed is an image: what has one ID.
 type doomed struct {
 	id        digest.Digest
+	labels    map[string]string
 	names     []string
 	manifests []digest.Digest // several if it came with differently compressed layers
 }
@@ -111,6 +112,9 @@ func (r removal) sameImage(entry store.Entry) (doomed, error) {
 		return doomed{}, err
 	}
 	d := doomed{id: r.imageID(entry)}
+	if img, err := localImage(r.s, entry.Desc); err == nil {
+		d.labels = img.Config.Config.Labels
+	}
 	for _, e := range entries {
 		if r.imageID(e) != d.id {
 			continue
@@ -170,21 +174,21 @@ func (r removal) used(id digest.Digest) error {
 	return nil
 }
 
-// untag removes rows and says which names went.
-func (r removal) untag(id digest.Digest, names []string, manifests ...digest.Digest) error {
-	removed, err := r.s.Remove(names, manifests...)
+// untag removes the names of an image, and rows of manifests, and says which names went.
+func (r removal) untag(img doomed, manifests ...digest.Digest) error {
+	removed, err := r.s.Remove(img.names, manifests...)
 	if err != nil {
 		return err
 	}
 	for _, e := range removed {
 		if e.Name != "" {
-			r.tellUntagged(id, e.Name)
+			r.tellUntagged(img, e.Name)
 		}
 	}
 	return nil
 }
 
-func (r removal) tellUntagged(id digest.Digest, name string) {
-	noteImageID(r.s, "untag", id, name)
+func (r removal) tellUntagged(img doomed, name string) {
+	noteImageID(r.s, "untag", img.id, img.labels, name)
 	fmt.Fprintf(r.e.stdout, "Untagged: %s\n", familiarName(name))
 }

@@ -207,7 +207,7 @@ func (e *env) runByMonitor(ctx context.Context, o *runOptions, c supervisor.Conf
 		fmt.Fprintln(e.stdout, c.ID)
 		return 0, nil
 	}
-	a := attachOptions{stdin: o.interactive && o.attaches("stdin"), tty: o.tty, sigProxy: o.sigProxy, keys: keys}
+	a := attachOptions{stdin: o.interactive && o.attaches("stdin"), tty: o.tty, sigProxy: o.sigProxy, keys: keys, note: noteFor(client.Records, c)}
 	return e.attached(a, func(s *supervisor.Session) error {
 		if !o.attaches("stdout") && (!o.tty || !o.attaches("stderr")) {
 			s.Stdout = nil

@@ -51,7 +51,7 @@ func runUntag(_ context.Context, e *env, args []string) error {
 	if err := s.Unname(names...); err != nil {
 		return err
 	}
-	noteImageID(s, "untag", img.id, names...)
+	noteImageID(s, "untag", img.id, img.labels, names...)
 	return nil
 }
 

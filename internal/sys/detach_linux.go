@@ -16,8 +16,8 @@ import (
 // StartDetached starts a process that outlives this one, in a session of its
 // own and in /. Its standard error is appended to the file log, whose directory
 // is made if need be. It returns when the process has closed its descriptor 3
-// or has ended, with what was written to that.
-func StartDetached(command []string, log string) (said []byte, err error) {
+// or has ended, with what was written to that. files are its descriptors from 4 on.
+func StartDetached(command []string, log string, files ...*os.File) (said []byte, err error) {
 	if err := os.MkdirAll(filepath.Dir(log), 0o700); err != nil {
 		return nil, err
 	}
@@ -33,7 +33,7 @@ func StartDetached(command []string, log string) (said []byte, err error) {
 	defer ready.Close()
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Dir, cmd.Stderr = "/", out
-	cmd.ExtraFiles = []*os.File{w}
+	cmd.ExtraFiles = append([]*os.File{w}, files...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	// What the caller of this program has open beside the three streams, such
 	// as a lock or the end of a pipe, isn't kept open for that process's life.

@@ -59,13 +59,21 @@ var propagations = map[string]struct {
 	flag      uint64
 	recursive bool
 }{
-	"":         {unix.MS_PRIVATE, true},
-	"private":  {unix.MS_PRIVATE, false},
-	"rprivate": {unix.MS_PRIVATE, true},
-	"slave":    {unix.MS_SLAVE, false},
-	"rslave":   {unix.MS_SLAVE, true},
-	"shared":   {unix.MS_SHARED, false},
-	"rshared":  {unix.MS_SHARED, true},
+	"":            {unix.MS_PRIVATE, true},
+	"private":     {unix.MS_PRIVATE, false},
+	"rprivate":    {unix.MS_PRIVATE, true},
+	"slave":       {unix.MS_SLAVE, false},
+	"rslave":      {unix.MS_SLAVE, true},
+	"shared":      {unix.MS_SHARED, false},
+	"rshared":     {unix.MS_SHARED, true},
+	"unbindable":  {unix.MS_UNBINDABLE, false},
+	"runbindable": {unix.MS_UNBINDABLE, true},
+}
+
+// IsPropagation says whether a word is a value of Mount.Propagation.
+func IsPropagation(word string) bool {
+	_, is := propagations[word]
+	return is
 }
 
 // Open makes the mount and returns it detached, ready to be moved to its
@@ -94,14 +102,36 @@ func (m Mount) openTmpfs() (*os.File, error) {
 	if m.UID != 0 || m.GID != 0 {
 		opts = append(opts, Option{"uid", fmt.Sprint(m.UID)}, Option{"gid", fmt.Sprint(m.GID)})
 	}
-	return FS{Type: "tmpfs", Options: opts, Attr: int(m.Attributes())}.Open()
+	if m.Inodes != "" {
+		opts = append(opts, Option{"nr_inodes", m.Inodes})
+	}
+	f, err := FS{Type: "tmpfs", Options: opts, Attr: int(m.Attributes())}.Open()
+	if err != nil || m.Propagation == "" {
+		return f, err
+	}
+	return m.propagating(f, unix.AT_EMPTY_PATH)
+}
+
+// propagating gives a new mount its propagation.
+func (m Mount) propagating(f *os.File, flags uint) (*os.File, error) {
+	prop, ok := propagations[m.Propagation]
+	if !ok {
+		f.Close()
+		return nil, fmt.Errorf("unknown mount propagation %q", m.Propagation)
+	}
+	if prop.recursive {
+		flags |= unix.AT_RECURSIVE
+	} else {
+		flags &^= unix.AT_RECURSIVE
+	}
+	if err := unix.MountSetattr(int(f.Fd()), "", flags, &unix.MountAttr{Propagation: prop.flag}); err != nil {
+		f.Close()
+		return nil, os.NewSyscallError("mount_setattr propagation", err)
+	}
+	return f, nil
 }
 
 func (m Mount) openBind() (*os.File, error) {
-	prop, ok := propagations[m.Propagation]
-	if !ok {
-		return nil, fmt.Errorf("unknown mount propagation %q", m.Propagation)
-	}
 	f, err := m.clone()
 	if err != nil {
 		return nil, err
@@ -133,16 +163,7 @@ func (m Mount) openBind() (*os.File, error) {
 			return nil, err
 		}
 	}
-	if prop.recursive {
-		flags |= unix.AT_RECURSIVE
-	} else {
-		flags &^= unix.AT_RECURSIVE
-	}
-	if err := unix.MountSetattr(int(f.Fd()), "", flags, &unix.MountAttr{Propagation: prop.flag}); err != nil {
-		f.Close()
-		return nil, os.NewSyscallError("mount_setattr propagation", err)
-	}
-	return f, nil
+	return m.propagating(f, flags)
 }
 
 // clone makes the bind mount of the source.
@@ -172,10 +193,11 @@ func (m Mount) clone() (*os.File, error) {
 func (m Mount) Attributes() uint64 {
 	var attr uint64
 	for flag, set := range map[uint64]bool{
-		unix.MOUNT_ATTR_RDONLY: m.ReadOnly,
-		unix.MOUNT_ATTR_NOEXEC: m.NoExec,
-		unix.MOUNT_ATTR_NOSUID: m.NoSuid,
-		unix.MOUNT_ATTR_NODEV:  m.NoDev,
+		unix.MOUNT_ATTR_RDONLY:  m.ReadOnly,
+		unix.MOUNT_ATTR_NOEXEC:  m.NoExec,
+		unix.MOUNT_ATTR_NOSUID:  m.NoSuid,
+		unix.MOUNT_ATTR_NODEV:   m.NoDev,
+		unix.MOUNT_ATTR_NOATIME: m.NoAtime,
 	} {
 		if set {
 			attr |= flag

@@ -45,15 +45,17 @@ type Mount struct {
 	ReadOnly    bool
 	Recursive   bool   // Bind: bring the mounts below the source too
 	TopReadOnly bool   // Bind: what is mounted below the source is writable also if ReadOnly
-	Propagation string // Bind: "", private, rprivate, slave, rslave, shared, rshared
+	Propagation string // "", private, slave, shared or unbindable, or with an r before it for what is mounted below a Bind too
 	NoExec      bool
 	NoSuid      bool
 	NoDev       bool
+	NoAtime     bool
 
-	Size int64  // Tmpfs: limit in bytes, 0 for the kernel's default
-	Mode uint32 // Tmpfs: mode of its root, 0 for that of the directory it covers, or 01777
-	UID  int    // Tmpfs: owner of its root
-	GID  int
+	Size   int64  // Tmpfs: limit in bytes, 0 for the kernel's default
+	Inodes string // Tmpfs: limit of files as nr_inodes has it (tmpfs(5)), "" for the kernel's default
+	Mode   uint32 // Tmpfs: mode of its root, 0 for that of the directory it covers, or 01777
+	UID    int    // Tmpfs: owner of its root
+	GID    int
 }
 
 // UserNS is a user namespace by which the owners of a mount are shown: what is

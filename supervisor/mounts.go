@@ -41,13 +41,15 @@ type Mount struct {
 	TopReadOnly  bool   `json:"topReadOnly,omitempty"` // see [mount.Mount]
 	Propagation  string `json:"propagation,omitempty"`
 
-	Size   int64  `json:"size,omitempty"` // of a tmpfs, in bytes
-	Mode   uint32 `json:"mode,omitempty"`
-	UID    int    `json:"uid,omitempty"`
-	GID    int    `json:"gid,omitempty"`
-	Exec   bool   `json:"exec,omitempty"` // a tmpfs has noexec otherwise
-	Suid   bool   `json:"suid,omitempty"`
-	Device bool   `json:"device,omitempty"`
+	Size    int64  `json:"size,omitempty"`   // of a tmpfs, in bytes
+	Inodes  string `json:"inodes,omitempty"` // see [mount.Mount]
+	Mode    uint32 `json:"mode,omitempty"`
+	UID     int    `json:"uid,omitempty"`
+	GID     int    `json:"gid,omitempty"`
+	Exec    bool   `json:"exec,omitempty"` // a tmpfs has noexec otherwise
+	Suid    bool   `json:"suid,omitempty"`
+	Device  bool   `json:"device,omitempty"`
+	NoAtime bool   `json:"noAtime,omitempty"`
 }
 
 // mounts gives the Spec its mounts. The files are to be closed once it has
@@ -64,8 +66,8 @@ func (h *holder) mounts(spec *container.Spec) (opened []*os.File, err error) {
 		switch m.Type {
 		case MountTmpfs:
 			mm = mount.Mount{
-				Type: mount.Tmpfs, Target: m.Target, ReadOnly: m.ReadOnly, Size: m.Size, Mode: m.Mode, UID: m.UID, GID: m.GID,
-				NoExec: !m.Exec, NoSuid: !m.Suid, NoDev: !m.Device,
+				Type: mount.Tmpfs, Target: m.Target, ReadOnly: m.ReadOnly, Size: m.Size, Inodes: m.Inodes, Mode: m.Mode, UID: m.UID, GID: m.GID,
+				NoExec: !m.Exec, NoSuid: !m.Suid, NoDev: !m.Device, NoAtime: m.NoAtime, Propagation: m.Propagation,
 			}
 		case MountBind:
 			mm.Source, mm.MapOwners = m.Source, m.MapOwners

@@ -18,6 +18,7 @@ import (
 
 	"builder/image"
 	"builder/internal/sys"
+	"builder/mount"
 	"builder/progress"
 	"builder/rootfs"
 	"builder/snapshot"
@@ -216,7 +217,7 @@ func parseVolume(text string) (mountRequest, error) {
 			if m.noCopy = true; m.Type == supervisor.MountBind {
 				return m, errors.New("nocopy is for volumes")
 			}
-		case "private", "rprivate", "slave", "rslave", "shared", "rshared":
+		case "private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable":
 			if m.Propagation = opt; m.Type != supervisor.MountBind {
 				return m, fmt.Errorf("%s is for paths of this machine", opt)
 			}
@@ -347,9 +348,7 @@ func checkMount(m *mountRequest, only map[string]string) error {
 			return err
 		}
 		m.Source = abs
-		switch m.Propagation {
-		case "", "private", "rprivate", "slave", "rslave", "shared", "rshared":
-		default:
+		if !mount.IsPropagation(m.Propagation) {
 			return fmt.Errorf("unknown bind-propagation %q", m.Propagation)
 		}
 	case supervisor.MountVolume:
@@ -380,7 +379,16 @@ func parseTmpfs(text string) (mountRequest, error) {
 		var err error
 		var n uint64
 		switch key {
-		case "", "noatime", "relatime":
+		case "":
+		case "noatime", "relatime", "atime":
+			m.NoAtime = key == "noatime"
+		case "private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable":
+			m.Propagation = key
+		case "nr_inodes":
+			m.Inodes = value
+			if _, numErr := units.RAMInBytes(value); numErr != nil {
+				err = fmt.Errorf("nr_inodes=%s: want a number", value)
+			}
 		case "ro", "rw":
 			m.ReadOnly = key == "ro"
 		case "exec", "noexec":

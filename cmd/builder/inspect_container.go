@@ -384,8 +384,23 @@ func tmpfsText(m supervisor.Mount) string {
 	if m.Exec {
 		words = append(words, "exec")
 	}
+	if m.Suid {
+		words = append(words, "suid")
+	}
+	if m.Device {
+		words = append(words, "dev")
+	}
+	if m.NoAtime {
+		words = append(words, "noatime")
+	}
+	if m.Propagation != "" {
+		words = append(words, m.Propagation)
+	}
 	if m.Size > 0 {
 		words = append(words, fmt.Sprintf("size=%d", m.Size))
+	}
+	if m.Inodes != "" {
+		words = append(words, "nr_inodes="+m.Inodes)
 	}
 	if m.Mode != 0 {
 		words = append(words, fmt.Sprintf("mode=%o", m.Mode))

@@ -360,6 +360,26 @@ func (s *Spec) unmasked(name string) bool {
 	})
 }
 
+// ProtectedPaths are the paths that a container doesn't see, and those of /proc that it
+// can't write to, whether this kernel has them or not.
+func (s *Spec) ProtectedPaths() (masked, readOnly []string) {
+	masked, readOnly = []string{}, []string{}
+	for _, m := range slices.Concat(maskedPaths, thermalPaths()) {
+		if name := m.in + "/" + m.path; !s.unmasked(name) {
+			masked = append(masked, name)
+		}
+	}
+	for _, name := range s.Mask {
+		masked = append(masked, path.Clean("/"+name))
+	}
+	for _, name := range readOnlyPaths {
+		if name = "/proc/" + name; !s.unmasked(name) {
+			readOnly = append(readOnly, name)
+		}
+	}
+	return masked, readOnly
+}
+
 func (p *plan) writeMasks() {
 	pr := &p.prog
 	const clone = unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC

@@ -28,10 +28,10 @@ func newContainerSizes(s *store.Store) (*containerSizes, error) {
 	return &containerSizes{supervisor.NewRecords(s), rfs.Snapshots(), map[snapshot.ID]int64{}}, nil
 }
 
-// of returns how many bytes on disk a container has written, and how many its file
-// system takes with its image, which others may share.
+// of returns how many bytes the files have that a container has written, and how many
+// with those of its image, which others may share.
 func (s *containerSizes) of(ctx context.Context, c supervisor.Config) (written, whole int64, err error) {
-	var m sys.Meter
+	m := sys.Meter{Lengths: true}
 	if written, err = m.Take(filepath.Join(s.records.Dir(c.ID), "fs")); err != nil {
 		return 0, 0, err
 	}

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
+	"strings"
 
 	"builder/internal/userfiles"
 )
@@ -20,6 +22,8 @@ type dockerConfig struct {
 		HTTPProxy, HTTPSProxy, NoProxy, FTPProxy, AllProxy string
 	}
 	DetachKeys string // as --detach-keys
+	// PruneFilters are further --filter of the commands of the name prune.
+	PruneFilters []string
 
 	// As --format.
 	ImagesFormat, NetworksFormat, PsFormat, StatsFormat, VolumesFormat string
@@ -50,6 +54,20 @@ func (e *env) dockerConfig() dockerConfig {
 	}
 	e.docker = &read
 	return read
+}
+
+// pruneFilters are the filters of a prune, with those of docker's config file. A label
+// that is asked for is stronger than the file's wish to keep it, and the other way.
+func (e *env) pruneFilters(given []string) []string {
+	all := slices.Clone(given)
+	for _, f := range e.dockerConfig().PruneFilters {
+		name, value, ok := strings.Cut(f, "=")
+		opposite := map[string]string{"label": "label!", "label!": "label"}[name]
+		if ok && !slices.Contains(given, opposite+"="+value) {
+			all = append(all, f)
+		}
+	}
+	return all
 }
 
 // configuredProxies are the proxies that docker's config file has, by the names of their

@@ -80,11 +80,13 @@ func TestDockerTemplates(t *testing.T) {
 	w.ok("run", "-d", "--name", "cc", "--network", "app", "--link", "web:w", "test/base", "sleep", "1000")
 	w.ok("pause", "cc")
 	w.ok("create", "--name", "off", "test/base", "true")
+	w.ok("create", "--name", "bare", "--privileged", "test/base", "true")
+	w.ok("create", "--name", "open", "--security-opt", "unmask=/proc/acpi", "--security-opt", "unmask=/proc/s*", "test/base", "true")
 	pid, id := w.pid("web"), w.field("web", "{{.Id}}")[:12]
 	for _, tc := range []struct{ args, format, want string }{
 		{"version", "{{.Server.Os}}/{{.Client.Arch}}", runtime.GOOS + "/" + runtime.GOARCH},
 		{"info", "{{.OSType}} {{.CgroupDriver}} {{.LoggingDriver}} {{.Swarm.LocalNodeState}} {{len .Warnings}}", "linux cgroupfs local inactive 0"},
-		{"info", "{{.Containers}} {{.ContainersRunning}} {{.ContainersPaused}} {{.ContainersStopped}}", "3 1 1 1"},
+		{"info", "{{.Containers}} {{.ContainersRunning}} {{.ContainersPaused}} {{.ContainersStopped}}", "5 1 1 3"},
 		{"info", "{{range .SecurityOptions}}{{.}};{{end}}", "name=seccomp,profile=builtin;name=cgroupns;"},
 		{"inspect web", "{{.HostConfig.Runtime}} {{.HostConfig.PublishAllPorts}} {{.HostConfig.Tmpfs}} {{.HostConfig.ContainerIDFile}}", "builder true map[/t:size=4096] " + w.dir + "/cid"},
 		{"inspect web", "{{.NetworkSettings.SandboxKey}}", fmt.Sprintf("/proc/%d/ns/net", pid)},
@@ -94,6 +96,9 @@ func TestDockerTemplates(t *testing.T) {
 		{"inspect cc", "{{.HostConfig.Links}} {{.NetworkSettings.Networks.app.Links}}", "[web:w] [web:w]"},
 		{"inspect cc", "{{.HostConfig.Dns}}{{.HostConfig.DnsSearch}}{{.HostConfig.DnsOptions}}", "[][][]"},
 		{"inspect off", "{{.NetworkSettings.SandboxKey}}{{.HostConfig.PublishAllPorts}}{{.HostConfig.Links}}", "false[]"},
+		{"inspect off", "{{index .HostConfig.MaskedPaths 0}} {{.HostConfig.ReadonlyPaths}} {{.HostConfig.ConsoleSize}} {{.HostConfig.Mounts}} {{.Config.OnBuild}}", "/proc/acpi [/proc/bus /proc/fs /proc/irq /proc/sys /proc/sysrq-trigger] [0 0] [] []"},
+		{"inspect bare", "{{.HostConfig.MaskedPaths}} {{.HostConfig.ReadonlyPaths}}", "[] []"},
+		{"inspect open", "{{index .HostConfig.MaskedPaths 0}} {{.HostConfig.ReadonlyPaths}}", "/proc/asound [/proc/bus /proc/fs /proc/irq]"},
 		{"inspect test/base", "{{.GraphDriver.Name}}{{.Parent}}", "overlayfs"},
 		{"network inspect app", "{{.EnableIPv4}} {{.EnableIPv6}} {{.Ingress}} {{.ConfigOnly}} {{len .IPAM.Options}}", "true true false false 0"},
 	} {

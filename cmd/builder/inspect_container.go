@@ -109,6 +109,10 @@ type inspectedHostConfig struct {
 	Isolation       string
 	StorageOpt      map[string]string
 	DeviceRequests  []struct{}
+	ConsoleSize     [2]uint // a terminal's is given when it is attached to
+	MaskedPaths     []string
+	ReadonlyPaths   []string
+	Mounts          []inspectedRequest `json:",omitempty"` // by --mount
 	inspectedConfinement
 }
 
@@ -148,6 +152,14 @@ type inspectedMount struct {
 	Propagation string
 }
 
+// inspectedRequest is what --mount asked for.
+type inspectedRequest struct {
+	Type     string
+	Source   string `json:",omitempty"`
+	Target   string
+	ReadOnly bool `json:",omitempty"`
+}
+
 type inspectedConfig struct {
 	Hostname     string
 	Domainname   string
@@ -168,7 +180,8 @@ type inspectedConfig struct {
 	Entrypoint   []string
 	Labels       map[string]string
 	StopSignal   string
-	StopTimeout  *int `json:",omitempty"`
+	StopTimeout  *int     `json:",omitempty"`
+	OnBuild      []string // a container has none
 }
 
 // inspectedHealthcheck says how a container is checked, with times in nanoseconds.
@@ -290,12 +303,9 @@ func (in *inspectedContainer) hostConfig(records supervisor.Records, c superviso
 		Annotations: c.Annotations, SecurityOpt: securityOptions(c.Spec), inspectedConfinement: confinement(c),
 	}
 	h.Runtime, h.VolumeDriver = "builder", "local"
-	given := struct {
-		CIDFile    string `json:"cidfile"`
-		PublishAll string `json:"publish-all"`
-	}{}
-	_ = json.Unmarshal(c.Options, &given) // what isn't there wasn't given
+	given := givenFlags(c)
 	h.ContainerIDFile, h.PublishAllPorts = given.CIDFile, given.PublishAll == "true"
+	h.MaskedPaths, h.ReadonlyPaths = c.Spec.ProtectedPaths()
 	for _, m := range c.Mounts {
 		if m.Type == supervisor.MountTmpfs {
 			if h.Tmpfs == nil {
@@ -313,8 +323,9 @@ func (in *inspectedContainer) hostConfig(records supervisor.Records, c superviso
 	if c.Log.MaxFile != 0 {
 		h.LogConfig.Config["max-file"] = strconv.Itoa(c.Log.MaxFile)
 	}
-	if r.CPUQuota > 0 && r.CPUPeriod > 0 {
-		h.NanoCPUs = r.CPUQuota * 1e9 / r.CPUPeriod
+	if r.CPUQuota > 0 && r.CPUPeriod == cpuPeriod && given.CPUQuota+given.CPUPeriod == "" {
+		// By --cpus, which docker shows as such.
+		h.NanoCPUs, h.CPUQuota, h.CPUPeriod = r.CPUQuota*1e9/r.CPUPeriod, 0, 0
 	}
 	for _, l := range c.Spec.Rlimits {
 		h.Ulimits = append(h.Ulimits, inspectedUlimit{l.Name, l.Hard, l.Soft})
@@ -352,20 +363,51 @@ func (in *inspectedContainer) hostConfig(records supervisor.Records, c superviso
 	in.HostConfig = h
 }
 
+// flagsGiven are flags that a container was made with; those that weren't given are empty.
+type flagsGiven struct {
+	CIDFile    string   `json:"cidfile"`
+	PublishAll string   `json:"publish-all"`
+	CPUPeriod  string   `json:"cpu-period"`
+	CPUQuota   string   `json:"cpu-quota"`
+	Mounts     []string `json:"mount"`
+}
+
+func givenFlags(c supervisor.Config) (f flagsGiven) {
+	_ = json.Unmarshal(c.Options, &f) // others have none
+	return f
+}
+
 func (in *inspectedContainer) mounts(records supervisor.Records, c supervisor.Config) {
+	requested := map[string]bool{} // by --mount, by target
+	for _, text := range givenFlags(c).Mounts {
+		if m, err := parseMount(text); err == nil {
+			requested[m.Target] = true
+		}
+	}
+	bind := func(m supervisor.Mount) {
+		if requested[m.Target] {
+			in.HostConfig.Mounts = append(in.HostConfig.Mounts, inspectedRequest{m.Type, m.Source, m.Target, m.ReadOnly})
+		} else {
+			in.HostConfig.Binds = append(in.HostConfig.Binds, bindText(m))
+		}
+	}
 	for _, m := range c.Mounts {
 		im := inspectedMount{Type: m.Type, Source: m.Source, Destination: m.Target, RW: !m.ReadOnly, Propagation: m.Propagation}
 		switch m.Type {
 		case supervisor.MountBind:
 			im.Propagation = first(m.Propagation, "rprivate")
-			in.HostConfig.Binds = append(in.HostConfig.Binds, bindText(m))
+			bind(m)
 		case supervisor.MountVolume:
 			im.Name, im.Driver, im.Source = m.Source, "local", ""
 			if vol, err := records.Volumes().Get(m.Source); err == nil {
 				im.Source = vol.Dir
 			}
 			if !m.Anonymous {
-				in.HostConfig.Binds = append(in.HostConfig.Binds, bindText(m))
+				bind(m)
+			}
+		case supervisor.MountTmpfs, supervisor.MountImage:
+			if requested[m.Target] {
+				bind(m)
 			}
 		}
 		if m.ReadOnly {

@@ -594,7 +594,7 @@ func runNetworkPrune(_ context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	gone, err := e.pruneNetworks(e.records(s), *filters)
+	gone, err := e.pruneNetworks(e.records(s), e.pruneFilters(*filters))
 	for _, name := range gone {
 		fmt.Fprintln(e.stdout, name)
 	}

@@ -67,6 +67,7 @@ func runPrune(ctx context.Context, e *env, args []string) error {
 	if _, err := e.parse(fs, args, 0, 0); err != nil {
 		return err
 	}
+	f.filters = e.pruneFilters(f.filters)
 	p, err := f.parse(time.Now())
 	if err != nil {
 		return err

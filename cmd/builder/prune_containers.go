@@ -28,7 +28,7 @@ func runContainerPrune(_ context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	gone, freed, err := e.pruneContainers(e.records(s), *filters)
+	gone, freed, err := e.pruneContainers(e.records(s), e.pruneFilters(*filters))
 	for _, id := range gone {
 		fmt.Fprintln(e.stdout, id)
 	}

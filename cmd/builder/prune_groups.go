@@ -29,7 +29,7 @@ func runImagePrune(ctx context.Context, e *env, args []string) error {
 	if _, err := e.parse(fs, args, 0, 0); err != nil {
 		return err
 	}
-	for _, w := range *filters {
+	for _, w := range e.pruneFilters(*filters) {
 		switch {
 		case w == "dangling=true", w == "dangling=1":
 		case w == "dangling=false", w == "dangling=0":
@@ -69,6 +69,7 @@ func runSystemPrune(ctx context.Context, e *env, args []string) error {
 	if _, err := e.parse(fs, args, 0, 0); err != nil {
 		return err
 	}
+	f.filters = e.pruneFilters(f.filters)
 	p, err := f.parse(time.Now())
 	if err != nil {
 		return err

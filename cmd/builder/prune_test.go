@@ -587,6 +587,17 @@ func TestPruneGroups(t *testing.T) {
 		t.Errorf("answered with n: %+v", r)
 	}
 	check("after n", 3, 2, 2, 2)
+	// What docker's config file keeps.
+	config := t.TempDir()
+	if err := os.WriteFile(filepath.Join(config, "config.json"), []byte(`{"pruneFilters": ["label!=keep", "label=none"]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("DOCKER_CONFIG", config)
+	for _, command := range []string{"container prune", "image prune -a", "network prune", "volume prune -a", "builder prune -a", "system prune -a --volumes"} {
+		w.ok(append(strings.Fields(command), "-f")...)
+	}
+	check("after docker's config file asked for a label that nothing has", 3, 2, 2, 2)
+	t.Setenv("DOCKER_CONFIG", t.TempDir())
 	w.ok("system", "prune", "-f", "--filter", "label=keep")
 	check("after system prune with a filter", 2, 2, 2, 2)
 	out := w.ok("system", "prune", "-f", "--volumes")

@@ -143,7 +143,15 @@ func TestContainerSize(t *testing.T) {
 	if _, err := fmt.Sscan(w.ok("inspect", "-s", "--format", "{{.SizeRw}} {{.SizeRootFs}}", "one"), &rw, &whole); err != nil {
 		t.Fatal(err)
 	}
-	if rw < 300<<10 || rw > 400<<10 || whole < rw+500<<10 {
+	w.ok("run", "--name", "small", "test/base", "sh", "-c", "mkdir /d && echo x > /d/f")
+	w.ok("create", "--name", "untouched", "test/base")
+	for name, want := range map[string]string{"untouched": "0", "small": "2"} {
+		if got := w.ok("inspect", "-s", "--format", "{{.SizeRw}}", name); got != want+"\n" {
+			t.Errorf("container %s has written %q bytes, want %s", name, got, want)
+		}
+		w.ok("rm", name)
+	}
+	if rw != 300<<10 || whole < rw+500<<10 {
 		t.Errorf("it has written %d bytes, and takes %d with the image", rw, whole)
 	}
 	want := fmt.Sprintf("%s (virtual %s)\n", humanSize(rw), humanSize(whole))

@@ -346,7 +346,7 @@ func runVolumePrune(_ context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	gone, freed, err := pruneVolumes(supervisor.NewRecords(s), *all, *filters)
+	gone, freed, err := pruneVolumes(supervisor.NewRecords(s), *all, e.pruneFilters(*filters))
 	for _, name := range gone {
 		fmt.Fprintln(e.stdout, name)
 	}

@@ -394,4 +394,9 @@ func TestMounts(t *testing.T) {
 	if !strings.Contains(got, dir+":/d:ro") || !strings.Contains(got, "vol:/v") || !strings.HasSuffix(got, "Soft:10]] 1500000000") {
 		t.Errorf("inspect has %s", got)
 	}
+	w.ok("create", "--name", "asked", "--mount", "type=bind,src="+dir+",dst=/d,readonly", "--mount", "type=tmpfs,dst=/t", "-v", "vol:/v", "--cpu-quota", "50000", "test/base", "true")
+	got = w.field("asked", "{{.HostConfig.Binds}} {{range .HostConfig.Mounts}}{{.Type}} {{.Target}};{{end}} {{.HostConfig.NanoCpus}} {{.HostConfig.CpuQuota}}")
+	if got != "[vol:/v] bind /d;tmpfs /t; 0 50000" {
+		t.Errorf("inspect has %s", got)
+	}
 }

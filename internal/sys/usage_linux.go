@@ -13,7 +13,13 @@ import (
 
 // Meter measures what files take on disk, as du does: blocks and not lengths,
 // and each inode once, for the first that is measured.
-type Meter struct{ seen map[[2]uint64]bool }
+type Meter struct {
+	// Lengths has the lengths of files count, and directories take nothing: what docker
+	// calls the size of a container.
+	Lengths bool
+
+	seen map[[2]uint64]bool
+}
 
 // Take returns how many bytes a file, or a directory with all in it, takes that
 // were not taken before. What is not there, or goes away meanwhile, takes none.
@@ -42,7 +48,12 @@ func (m *Meter) Take(name string) (int64, error) {
 		}
 		if id := [2]uint64{uint64(st.Dev), st.Ino}; !m.seen[id] {
 			m.seen[id] = true
-			size += st.Blocks * 512
+			switch {
+			case !m.Lengths:
+				size += st.Blocks * 512
+			case !e.IsDir():
+				size += st.Size
+			}
 		}
 		return nil
 	})

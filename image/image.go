@@ -3,12 +3,13 @@
 package image
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+
+	"builder/internal/quickjson"
 
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/opencontainers/go-digest"
@@ -82,7 +83,7 @@ func IsLayer(mediaType string) bool {
 // ParseIndex decodes an index or manifest list.
 func ParseIndex(data []byte) (ocispec.Index, error) {
 	var idx ocispec.Index
-	if err := json.Unmarshal(data, &idx); err != nil {
+	if err := quickjson.Unmarshal(data, &idx); err != nil {
 		return idx, fmt.Errorf("%w: index: %w", ErrInvalid, err)
 	}
 	if err := checkKind(data, IsIndex, "config", "layers"); err != nil {
@@ -101,7 +102,7 @@ func ParseIndex(data []byte) (ocispec.Index, error) {
 // layers.
 func ParseManifest(data []byte) (ocispec.Manifest, error) {
 	var m ocispec.Manifest
-	if err := json.Unmarshal(data, &m); err != nil {
+	if err := quickjson.Unmarshal(data, &m); err != nil {
 		return m, fmt.Errorf("%w: manifest: %w", ErrInvalid, err)
 	}
 	if err := checkKind(data, IsManifest, "manifests"); err != nil {
@@ -128,21 +129,8 @@ func ParseManifest(data []byte) (ocispec.Manifest, error) {
 // its own media type or by a field that its kind doesn't have: two programs
 // would see two images under one digest (CVE-2021-41190).
 func checkKind(data []byte, is func(mediaType string) bool, foreign ...string) error {
-	// Token by token: a map would keep only one of a doubled field's values.
-	dec := json.NewDecoder(bytes.NewReader(data))
-	if _, err := dec.Token(); err != nil {
-		return err
-	}
-	for dec.More() {
-		key, err := dec.Token()
-		if err != nil {
-			return err
-		}
-		var value json.RawMessage
-		if err := dec.Decode(&value); err != nil {
-			return err
-		}
-		name, _ := key.(string)
+	// One by one: a map would keep only one of a doubled field's values.
+	return quickjson.Fields(data, func(name string, value []byte) error {
 		same := func(field string) bool { return strings.EqualFold(field, name) } // as package json does
 		switch {
 		case slices.ContainsFunc(foreign, same) && string(value) != "null":
@@ -156,8 +144,8 @@ func checkKind(data []byte, is func(mediaType string) bool, foreign ...string) e
 				return fmt.Errorf("it says that it is a %q", mediaType)
 			}
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 func checkDescriptor(d ocispec.Descriptor) error {
@@ -177,7 +165,7 @@ func checkDescriptor(d ocispec.Descriptor) error {
 // diffIDs as layers, each a sha256 digest.
 func ParseConfig(data []byte, m ocispec.Manifest) (Config, error) {
 	var c Config
-	if err := json.Unmarshal(data, &c); err != nil {
+	if err := quickjson.Unmarshal(data, &c); err != nil {
 		return c, fmt.Errorf("%w: config: %w", ErrInvalid, err)
 	}
 	if len(c.RootFS.DiffIDs) != len(m.Layers) {

@@ -3,10 +3,16 @@
 package image
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
+
+	"builder/internal/quickjson"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
@@ -194,4 +200,65 @@ func FuzzParseDocuments(f *testing.F) {
 		}
 		ParseConfig(data, m)
 	})
+}
+
+// FuzzQuickJSON reads documents in the quick way and by encoding/json: with the same
+// result and the same error.
+func FuzzQuickJSON(f *testing.F) {
+	const config = `{"created":"2026-11-28T10:00:00.5Z","author":"a","architecture":"amd64","os":"linux","os.features":["x"],"variant":"v8","rootfs":{"type":"layers","diff_ids":["` + aDigest + `"]},
+		"history":[{"created":"2026-11-28T10:00:00Z","created_by":"x","empty_layer":true},{}],
+		"config":{"User":"1:2","ExposedPorts":{"80/tcp":{}},"Env":["A=b","C=\u00fc<"],"Entrypoint":null,"Cmd":[],"Volumes":{"/v":{}},"WorkingDir":"/","Labels":{"a":"b","a":"c","\u0061":"d"},
+		"Healthcheck":{"Test":["CMD","x"],"Interval":30000000000,"Retries":3},"Shell":["/bin/sh"],"OnBuild":["RUN x"],"ArgsEscaped":true,"StopSignal":"9"}}`
+	const index = `{"schemaVersion":2,"mediaType":"m","artifactType":"t","manifests":[{"mediaType":"m","digest":"` + aDigest + `","size":12,"urls":["u"],"data":"AQI=",
+		"annotations":{"k":"v"},"platform":{"architecture":"arm64","os":"linux","os.version":"1","os.features":["f"],"variant":"v8"},"artifactType":"x"}],"subject":null,"annotations":{}}`
+	for _, s := range []string{
+		config, index, "{}", "null", "[]", "", `{"a":`, `1`, `"x"`, ` { "schemaVersion" : 2 , "layers" : [ ] } `,
+		`{"schemaVersion":2,"SchemaVersion":3}`, `{"SCHEMAVERSION":3}`, `{"schemaVersion":2.0}`, `{"schemaVersion":1e3}`, `{"schemaVersion":"2"}`, `{"schemaVersion":99999999999999999999}`, `{"schemaVersion":-0}`,
+		`{"manifests":[{"size":1},{"digest":"d"}],"manifests":[{"size":3}]}`, `{"manifests":{}}`, `{"manifests":[1]}`, `{"manifests":[null,{}]}`, `{"layers":[[]]}`,
+		`{"config":{"digest":"d"},"config":{"size":1}}`, `{"config":{"Env":["a"],"env":["b","c"]}}`, `{"config":{"Volumes":{"/a":{"x":[1,{"y":"}\""}]}}}}`, `{"config":{"Volumes":{"/a":1}}}`,
+		`{"\u0063onfig":{"User":"x"}}`, `{"config":{"U\u017fer":"x"}}`, `{"config":{"uſer":"x"}}`, `{"config":{"User":"\ud800","WorkingDir":"\n\\\""}}`, "{\"config\":{\"User\":\"\xff\"}}",
+		`{"config":{"Healthcheck":{"Interval":"1s"}}}`, `{"created":null,"config":null,"rootfs":null}`, `{"created":"yesterday"}`, `{"created":1}`, `{"config":{"Labels":{"a":1}}}`, `{"unknown":{"a":[1,2,"]"]},"os":"x"}`,
+		`{"os":"a","os":"b"}`, `{"config":{"":{}},"":1}`, `{"os":null,"os":"b"}`, `{"os":"b","os":null}`, `{"config":{"ArgsEscaped":"x"}}`, `{"config":{"ArgsEscaped":false,"ArgsEscaped":true}}`, `{"subject":{"size":1}}`, `{"Versioned":{"schemaVersion":1}}`, `{"Platform":{"os":"x"}}`,
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if fields := tokenFields(data); json.Valid(data) {
+			var got []string
+			err := quickjson.Fields(data, func(name string, value []byte) error {
+				got = append(got, name, string(value))
+				return nil
+			})
+			if err != nil || !slices.Equal(got, fields) {
+				t.Errorf("%q has fields %q, %v, want %q", data, got, err, fields)
+			}
+		}
+		for _, fresh := range []func() any{func() any { return new(ocispec.Index) }, func() any { return new(ocispec.Manifest) }, func() any { return new(Config) }} {
+			got, want := fresh(), fresh()
+			gotErr, wantErr := quickjson.Unmarshal(data, got), json.Unmarshal(data, want)
+			if fmt.Sprint(gotErr) != fmt.Sprint(wantErr) || !reflect.DeepEqual(got, want) {
+				t.Errorf("%q as %T:\n%+v, %v\nwant %+v, %v", data, got, got, gotErr, want, wantErr)
+			}
+		}
+	})
+}
+
+// tokenFields are the fields of an object, and their values.
+func tokenFields(data []byte) (fields []string) {
+	dec := json.NewDecoder(bytes.NewReader(data))
+	if first, err := dec.Token(); err != nil || first != json.Delim('{') {
+		return nil
+	}
+	for dec.More() {
+		key, err := dec.Token()
+		if err != nil {
+			return nil
+		}
+		var value json.RawMessage
+		if err := dec.Decode(&value); err != nil {
+			return nil
+		}
+		fields = append(fields, key.(string), string(value))
+	}
+	return fields
 }

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"time"
 
+	"builder/internal/quickjson"
 	"builder/network"
 )
 
@@ -92,7 +93,7 @@ func (r Records) Note(events ...Event) {
 	var lines []byte
 	for _, e := range events {
 		e.Time = time.Now()
-		line, err := json.Marshal(e)
+		line, err := quickjson.Marshal(e)
 		if err != nil {
 			return
 		}

@@ -19,6 +19,7 @@ import (
 	"builder/container"
 	"builder/internal/atomicfile"
 	"builder/internal/filelock"
+	"builder/internal/quickjson"
 	"builder/internal/sys"
 	"builder/network"
 	"builder/snapshot"
@@ -206,7 +207,7 @@ func (r Records) saveState(id string, s State) error {
 }
 
 func save(name string, v any) error {
-	data, err := json.Marshal(v)
+	data, err := quickjson.Marshal(v)
 	if err != nil {
 		return err
 	}

@@ -15,7 +15,8 @@ import (
 // The fast carrier makes the child with clone3(CLONE_VM): it shares this
 // process's memory until it executes the trampoline, so the cost does not grow
 // with the heap, and a few lines of assembly walk the program's image where it
-// is. Unlike with vfork the parent goes on meanwhile.
+// is. The copying carrier leaves CLONE_VM out. Unlike with vfork the parent goes
+// on meanwhile.
 
 // trampolineAddrs returns the addresses of the code in trampoline_amd64.s.
 func trampolineAddrs() (exec, init uintptr)
@@ -35,9 +36,14 @@ type cloneArgs struct {
 // parent's.
 const childStack = 4096
 
-// fastCarrier is a carrier. It fails with ENOSYS or EINVAL where the kernel
-// lacks something it needs.
-func fastCarrier(p *plan) (child, error) {
+// fastCarrier and copyingCarrier are carriers. They fail with ENOSYS or EINVAL
+// where the kernel lacks something they need.
+func fastCarrier(p *plan) (child, error)    { return cloneCarrier(p, unix.CLONE_VM) }
+func copyingCarrier(p *plan) (child, error) { return cloneCarrier(p, 0) }
+
+// cloneCarrier is a carrier. Its child shares this process's memory if share is
+// CLONE_VM, and has a copy of it if that is 0.
+func cloneCarrier(p *plan, share uint64) (child, error) {
 	// Descriptors that the program sets itself must not be those of its files.
 	fds, dups, err := highFDs(p.prog.files)
 	defer func() {
@@ -61,7 +67,7 @@ func fastCarrier(p *plan) (child, error) {
 	args := (*cloneArgs)(unsafe.Add(base, argsAt))
 	pidfd := (*int32)(unsafe.Add(base, argsAt+int(unsafe.Sizeof(*args))))
 	*args = cloneArgs{
-		flags: uint64(p.cloneFlags()) | unix.CLONE_VM | unix.CLONE_PIDFD | unix.CLONE_CLEAR_SIGHAND,
+		flags: uint64(p.cloneFlags()) | share | unix.CLONE_PIDFD | unix.CLONE_CLEAR_SIGHAND,
 		pidfd: uint64(uintptr(unsafe.Pointer(pidfd))), exitSignal: uint64(unix.SIGCHLD),
 		stack: uint64(uintptr(unsafe.Add(base, stackAt))), stackSize: childStack,
 	}
@@ -69,20 +75,22 @@ func fastCarrier(p *plan) (child, error) {
 		args.flags |= unix.CLONE_INTO_CGROUP
 		args.cgroup = uint64(p.cgroup.dir.Fd())
 	}
-	// The child shares this process's memory and may already run as the
-	// container's user: a process of the same user on the machine could
-	// otherwise trace it.
+	// The child has this process's memory and may already run as the container's
+	// user: a process of the same user on the machine could otherwise trace it.
 	sys.HideMemory()
 	pid, errno := cloneBlocked(args, base)
-	if errno != 0 {
+	c := child{pid: pid, pidfd: int(*pidfd), executed: func() {
 		sys.ShowMemory()
 		_ = unix.Munmap(arena)
+	}}
+	if errno != 0 || share == 0 { // a copy stays hidden, and as it is
+		c.executed()
+		c.executed = nil
+	}
+	if errno != 0 {
 		return child{}, os.NewSyscallError("clone3", errno)
 	}
-	return child{pid: pid, pidfd: int(*pidfd), executed: func() {
-		sys.ShowMemory()
-		_ = unix.Munmap(arena)
-	}}, nil
+	return c, nil
 }
 
 // cloneBlocked makes the child with every signal blocked: it must not run a

@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -45,29 +44,7 @@ type host struct {
 	// with a user namespace is there such a child (see bestCarrier).
 	scoring sync.RWMutex
 
-	spawn    chan func() // runs on the spawner thread
-	spawnTID atomic.Int32
-}
-
-// killUnborn kills the child that the spawner thread is about to make: one that executes
-// nothing yet but this program. In a PID namespace of others these can have stopped it, and
-// the thread waits for it in the kernel.
-func (h *host) killUnborn() {
-	children, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/children", h.spawnTID.Load()))
-	own, ownErr := os.Stat("/proc/self/exe")
-	if err != nil || ownErr != nil {
-		return
-	}
-	for _, word := range strings.Fields(string(children)) {
-		exe, err := os.Stat("/proc/" + word + "/exe")
-		pid, numErr := strconv.Atoi(word)
-		if err != nil || numErr != nil || !os.SameFile(exe, own) {
-			continue
-		}
-		if f := statFields(pid); len(f) > 0 && string(f[0]) == "T" {
-			_ = unix.Kill(pid, unix.SIGKILL)
-		}
-	}
+	spawn chan func() // runs on the spawner thread
 }
 
 // scored holds off others' children while one is made that sets its oom_score_adj, or
@@ -142,7 +119,6 @@ func oomScoreAdj() int {
 // child, and other threads end when the runtime likes.
 func (h *host) spawner() {
 	runtime.LockOSThread()
-	h.spawnTID.Store(int32(unix.Gettid()))
 	for f := range h.spawn {
 		f()
 	}

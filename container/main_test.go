@@ -101,7 +101,7 @@ func uniqueID() string {
 
 // carriers are what the tests run over.
 func carriers() map[string]carrier {
-	return map[string]carrier{"portable": portableCarrier, "fast": fastCarrier}
+	return map[string]carrier{"portable": portableCarrier, "copying": copyingCarrier, "fast": fastCarrier}
 }
 
 // eachCarrier runs a test over every carrier.

@@ -13,4 +13,6 @@ func trampolineAddrs() (exec, init uintptr) { return 0, 0 }
 
 func fastCarrier(*plan) (child, error) { return child{}, unix.ENOSYS }
 
+func copyingCarrier(*plan) (child, error) { return child{}, unix.ENOSYS }
+
 func walkerAddr() uintptr { return 0 }

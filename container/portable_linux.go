@@ -28,27 +28,32 @@ type child struct {
 	executed func()
 }
 
-// bestCarrier is the fast carrier, or where the kernel is too old for it the
-// portable one.
+// bestCarrier is the fast carrier, or the copying one for a child that is to be apart, or
+// where the kernel is too old for them the portable one.
 func bestCarrier(p *plan) (child, error) {
-	if p.spec.PID.With == ShareOther && p.spec.UserNS == nil {
-		// Who may trace everything there (CAP_SYS_PTRACE) is not to find this
-		// process's memory.
-		return portableCarrier(p)
-	}
-	if p.setsOOM() && p.spec.UserNS == nil {
+	if p.setsOOM() && p.spec.UserNS == nil && p.spec.PID.With != ShareOther {
 		// The kernel would set this process's as well, as the child shares its memory.
 		return portableCarrier(p)
 	}
-	c, err := fastCarrier(p)
-	if p.spec.UserNS != nil {
-		return c, err // a process of several threads can't enter one
+	carry := fastCarrier
+	if p.apart() {
+		carry = copyingCarrier
+	}
+	c, err := carry(p)
+	if p.spec.UserNS != nil || p.spec.PID.With == ShareOther {
+		// A process of several threads can't enter a user namespace, and the one that
+		// syscall.ForkExec waits for can be stopped by others of its PID namespace.
+		return c, err
 	}
 	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.E2BIG) {
 		return portableCarrier(p)
 	}
 	return c, err
 }
+
+// apart says whether the child is not to share this process's memory: in the PID namespace
+// of others, of whom one that may trace everything there (CAP_SYS_PTRACE) could write to it.
+func (p *plan) apart() bool { return p.spec.PID.With == ShareOther }
 
 // The portable carrier executes this program anew, whose main calls Init.
 

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime/debug"
 	"strings"
 	"sync"
 	"syscall"
@@ -75,23 +74,6 @@ func (h *host) start(ctx context.Context, spec Spec, carry carrier) (*Process, e
 	var c child
 	scored := h.scored(pl.setsOOM() && spec.UserNS != nil)
 	h.onSpawner(func() {
-		if spec.PID.With == ShareOther {
-			made := make(chan struct{})
-			defer close(made)
-			// This thread doesn't answer while the child has its memory: a collection
-			// would stop all others for that long, the one that ends the child too.
-			defer debug.SetGCPercent(debug.SetGCPercent(-1))
-			go func() {
-				for {
-					select {
-					case <-made:
-						return
-					case <-time.After(setupTime): // and again: it may be stopped later yet
-						h.killUnborn()
-					}
-				}
-			}()
-		}
 		err = inPIDNamespace(spec.PID.NS, func() error { c, err = carry(pl); return err })
 	})
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -82,8 +83,20 @@ func TestSharedNamespaces(t *testing.T) {
 }
 
 // TestFrozenStart makes containers in the PID namespace of one that stops all others there
-// as they come: none of them holds up who makes them.
+// as they come: none of them holds up who makes them, whatever that does meanwhile.
 func TestFrozenStart(t *testing.T) {
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				runtime.GC() // which waits for every thread that runs Go
+			}
+		}
+	}()
 	old := setupTime
 	setupTime = 200 * time.Millisecond
 	defer func() { setupTime = old }()

@@ -39,27 +39,7 @@ type host struct {
 	cgroups *cgroups
 	filters map[capSet]*seccompFilter // docker's default profile, compiled
 
-	// scoring is held while a child that shares this process's memory exists, to write
-	// if the child sets its oom_score_adj: that is all others' then that share it. Only
-	// with a user namespace is there such a child (see bestCarrier).
-	scoring sync.RWMutex
-
 	spawn chan func() // runs on the spawner thread
-}
-
-// scored holds off others' children while one is made that sets its oom_score_adj, or
-// the other way round. The caller calls done when the child has memory of its own.
-func (h *host) scored(sets bool) (done func()) {
-	if !sets {
-		h.scoring.RLock()
-		return h.scoring.RUnlock
-	}
-	h.scoring.Lock()
-	return func() {
-		// Who could lower it, or has raised it, may set it back.
-		_ = os.WriteFile("/proc/self/oom_score_adj", []byte(strconv.Itoa(h.oomScoreAdj)), 0)
-		h.scoring.Unlock()
-	}
 }
 
 // theHost makes the host once. It can't be made without root.

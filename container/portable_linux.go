@@ -31,10 +31,6 @@ type child struct {
 // bestCarrier is the fast carrier, or the copying one for a child that is to be apart, or
 // where the kernel is too old for them the portable one.
 func bestCarrier(p *plan) (child, error) {
-	if p.setsOOM() && p.spec.UserNS == nil && p.spec.PID.With != ShareOther {
-		// The kernel would set this process's as well, as the child shares its memory.
-		return portableCarrier(p)
-	}
 	carry := fastCarrier
 	if p.apart() {
 		carry = copyingCarrier
@@ -51,9 +47,13 @@ func bestCarrier(p *plan) (child, error) {
 	return c, err
 }
 
-// apart says whether the child is not to share this process's memory: in the PID namespace
-// of others, of whom one that may trace everything there (CAP_SYS_PTRACE) could write to it.
-func (p *plan) apart() bool { return p.spec.PID.With == ShareOther }
+// apart says whether the child is not to share this process's memory, as that is no matter
+// of the two alone:
+//
+//   - in the PID namespace of others, of whom one that may trace everything there
+//     (CAP_SYS_PTRACE) could write to it;
+//   - with an oom_score_adj, which is that of all who share memory.
+func (p *plan) apart() bool { return p.spec.PID.With == ShareOther || p.setsOOM() }
 
 // The portable carrier executes this program anew, whose main calls Init.
 

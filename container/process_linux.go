@@ -72,12 +72,10 @@ func (h *host) start(ctx context.Context, spec Spec, carry carrier) (*Process, e
 		io: pl.io, cgroup: pl.cgroup, stubs: pl.stubs, gone: make(chan struct{}), done: make(chan struct{}), many: spec.PID.With != ShareNot,
 	}
 	var c child
-	scored := h.scored(pl.setsOOM() && spec.UserNS != nil)
 	h.onSpawner(func() {
 		err = inPIDNamespace(spec.PID.NS, func() error { c, err = carry(pl); return err })
 	})
 	if err != nil {
-		scored()
 		return nil, &StartError{Err: errors.Join(err, pl.abandon()), Code: codeSetup}
 	}
 	p.pid, p.pidfd = c.pid, newPidfd(c.pidfd)
@@ -95,7 +93,6 @@ func (h *host) start(ctx context.Context, spec Spec, carry carrier) (*Process, e
 	if c.executed != nil {
 		c.executed()
 	}
-	scored()
 	if err != nil {
 		_ = p.endOthers()
 		p.io.closeAll()

@@ -5,6 +5,7 @@ package container
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -132,6 +133,35 @@ func TestOOMScoreAdj(t *testing.T) {
 	spec.OOMScoreAdj = 1001
 	if err := Run(t.Context(), spec); err == nil || !strings.Contains(err.Error(), "between -1000 and 1000") {
 		t.Error(err)
+	}
+}
+
+// TestOOMScoreAdjMeanwhile looks at who starts a container before that executes its command:
+// it keeps its own value, and so does what it starts in that moment.
+func TestOOMScoreAdjMeanwhile(t *testing.T) {
+	before, err := os.ReadFile("/proc/self/oom_score_adj")
+	must(t, err)
+	_, target := startTarget(t, newSpec(t, "echo", "ready", ";", "sleep", "1000"))
+	mapped, _ := mappedSpec(t)
+	for _, spec := range []Spec{newSpec(t), mapped} {
+		spec.Args = []string{"/bin/helper", "cat", "/proc/self/oom_score_adj"}
+		spec.OOMScoreAdj = 321
+		asked := false
+		spec.BeforeExec = func(int, *os.File) error {
+			asked = true
+			if own, err := os.ReadFile("/proc/self/oom_score_adj"); err != nil || !bytes.Equal(own, before) {
+				return fmt.Errorf("who starts it has %q (%v)", own, err)
+			}
+			if out, err := execOutput(t, target, ExecSpec{Args: []string{"cat", "/proc/self/oom_score_adj"}}); out != string(before) {
+				return fmt.Errorf("a process in another one has %q (%v)", out, err)
+			}
+			return Run(t.Context(), newSpec(t, "exit", "0"))
+		}
+		h, err := theHost()
+		must(t, err)
+		if out := (runner{h, bestCarrier}).ok(t, spec); out != "321\n" || !asked {
+			t.Errorf("it has %q itself", out)
+		}
 	}
 }
 

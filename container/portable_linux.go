@@ -52,8 +52,12 @@ func bestCarrier(p *plan) (child, error) {
 //
 //   - in the PID namespace of others, of whom one that may trace everything there
 //     (CAP_SYS_PTRACE) could write to it;
-//   - with an oom_score_adj, which is that of all who share memory.
-func (p *plan) apart() bool { return p.spec.PID.With == ShareOther || p.setsOOM() }
+//   - with an oom_score_adj, which is that of all who share memory;
+//   - below a group that the caller names, where there may be no memory left: the kernel
+//     kills all who share memory with what it finds there.
+func (p *plan) apart() bool {
+	return p.spec.PID.With == ShareOther || p.setsOOM() || p.spec.CgroupParent != ""
+}
 
 // The portable carrier executes this program anew, whose main calls Init.
 

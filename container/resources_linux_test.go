@@ -8,13 +8,17 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"builder/internal/sys"
+	"builder/internal/testutil"
 )
 
 // TestBoundsHold has containers try to take more than they may have.
@@ -232,6 +236,69 @@ func TestNamedParent(t *testing.T) {
 	must(t, p.Kill())
 	_ = p.Wait()
 	r.Close()
+}
+
+// TestFullParent starts a container below a group whose memory is used up. The kernel kills
+// what it finds there, and all who have the same memory: not who starts it.
+func TestFullParent(t *testing.T) {
+	testutil.Require(t, "root")
+	const inStarter = "HELPER_FULL_PARENT"
+	if parent := os.Getenv(inStarter); parent != "" {
+		spec := newSpec(t, "exit", "0")
+		spec.CgroupParent, spec.Resources.Memory = parent, 64<<20
+		fmt.Printf("the starter lives: %v\n", Run(t.Context(), spec))
+		return
+	}
+	exe, err := os.Executable()
+	must(t, err)
+	starter := exec.Command(exe, "-test.run", "^TestFullParent$")
+	starter.Env = append(os.Environ(), inStarter+"="+fullGroup(t))
+	out, err := starter.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "the starter lives: ") {
+		t.Errorf("who starts it: %v\n%s", err, out)
+	}
+}
+
+// fullGroup is a group whose memory is used up by what a process has left there.
+func fullGroup(t *testing.T) string {
+	h, err := theHost()
+	must(t, err)
+	g, err := newCgroup(h.cgroups.root, testParent+"-full", "group")
+	must(t, err)
+	bound := func(n int64) error {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		_, err := h.cgroups.limit(g, Resources{Memory: n, MemorySwap: n}, func(string) {})
+		return err
+	}
+	const most = 8 << 20
+	must(t, bound(2*most))
+	t.Cleanup(func() {
+		for _, g := range append(g.v1, g) {
+			must(t, g.dir.Close())
+			must(t, removeCgroup(g.root, testParent+"-full"))
+		}
+	})
+	counting := append(g.v1, g)[0]
+	procs, err := sys.OpenInRoot(counting.dir, "cgroup.procs", os.O_WRONLY, 0)
+	must(t, err)
+	defer procs.Close()
+	fd, err := unix.MemfdCreate("left", unix.MFD_CLOEXEC)
+	must(t, err)
+	left := os.NewFile(uintptr(fd), "left")
+	t.Cleanup(func() { left.Close() })
+	fill := exec.Command("/bin/sh", "-c", "echo 0 >&3 && head -c "+strconv.Itoa(most)+" /dev/zero >&4")
+	fill.ExtraFiles = []*os.File{procs, left}
+	if out, err := fill.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	// Version 1 takes no bound below what is used.
+	n := int64(most)
+	for err = bound(n); err != nil && n < 2*most; err = bound(n) {
+		n += 4 << 10
+	}
+	must(t, err)
+	return "/" + g.path
 }
 
 // TestAdoptedGroupsGo takes over a container as another process does, with

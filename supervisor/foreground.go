@@ -32,6 +32,9 @@ type IO struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 	Width, Height  uint16
+	// Ready is called before the container's command is executed for the first time, which
+	// it isn't if there is an error; nil for nothing.
+	Ready func() error
 }
 
 // RunForeground starts a container of which the caller has the lock, and holds
@@ -56,6 +59,7 @@ func (r Records) RunForeground(snaps *snapshot.Overlay, c Config, lock *filelock
 		f.endView()
 		return nil, errors.Join(err, f.close(), h.giveUp())
 	}
+	io.Ready = nil
 	return f, nil
 }
 

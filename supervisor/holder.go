@@ -312,6 +312,11 @@ func (h *holder) start() (err error) {
 	}
 	running := State{Status: Running, Boot: sys.BootID(), Restarts: h.current().Restarts, Foreground: spec.KillWithParent, Network: att, Resolv: resolvSum(spec.ResolvConf)}
 	spec.BeforeExec = func(pid int, terminal *os.File) error {
+		if h.foreground != nil && h.foreground.Ready != nil {
+			if err := h.foreground.Ready(); err != nil {
+				return err
+			}
+		}
 		if err := h.keepOutput(out, terminal); err != nil {
 			return err
 		}

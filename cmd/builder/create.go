@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -20,6 +19,7 @@ import (
 	"builder/image"
 	"builder/internal/filelock"
 	"builder/internal/owner"
+	"builder/internal/quickjson"
 	"builder/internal/sys"
 	"builder/rootfs"
 	"builder/snapshot"
@@ -151,7 +151,7 @@ func (e *env) createContainer(ctx context.Context, o *createOptions, name string
 	if err := o.connect(e, records, &c); err != nil {
 		return c, nil, err
 	}
-	if c.Options, err = json.Marshal(o.set); err != nil {
+	if c.Options, err = quickjson.Marshal(o.set); err != nil {
 		return c, nil, err
 	}
 	if o.timezone != "" {

@@ -10,10 +10,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"builder/container"
@@ -36,8 +34,8 @@ func main() {
 	container.Init() // does not return in a container's first process
 	userns.Init()
 	whole := startedWhole()
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	e := &env{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv}
+	ctx, caught, stop := interruptible()
+	e := &env{caught: caught, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv}
 	err := dispatch(ctx, e, os.Args[1:])
 	if wantsWhole(err) && !whole { // else this file is one of the two alone
 		if err = ctx.Err(); err == nil {
@@ -56,6 +54,8 @@ type env struct {
 	stdout, stderr *os.File
 	getenv         func(string) string
 	tell           func(string) // of registries, with --verbose; nil: nobody
+
+	caught <-chan struct{} // closed when an interrupt ends the command's context; nil for none
 
 	root  string // --root
 	debug bool   // --debug
@@ -299,6 +299,9 @@ func upperFirst(s string) string {
 func (e *env) store() (*store.Store, error) {
 	if e.opened != nil {
 		return e.opened, nil
+	}
+	if e.caught != nil {
+		<-e.caught
 	}
 	s, err := store.Open(e.stateDir())
 	if err != nil {

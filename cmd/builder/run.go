@@ -8,11 +8,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/signal"
 	"slices"
 	"strings"
-	"syscall"
-	"time"
 
 	"builder/container"
 	"builder/image"
@@ -90,7 +87,7 @@ func (c *codedError) Unwrap() error { return c.err }
 // setupFailure gives an error docker's exit code: that of a command that can't
 // be started, or 125.
 func setupFailure(err error) error {
-	if err == nil || errors.Is(err, pflag.ErrHelp) {
+	if err == nil || errors.Is(err, pflag.ErrHelp) || errors.Is(err, context.Canceled) {
 		return err
 	}
 	code := exitSetup
@@ -133,11 +130,11 @@ func (e *env) runContainer(ctx context.Context, o *runOptions, name string, args
 		}
 		return e.runByMonitor(ctx, o, c, keys)
 	}
-	return e.runHere(o, c, lock)
+	return e.runHere(ctx, o, c, lock)
 }
 
 // runHere runs a container as a part of this process.
-func (e *env) runHere(o *runOptions, c supervisor.Config, lock *filelock.Lock) (int, error) {
+func (e *env) runHere(ctx context.Context, o *runOptions, c supervisor.Config, lock *filelock.Lock) (int, error) {
 	s, rfs, err := e.rootFS()
 	if err != nil {
 		return 0, errors.Join(err, lock.Release())
@@ -162,10 +159,15 @@ func (e *env) runHere(o *runOptions, c supervisor.Config, lock *filelock.Lock) (
 	defer restore()
 	// Signals go to the process, which decides what they mean: the
 	// container does not end with ctx.
+	streams.Ready = func() error { return ctx.Err() }
 	var caught *caughtSignals
 	if o.sigProxy {
-		caught = catchSignals()
+		caught = beginToCatch()
 		defer caught.stop()
+		streams.Ready = func() error {
+			<-caught.begun
+			return ctx.Err() // what has come before went to nobody else
+		}
 	}
 	records := e.records(s)
 	swept := make(chan error, 1)
@@ -382,72 +384,3 @@ func (e *env) rawTerminal(interactive bool) (restore func(), err error) {
 	}
 	return func() { term.Restore(fd, state) }, nil
 }
-
-// signalled is what signals are passed on to.
-type signalled interface {
-	Signal(syscall.Signal)
-	Resize(width, height uint16)
-}
-
-// caughtSignals are what this process is sent, from before the container's is
-// started: none is lost that comes before there is whom to pass it on to.
-type caughtSignals struct {
-	ch   chan os.Signal
-	done chan struct{}
-}
-
-// sentSignals are those that users and programs send, and SIGPIPE, as a container goes
-// on when nobody reads what it writes. Each costs the Go runtime two changes of threads.
-var sentSignals = []os.Signal{
-	syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM,
-	syscall.SIGCONT, syscall.SIGTSTP, syscall.SIGWINCH, syscall.SIGPIPE,
-}
-
-// catchSignals catches these at once, and all others as soon as the container
-// isn't one that ends at once.
-func catchSignals() *caughtSignals {
-	c := &caughtSignals{make(chan os.Signal, 64), make(chan struct{})}
-	signal.Notify(c.ch, sentSignals...)
-	time.AfterFunc(100*time.Millisecond, func() { signal.Notify(c.ch) })
-	return c
-}
-
-// stop ends it: what is caught from now on is dropped, as the process is about to
-// end.
-func (c *caughtSignals) stop() { close(c.done) }
-
-// forwardSignals passes caught signals on to the container's process, and the
-// terminal's changes of size.
-func (e *env) forwardSignals(c *caughtSignals, p signalled, tty bool) {
-	go func() {
-		for {
-			select {
-			case <-c.done:
-				return
-			case sig := <-c.ch:
-				e.forward(p, sig.(syscall.Signal), tty)
-			}
-		}
-	}()
-}
-
-func (e *env) forward(p signalled, sig syscall.Signal, tty bool) {
-	switch sig {
-	case syscall.SIGCHLD, syscall.SIGPIPE, syscall.SIGURG, syscall.SIGTTIN, syscall.SIGTTOU:
-		// Meant for this process: its children, its streams, its runtime.
-	case syscall.SIGWINCH:
-		if tty {
-			p.Resize(e.terminalSize())
-		}
-	default:
-		p.Signal(sig)
-	}
-}
-
-// inProcess is a container of this process that signals are passed on to. It
-// may have ended meanwhile.
-type inProcess struct{ p *container.Process }
-
-func (i inProcess) Signal(sig syscall.Signal) { _ = i.p.Signal(sig) }
-
-func (i inProcess) Resize(width, height uint16) { _ = i.p.Resize(width, height) }

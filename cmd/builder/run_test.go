@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"builder/internal/testutil"
 )
@@ -197,5 +198,35 @@ func TestInitName(t *testing.T) {
 	comm, line, _ := strings.Cut(out, "\n")
 	if want := `builder-init sh -c cat /proc/1/comm; tr '\0' ' ' < /proc/1/cmdline`; comm != "builder-init" || strings.TrimRight(line, " ") != want {
 		t.Errorf("process 1 is %s, %q", comm, line)
+	}
+}
+
+// TestSignalAtStart sends a signal at different times of a start: it ends the command before
+// there is a container, or the container, and is never lost.
+func TestSignalAtStart(t *testing.T) {
+	w := newLifeBench(t)
+	w.ok("run", "--rm", "--init", "test/base", "true") // what is made once
+	for i := range 40 {
+		cmd := w.command("run", "--rm", "--init", "test/base", "sleep", "20")
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Duration(i) * time.Millisecond)
+		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		_ = cmd.Wait()
+		st := cmd.ProcessState
+		byItself := st.ExitCode() == -1 // before it caught the signal
+		stopped := st.ExitCode() == 130 && stderr.String() == "builder: interrupted\n"
+		if passedOn := st.ExitCode() == 143; !byItself && !stopped && !passedOn {
+			t.Errorf("after %d ms: %v, %s", i, st, stderr.String())
+		}
+	}
+	w.ok("run", "--rm", "test/base", "true") // sweeps
+	if out := w.ok("ps", "-aq"); out != "" {
+		t.Errorf("containers are left: %q", out)
 	}
 }

@@ -21,7 +21,7 @@ type Endpoint struct {
 	Container   string       `json:"container"` // its ID
 	Names       []string     `json:"names"`     // that it has on every network that resolves names
 	Connections []Connection `json:"connections"`
-	Ports       []Port       `json:"ports,omitempty"` // on the first network that leads out
+	Ports       []Port       `json:"ports,omitempty"` // on the network by which it goes out
 	Upstream    []netip.Addr `json:"-"`               // name servers for what is no name on its networks; none for the machine's
 }
 
@@ -35,6 +35,9 @@ type Connection struct {
 	// Links are names by which the container, and no other, knows others on this
 	// network: their names, or on the default network, which resolves none, their IDs.
 	Links map[string]string `json:"links,omitempty"`
+	// GatewayPriority is how much this network is to be the one by which default routes
+	// lead, among those that lead out. Of several of one priority it is the first.
+	GatewayPriority int `json:"gatewayPriority,omitempty"`
 }
 
 // Attachment is what a container has. It is kept as JSON, by which another
@@ -62,6 +65,7 @@ type Connected struct {
 	Gateways  []netip.Addr `json:"gateways"` // by which default routes lead
 	MAC       string       `json:"mac"`
 	Aliases   []string     `json:"aliases,omitempty"`
+	Priority  int          `json:"priority,omitempty"` // see [Connection]
 }
 
 // near says whether an address is of a subnet of the network.
@@ -111,12 +115,17 @@ func (n *Networks) Attach(e Endpoint, ns *os.File) (_ *Attachment, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, c := range e.Connections {
+	for _, c := range e.byPriority() {
 		if err := a.Connect(c, e.Names, e.Ports); err != nil {
 			return nil, err
 		}
 	}
 	return a, nil
+}
+
+// byPriority are the connections in the order in which they may be the way out.
+func (e Endpoint) byPriority() []Connection {
+	return slices.SortedStableFunc(slices.Values(e.Connections), func(a, b Connection) int { return b.GatewayPriority - a.GatewayPriority })
 }
 
 // answerNames has the names of a network answered as long as the container is
@@ -146,7 +155,11 @@ func (a *Attachment) Names() bool {
 // exit is the index of the network by which the container goes out, -1 if there is
 // none. Published ports lead to it.
 func (a *Attachment) exit() int {
-	return slices.IndexFunc(a.Connected, func(c Connected) bool { return len(c.Gateways) > 0 })
+	at := slices.IndexFunc(a.Connected, func(c Connected) bool { return slices.ContainsFunc(c.Gateways, netip.Addr.Is4) })
+	if at < 0 {
+		at = slices.IndexFunc(a.Connected, func(c Connected) bool { return len(c.Gateways) > 0 })
+	}
+	return at
 }
 
 // Connect joins one more network: the lease first, which others see, then the
@@ -176,6 +189,9 @@ func (a *Attachment) Connect(c Connection, names []string, ports []Port) error {
 	if err == nil {
 		err = a.join(net, got)
 	}
+	if err == nil && !net.Internal && !first && c.GatewayPriority > a.Connected[a.exit()].Priority {
+		err = a.goOutBy(len(a.Connected)-1, &net)
+	}
 	if err != nil {
 		if first {
 			a.unpublish()
@@ -184,6 +200,29 @@ func (a *Attachment) Connect(c Connection, names []string, ports []Port) error {
 	}
 	a.aim()
 	return nil
+}
+
+// goOutBy has default routes lead over a network, and published ports to it.
+func (a *Attachment) goOutBy(at int, net *Network) error {
+	c, was := &a.Connected[at], a.exit()
+	var gateways []netip.Addr
+	for _, s := range net.Subnets {
+		gateways = append(gateways, s.Gateway)
+	}
+	if err := reroute(a.ns, c.Interface, gateways, true); err != nil {
+		return err
+	}
+	for i := range a.Connected {
+		other := &a.Connected[i]
+		other.Gateways = slices.DeleteFunc(other.Gateways, func(g netip.Addr) bool {
+			return slices.ContainsFunc(gateways, func(own netip.Addr) bool { return own.Is4() == g.Is4() })
+		})
+	}
+	c.Gateways = gateways
+	if len(a.Ports) == 0 || a.exit() != at {
+		return nil
+	}
+	return errors.Join(a.networks.lead(a.Container, a.Connected[was].Network, nil), a.networks.lead(a.Container, c.Network, a.Ports))
 }
 
 // maxInterfaces bounds how many names are tried for an interface.
@@ -243,8 +282,12 @@ func (a *Attachment) standIn() error {
 	}
 	a.DNS = dns
 	var errs []error
+	order := make([]*Connected, len(a.Connected))
 	for i := range a.Connected {
-		c := &a.Connected[i]
+		order[i] = &a.Connected[i]
+	}
+	slices.SortStableFunc(order, func(a, b *Connected) int { return b.Priority - a.Priority })
+	for _, c := range order {
 		net, err := a.networks.load(c.Network)
 		if err != nil {
 			errs = append(errs, err)
@@ -254,7 +297,7 @@ func (a *Attachment) standIn() error {
 		if len(gateways) == len(c.Gateways) {
 			continue
 		}
-		if err := reroute(a.ns, c.Interface, gateways); err != nil {
+		if err := reroute(a.ns, c.Interface, gateways, false); err != nil {
 			errs = append(errs, err) // another one may do
 			continue
 		}
@@ -329,7 +372,7 @@ func (n *Networks) lease(net *Network, a *Attachment, c Connection, names []stri
 	if err != nil {
 		return got, err
 	}
-	got = Connected{Network: net.Name, ID: net.ID, Addrs: addrs, MAC: c.MAC, Aliases: c.Aliases}
+	got = Connected{Network: net.Name, ID: net.ID, Addrs: addrs, MAC: c.MAC, Aliases: c.Aliases, Priority: c.GatewayPriority}
 	for _, s := range net.Subnets {
 		got.Bits = append(got.Bits, s.Prefix.Bits())
 	}

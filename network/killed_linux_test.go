@@ -383,7 +383,7 @@ func TestLeaveRouteKilled(t *testing.T) {
 				t.Fatal(err)
 			}
 			if steps != "lease" {
-				if err := reroute(a.ns, "eth1", []netip.Addr{net.Subnets[0].Gateway}); err != nil {
+				if err := reroute(a.ns, "eth1", []netip.Addr{net.Subnets[0].Gateway}, false); err != nil {
 					t.Fatal(err)
 				}
 			}

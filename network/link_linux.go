@@ -291,15 +291,19 @@ func configure(n *Network, p plug) error {
 	if err := h.LinkSetUp(link); err != nil {
 		return err
 	}
-	return addRoutes(h, link, p.gateways)
+	return addRoutes(h, link, p.gateways, false)
 }
 
-// addRoutes has default routes lead over a container's interface. Those that are there
-// stay.
-func addRoutes(h *netlink.Handle, link netlink.Link, gateways []netip.Addr) error {
+// addRoutes has default routes lead over a container's interface. Those that are there stay,
+// unless they are to be replaced.
+func addRoutes(h *netlink.Handle, link netlink.Link, gateways []netip.Addr, replace bool) error {
+	set := h.RouteAdd
+	if replace {
+		set = h.RouteReplace
+	}
 	for _, g := range gateways {
 		route := &netlink.Route{LinkIndex: link.Attrs().Index, Gw: g.AsSlice()}
-		if err := h.RouteAdd(route); err != nil && !errors.Is(err, os.ErrExist) {
+		if err := set(route); err != nil && !errors.Is(err, os.ErrExist) {
 			return fmt.Errorf("default route by %s: %w", g, err)
 		}
 	}
@@ -319,13 +323,13 @@ func withLinks(ns *os.File, f func(h *netlink.Handle) error) error {
 }
 
 // reroute is addRoutes for an interface that is there already.
-func reroute(ns *os.File, name string, gateways []netip.Addr) error {
+func reroute(ns *os.File, name string, gateways []netip.Addr, replace bool) error {
 	return withLinks(ns, func(h *netlink.Handle) error {
 		link, err := h.LinkByName(name)
 		if err != nil {
 			return fmt.Errorf("look up %s: %w", name, err)
 		}
-		return addRoutes(h, link, gateways)
+		return addRoutes(h, link, gateways, replace)
 	})
 }
 

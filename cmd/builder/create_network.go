@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"builder/network"
@@ -198,8 +199,12 @@ func parseConnection(text string) (network.Connection, error) {
 			c.IP6, err = netip.ParseAddr(value)
 		case "mac", "mac-address":
 			c.MAC = value
+		case "gw-priority":
+			if c.GatewayPriority, err = strconv.Atoi(value); err != nil {
+				err = fmt.Errorf("gw-priority=%s: want a number", value)
+			}
 		default:
-			return c, fmt.Errorf("unknown option %q: there are name, alias, ip, ip6 and mac-address", key)
+			return c, fmt.Errorf("unknown option %q: there are name, alias, ip, ip6, mac-address and gw-priority", key)
 		}
 		if err != nil {
 			return c, err

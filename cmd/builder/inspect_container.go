@@ -223,6 +223,7 @@ type inspectedEndpoint struct {
 	DNSNames            []string
 	DriverOpts          map[string]string
 	IPAMConfig          *inspectedIPAMConfig
+	GwPriority          int
 }
 
 // inspectedIPAMConfig are the addresses that were asked for.
@@ -523,7 +524,7 @@ func (in *inspectedContainer) network(records supervisor.Records, c supervisor.C
 
 // endpointOf is what is known of a container on a network before it runs.
 func endpointOf(records supervisor.Records, c supervisor.Config, conn network.Connection) inspectedEndpoint {
-	ep := inspectedEndpoint{Aliases: conn.Aliases, Links: linkTexts(records, conn, "%s:%s")}
+	ep := inspectedEndpoint{Aliases: conn.Aliases, GwPriority: conn.GatewayPriority, Links: linkTexts(records, conn, "%s:%s")}
 	if conn.Network != network.Default {
 		ep.DNSNames = append(append([]string{c.Name}, conn.Aliases...), c.ID[:12])
 		if c.Spec.Hostname != "" && !slices.Contains(ep.DNSNames, c.Spec.Hostname) {

@@ -522,6 +522,7 @@ func runNetworkConnect(ctx context.Context, e *env, args []string) error {
 	fs.StringVar(&f.ip, "ip", "", "IPv4 `ADDRESS` on the network")
 	fs.StringVar(&f.ip6, "ip6", "", "IPv6 `ADDRESS` on the network")
 	fs.StringVar(&f.mac, "mac-address", "", "hardware `ADDRESS`")
+	priority := fs.Int("gw-priority", 0, "how much default routes are to lead over this network: the highest `NUMBER` of the container's has them")
 	wordsVar(fs, &f.aliases, "alias", "further `NAME` on the network")
 	wordsVar(fs, &f.links, "link", "know a container of the network by another name too: `NAME[:ALIAS]`")
 	words, err := e.parse(fs, args, 2, 2)
@@ -540,7 +541,7 @@ func runNetworkConnect(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	conn := network.Connection{Network: net.Name}
+	conn := network.Connection{Network: net.Name, GatewayPriority: *priority}
 	if err := f.address(&conn); err != nil {
 		return err
 	}

@@ -1041,3 +1041,57 @@ func inNetns(t *testing.T, netns string, f func() error) {
 		t.Fatal(err)
 	}
 }
+
+// TestGatewayPriority has the way out, and published ports, by the network of the highest
+// priority, while containers run too.
+func TestGatewayPriority(t *testing.T) {
+	w, _ := newNetBench(t)
+	for i, name := range []string{"first", "second", "third", "closed"} {
+		args := []string{"network", "create", "--subnet", fmt.Sprintf("10.78.%d.0/24", i), name}
+		switch name {
+		case "closed":
+			args = append(args, "--internal")
+		case "second":
+			args = append(args, "--ipv6")
+		}
+		w.ok(args...)
+	}
+	w.serveHTTP("web", "hello", "--network", "first", "--network", "name=closed,gw-priority=9", "--network", "name=second,gw-priority=2", "-p", "8078:80")
+	check := func(when, network string, families int) {
+		t.Helper()
+		out := w.ok("exec", "web", "ip", "route") // the default route comes first
+		if want := "default via " + map[string]string{"first": "10.78.0.1", "second": "10.78.1.1", "third": "10.78.2.1"}[network] + " "; !strings.HasPrefix(out, want) || strings.Count(out, "default") != 1 {
+			t.Errorf("%s: the default route is %q, want %s", when, out, want)
+		}
+		if out := w.ok("exec", "web", "ip", "-6", "route"); strings.Count(out, "default via") != families-1 {
+			t.Errorf("%s: default routes of IPv6 are %q", when, out)
+		}
+		for _, host := range []string{"127.0.0.1", "203.0.113.1"} {
+			waitFor(t, when+": the server at "+host, func() bool {
+				out, err := w.machine("timeout", "2", "wget", "-qO-", "http://"+host+":8078/")
+				return err == nil && out == "hello\n"
+			})
+		}
+		if got := w.field("web", `{{range $name, $ep := .NetworkSettings.Networks}}{{if $ep.Gateway}}{{$name}} {{end}}{{end}}`); got != network {
+			t.Errorf("%s: inspect has gateways on %q, want %s", when, got, network)
+		}
+	}
+	check("at first", "second", 2)
+	w.ok("network", "connect", "--gw-priority", "1", "third", "web")
+	check("with another of less", "second", 2)
+	w.ok("network", "disconnect", "third", "web")
+	w.ok("network", "connect", "--gw-priority", "3", "third", "web")
+	check("with another of more", "third", 2)
+	w.ok("network", "disconnect", "third", "web")
+	check("without that", "second", 2)
+	w.ok("network", "connect", "--gw-priority", "3", "third", "web")
+	w.ok("restart", "-t", "0", "web")
+	check("after a restart", "third", 2)
+	w.ok("network", "disconnect", "third", "web")
+	w.ok("network", "disconnect", "second", "web")
+	check("with the least alone", "first", 1)
+	if got := w.field("web", "{{.NetworkSettings.Networks.closed.GwPriority}}"); got != "9" {
+		t.Errorf("the priority is %s", got)
+	}
+	w.fails(2, []string{"gw-priority=high"}, "create", "--network", "name=first,gw-priority=high", "test/base")
+}

@@ -14,18 +14,22 @@ import (
 
 // Unmarshal sets the value that v points to, which is empty, as [json.Unmarshal] does, and
 // returns its errors. What isn't common in a document, such as a field that is there
-// twice, is left to that. The types are those of [Marshal].
+// twice, is left to that, and so are long ones, of whose values most are of types that it
+// has seen. The types are those of [Marshal].
 func Unmarshal(data []byte, v any) error {
 	to := reflect.ValueOf(v).Elem()
-	if to.IsZero() && json.Valid(data) {
+	if len(data) <= short && to.IsZero() && json.Valid(data) {
 		value := reflect.New(to.Type()).Elem()
-		if d := (decoder{data: data}); d.value(value) {
+		if d := (decoder{data: data, fields: map[reflect.Type][]field{}}); d.value(value) {
 			to.Set(value)
 			return nil
 		}
 	}
 	return json.Unmarshal(data, v)
 }
+
+// short is the length of a document, in bytes, up to which the quick way is quicker.
+const short = 32 << 10
 
 // Fields calls field for each field of a valid document that is an object, also for those
 // that are there twice, with the value as it is written. It ends with the first error.
@@ -45,8 +49,9 @@ func Fields(data []byte, field func(name string, value []byte) error) (err error
 
 // decoder reads a valid document. Its methods say false for what they can't read.
 type decoder struct {
-	data []byte
-	at   int
+	data   []byte
+	at     int
+	fields map[reflect.Type][]field // of types that it has seen
 }
 
 // next is the first byte of what comes next.
@@ -229,10 +234,7 @@ func (d *decoder) object(v reflect.Value) bool {
 			return false
 		}
 		d.at++
-		f := fieldOf(v, func(name string) bool { return name == key })
-		if !f.IsValid() {
-			f = fieldOf(v, func(name string) bool { return strings.EqualFold(name, key) })
-		}
+		f := d.field(v, key)
 		if !f.IsValid() {
 			d.raw()
 			return true
@@ -241,35 +243,43 @@ func (d *decoder) object(v reflect.Value) bool {
 	})
 }
 
-// fieldOf is the first field of a name: of a struct or else of those that are embedded
-// in it.
-func fieldOf(v reflect.Value, is func(name string) bool) reflect.Value {
-	t := v.Type()
-	embedded := 0
-	for i := range t.NumField() {
-		f := t.Field(i)
-		tag := f.Tag.Get("json")
-		name, _, _ := strings.Cut(tag, ",")
-		switch {
-		case tag == "-":
-		case f.Anonymous && name == "":
-			embedded++
-		case f.IsExported() && is(cmp.Or(name, f.Name)):
-			return v.Field(i)
-		}
+// field is where a struct, or one that is embedded in it, has a value of a name.
+type field struct {
+	name string
+	path []int
+}
+
+// field is the first one of a name: of a struct or else of those that are embedded in it.
+func (d *decoder) field(v reflect.Value, key string) reflect.Value {
+	all, known := d.fields[v.Type()]
+	if !known {
+		all = fieldsOf(v.Type(), nil)
+		d.fields[v.Type()] = all
 	}
-	for i := 0; embedded > 0; i++ {
-		f := t.Field(i)
-		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
-		if !f.Anonymous || name != "" {
-			continue
-		}
-		embedded--
-		if f.Type.Kind() == reflect.Struct {
-			if in := fieldOf(v.Field(i), is); in.IsValid() {
-				return in
+	for _, same := range []func(a, b string) bool{func(a, b string) bool { return a == b }, strings.EqualFold} {
+		for _, f := range all {
+			if same(f.name, key) {
+				return v.FieldByIndex(f.path)
 			}
 		}
 	}
 	return reflect.Value{}
+}
+
+func fieldsOf(t reflect.Type, below []int) (own []field) {
+	var embedded []field
+	for i := range t.NumField() {
+		f := t.Field(i)
+		tag := f.Tag.Get("json")
+		name, _, _ := strings.Cut(tag, ",")
+		path := append(below[:len(below):len(below)], i)
+		switch {
+		case tag == "-":
+		case f.Anonymous && name == "" && f.Type.Kind() == reflect.Struct:
+			embedded = append(embedded, fieldsOf(f.Type, path)...)
+		case f.IsExported():
+			own = append(own, field{cmp.Or(name, f.Name), path})
+		}
+	}
+	return append(own, embedded...)
 }

@@ -4,7 +4,10 @@ package container
 
 import (
 	"fmt"
+	"math"
 	"os"
+	"slices"
+	"strconv"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -78,24 +81,81 @@ func cloneCarrier(p *plan, share uint64) (child, error) {
 	// The child has this process's memory and may already run as the container's
 	// user: a process of the same user on the machine could otherwise trace it.
 	sys.HideMemory()
-	pid, errno := cloneBlocked(args, base)
+	var pid int
+	clone := func() (err error) {
+		pid, err = cloneBlocked(args, base)
+		return err
+	}
+	if p.amongOthers() {
+		args.flags &^= unix.CLONE_PIDFD // it would be the thread's that makes it
+		if p.cgroup.dir != nil {
+			fds = append(fds, int(args.cgroup))
+		}
+		if err = p.cloneWith(fds, clone); err == nil {
+			var fd int
+			fd, err = unix.PidfdOpen(pid, 0) // nobody else waits for it
+			*pidfd = int32(fd)
+		}
+	} else {
+		err = clone()
+	}
 	c := child{pid: pid, pidfd: int(*pidfd), executed: func() {
 		sys.ShowMemory()
 		_ = unix.Munmap(arena)
 	}}
-	if errno != 0 || share == 0 { // a copy stays hidden, and as it is
+	if err != nil || share == 0 { // a copy stays hidden, and as it is
 		c.executed()
 		c.executed = nil
 	}
-	if errno != 0 {
-		return child{}, os.NewSyscallError("clone3", errno)
+	if err != nil {
+		return child{}, err
 	}
 	return c, nil
 }
 
+// amongOthers says whether the child is born where others can stop it.
+func (p *plan) amongOthers() bool {
+	// Who is to die with the thread that makes it can't be made by one that ends at once.
+	return p.spec.PID.With == ShareOther && !p.spec.KillWithParent
+}
+
+// cloneWith makes a child in the PID namespace that the Spec names, which has these
+// descriptors alone: one that is stopped at once keeps no lock and no pipe of this process
+// open. It has those of the Go runtime's poller, too, which every thread may wake.
+func (p *plan) cloneWith(fds []int, clone func() error) error {
+	open, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return err
+	}
+	for _, f := range open {
+		what, _ := os.Readlink("/proc/self/fd/" + f.Name())
+		if fd, err := strconv.Atoi(f.Name()); err == nil && (what == "anon_inode:[eventpoll]" || what == "anon_inode:[eventfd]") {
+			fds = append(fds, fd)
+		}
+	}
+	slices.Sort(fds)
+	ns := int(p.spec.PID.NS.Fd())
+	return sys.OnNewThread(func() error {
+		// From here on nothing is opened or closed that is to be so elsewhere.
+		if err := unix.Setns(ns, unix.CLONE_NEWPID); err != nil {
+			return os.NewSyscallError("setns", err)
+		}
+		next := 0
+		for _, fd := range append(fds, math.MaxInt32) {
+			if next < fd {
+				if err := unix.CloseRange(uint(next), uint(fd-1), unix.CLOSE_RANGE_UNSHARE); err != nil {
+					return os.NewSyscallError("close_range", err)
+				}
+			}
+			next = fd + 1
+		}
+		return clone()
+	})
+}
+
 // cloneBlocked makes the child with every signal blocked: it must not run a
 // handler of ours, and unblocks them itself in the end.
-func cloneBlocked(args *cloneArgs, image unsafe.Pointer) (int, unix.Errno) {
+func cloneBlocked(args *cloneArgs, image unsafe.Pointer) (int, error) {
 	all, old := ^uint64(0), uint64(0)
 	mask := func(set, old *uint64) {
 		unix.RawSyscall6(unix.SYS_RT_SIGPROCMASK, 2, uintptr(unsafe.Pointer(set)), uintptr(unsafe.Pointer(old)), 8, 0, 0)
@@ -104,9 +164,9 @@ func cloneBlocked(args *cloneArgs, image unsafe.Pointer) (int, unix.Errno) {
 	r := cloneWalk(unsafe.Pointer(args), unsafe.Sizeof(*args), image)
 	mask(&old, nil)
 	if int(r) < 0 {
-		return 0, unix.Errno(-int(r))
+		return 0, os.NewSyscallError("clone3", unix.Errno(-int(r)))
 	}
-	return int(r), 0
+	return int(r), nil
 }
 
 // highFDs returns the descriptors of files, duplicates of those below firstFD.

@@ -104,7 +104,31 @@ func TestFrozenStart(t *testing.T) {
 	ns, err := OpenNamespace(target.Pid, target.Start, "pid")
 	must(t, err)
 	defer ns.Close()
-	failed := 0
+	failed, most := 0, 0
+	watched, end := make(chan struct{}), make(chan struct{})
+	go func() { // how much the stopped ones have of this process
+		defer close(watched)
+		for {
+			select {
+			case <-end:
+				return
+			case <-time.After(10 * time.Millisecond):
+			}
+			for _, pid := range children() {
+				if f := statFields(pid); len(f) > 0 && string(f[0]) == "T" {
+					open, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+					most = max(most, len(open))
+				}
+			}
+		}
+	}()
+	var others []*os.File
+	for range 200 {
+		f, err := os.Open("/dev/null")
+		must(t, err)
+		defer f.Close()
+		others = append(others, f)
+	}
 	for range 10 {
 		spec := newSpec(t, "exit", "0")
 		spec.PID = Sharing{ShareOther, ns}
@@ -116,7 +140,12 @@ func TestFrozenStart(t *testing.T) {
 		_ = p.Kill() // it has been executed, and stopped then perhaps
 		_ = p.Wait()
 	}
-	t.Logf("%d of 10 were stopped before they executed anything of their own", failed)
+	close(end)
+	<-watched
+	t.Logf("%d of 10 were stopped before they executed anything of their own; they had up to %d files", failed, most)
+	if failed > 0 && most == 0 || most > len(others)/2 {
+		t.Errorf("those that were stopped had up to %d files open, of %d that are somebody else's", most, len(others))
+	}
 	if err := Run(t.Context(), newSpec(t, "exit", "0")); err != nil {
 		t.Errorf("afterwards: %v", err)
 	}

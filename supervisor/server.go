@@ -304,7 +304,7 @@ func (v *view) input(h *holder) {
 		case kind == frameResize && len(b) == 4:
 			_ = h.resize(binary.BigEndian.Uint16(b), binary.BigEndian.Uint16(b[2:]))
 		case kind == frameSignal && len(b) == 1:
-			_ = h.signal(syscall.Signal(b[0]))
+			_ = h.kill(syscall.Signal(b[0]))
 		}
 	}
 }

@@ -25,8 +25,8 @@ type attachOptions struct {
 var errLeft = errors.New("read escape sequence")
 
 // attached attaches to a container by begin and stays until it ends; it returns
-// the exit code of its process.
-func (e *env) attached(a attachOptions, begin func(*supervisor.Session) error) (int, error) {
+// the exit code of its process. begin isn't interrupted by signals that are passed on.
+func (e *env) attached(ctx context.Context, a attachOptions, begin func(context.Context, *supervisor.Session) error) (int, error) {
 	s := &supervisor.Session{Stdout: e.stdout, Stderr: e.stderr}
 	if a.stdin {
 		s.Stdin = e.stdin
@@ -42,9 +42,12 @@ func (e *env) attached(a attachOptions, begin func(*supervisor.Session) error) (
 	if a.sigProxy {
 		caught = catchSignals()
 		defer caught.stop()
+		if err := e.interrupts.err(); err != nil {
+			return 0, err
+		}
+		ctx = context.WithoutCancel(ctx)
 	}
-	a.note("attach")
-	if err := begin(s); err != nil {
+	if err := begin(ctx, s); err != nil {
 		return 0, err
 	}
 	if a.tty {
@@ -140,8 +143,11 @@ func runAttach(ctx context.Context, e *env, args []string) error {
 	if a.stdin && a.tty && !term.IsTerminal(int(e.stdin.Fd())) {
 		return errors.New("attach: standard input is no terminal, as the container's is: --no-stdin attaches without it")
 	}
-	code, err := e.attached(a, func(s *supervisor.Session) error {
+	code, err := e.attached(ctx, a, func(ctx context.Context, s *supervisor.Session) error {
 		err := client.Attach(ctx, c.Config, s)
+		if err == nil {
+			a.note("attach")
+		}
 		if err == nil && a.tty && s.Width > 0 && s.Height > 0 {
 			// Another size and the true one: a program draws its screen anew only
 			// when it hears of a change.

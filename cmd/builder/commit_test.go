@@ -127,17 +127,17 @@ func TestEventFilters(t *testing.T) {
 	w.ok("create", "--name", "two", "test/base", "true")
 	id := w.field("one", "{{.Id}}")
 	stamp := fmt.Sprintf("%d.%09d", between.Unix(), between.Nanosecond())
-	all := "create one, start one, die one, create two"
+	all := "create one, attach one, start one, die one, create two"
 	image := "import test/base:latest"
 	for flags, want := range map[string]string{
 		"":                                  image + ", " + all,
-		"--filter container=one":            "create one, start one, die one",
-		"-f container=" + id[:12]:           "create one, start one, die one",
+		"--filter container=one":            "create one, attach one, start one, die one",
+		"-f container=" + id[:12]:           "create one, attach one, start one, die one",
 		"-f container=one -f container=two": all,
 		"-f event=create":                   "create one, create two",
 		"-f event=create -f event=die":      "create one, die one, create two",
 		"-f event=start -f container=two":   "",
-		"-f label=l":                        "create one, start one, die one",
+		"-f label=l":                        "create one, attach one, start one, die one",
 		"-f label=l=m -f event=die":         "die one",
 		"-f label=l=x":                      "",
 		"-f image=test/base":                image + ", " + all,
@@ -149,7 +149,7 @@ func TestEventFilters(t *testing.T) {
 		"--since 10m":                       image + ", " + all,
 		"--until 10m":                       "",
 		"--since " + stamp:                  "create two",
-		"--until " + stamp:                  image + ", create one, start one, die one",
+		"--until " + stamp:                  image + ", create one, attach one, start one, die one",
 	} {
 		args := append([]string{"events", "--stream=false", "--format", `{{.Action}} {{.Actor.Attributes.name}}`}, strings.Fields(flags)...)
 		if got := strings.Join(lines(w.ok(args...)), ", "); got != want {

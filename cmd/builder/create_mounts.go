@@ -386,8 +386,8 @@ func parseTmpfs(text string) (mountRequest, error) {
 			m.Propagation = key
 		case "nr_inodes":
 			m.Inodes = value
-			if _, numErr := units.RAMInBytes(value); numErr != nil {
-				err = fmt.Errorf("nr_inodes=%s: want a number", value)
+			if _, numErr := strconv.ParseUint(strings.TrimRight(value, "kKmMgG"), 10, 63); numErr != nil || len(value)-len(strings.TrimRight(value, "kKmMgG")) > 1 {
+				err = fmt.Errorf("nr_inodes=%s: want a number, perhaps with k, m or g", value)
 			}
 		case "ro", "rw":
 			m.ReadOnly = key == "ro"

@@ -133,6 +133,9 @@ func (e *env) execProcess(ctx context.Context, o execOptions, records supervisor
 	target.Spec.ID = c.ID
 	caught := catchSignals()
 	defer caught.stop()
+	if err := e.interrupts.err(); err != nil { // what has come before went to nobody else
+		return 0, err
+	}
 	run := execRun{records: records, c: c, id: supervisor.NewID()}
 	command := ": " + strings.Join(spec.Args, " ")
 	run.event("exec_create"+command, nil)
@@ -143,7 +146,10 @@ func (e *env) execProcess(ctx context.Context, o execOptions, records supervisor
 	forget := records.NoteExec(c.Config, run.id, p.Pid())
 	run.event("exec_start"+command, nil)
 	if o.detach {
-		return 0, nil
+		if o.tty {
+			err = e.keepTerminal(records, p.Terminal())
+		}
+		return 0, err
 	}
 	e.forwardSignals(caught, inProcess{p}, o.tty)
 	ended := make(chan error, 1)
@@ -156,7 +162,7 @@ func (e *env) execProcess(ctx context.Context, o execOptions, records supervisor
 		if err := e.keepTerminal(records, p.Terminal()); err != nil {
 			return 0, fmt.Errorf("leave the terminal: %w", err)
 		}
-		run.event("exec_detach"+command, nil)
+		run.event("exec_detach", nil)
 		return 0, errLeft
 	}
 	forget()
@@ -203,10 +209,11 @@ func (e *env) keepTerminal(records supervisor.Records, terminal *os.File) error 
 
 // runHoldTerminal reads the terminal that is descriptor 4 until it hangs up. It is told by
 // descriptor 3 being closed that it has begun.
-func runHoldTerminal(_ context.Context, e *env, args []string) error {
+func runHoldTerminal(ctx context.Context, e *env, args []string) error {
 	if _, err := e.parse(flags("hold-terminal"), args, 0, 0); err != nil {
 		return err
 	}
+	context.AfterFunc(ctx, func() { os.Exit(exitInterrupted) })
 	_ = os.NewFile(3, "ready").Close()
 	_, err := io.Copy(io.Discard, os.NewFile(4, "terminal"))
 	if errors.Is(err, syscall.EIO) { // how a terminal ends

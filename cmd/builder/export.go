@@ -49,10 +49,13 @@ func runExport(ctx context.Context, e *env, args []string) error {
 		return fmt.Errorf("export %s: %w", r.Name, err)
 	}
 	defer root.Close()
-	records.Event(r.Config, "export", nil)
-	return e.writeFile(*output, func(w io.Writer) error {
+	err = e.writeFile(*output, func(w io.Writer) error {
 		opts := layer.Options{Compression: layer.Uncompressed, Live: true, Owners: shownOwners(r.Spec.IDs)}
 		_, err := layer.WriteTrees(ctx, w, []layer.Tree{{Root: root}}, opts)
 		return err
 	})
+	if err == nil {
+		records.Event(r.Config, "export", nil)
+	}
+	return err
 }

@@ -237,7 +237,7 @@ func inspectContainer(records supervisor.Records, c supervisor.Container) inspec
 	s := c.State
 	in := inspectedContainer{
 		ID: c.ID, Created: stamp{c.Created}, Path: c.Spec.Args[0], Args: c.Spec.Args[1:], Image: c.ImageID, LogPath: records.Dir(c.ID) + "/log",
-		Name: "/" + c.Name, RestartCount: s.Restarts, Driver: "overlayfs", Platform: "linux", ExecIDs: records.Execs(c), Options: c.Options,
+		Name: "/" + c.Name, RestartCount: s.Restarts, Driver: "overlayfs", Platform: "linux", ExecIDs: records.Execs(c.Config), Options: c.Options,
 		State: inspectedState{
 			Status: s.Status, Running: s.Alive() || s.Status == supervisor.Restarting, Paused: s.Status == supervisor.Paused, Restarting: s.Status == supervisor.Restarting,
 			OOMKilled: s.OOM, Pid: s.Pid, ExitCode: s.ExitCode, Error: s.Error, StartedAt: stamp{s.Started}, FinishedAt: stamp{s.Finished},
@@ -307,8 +307,9 @@ func (in *inspectedContainer) hostConfig(records supervisor.Records, c superviso
 	given := givenFlags(c)
 	h.ContainerIDFile, h.PublishAllPorts = given.CIDFile, given.PublishAll == "true"
 	h.MaskedPaths, h.ReadonlyPaths = c.Spec.ProtectedPaths()
+	requested := given.requested()
 	for _, m := range c.Mounts {
-		if m.Type == supervisor.MountTmpfs {
+		if m.Type == supervisor.MountTmpfs && !requested[m.Target] {
 			if h.Tmpfs == nil {
 				h.Tmpfs = map[string]string{}
 			}
@@ -378,13 +379,19 @@ func givenFlags(c supervisor.Config) (f flagsGiven) {
 	return f
 }
 
-func (in *inspectedContainer) mounts(records supervisor.Records, c supervisor.Config) {
-	requested := map[string]bool{} // by --mount, by target
-	for _, text := range givenFlags(c).Mounts {
+// requested are the places of what --mount asked for.
+func (f flagsGiven) requested() map[string]bool {
+	targets := map[string]bool{}
+	for _, text := range f.Mounts {
 		if m, err := parseMount(text); err == nil {
-			requested[m.Target] = true
+			targets[m.Target] = true
 		}
 	}
+	return targets
+}
+
+func (in *inspectedContainer) mounts(records supervisor.Records, c supervisor.Config) {
+	requested := givenFlags(c).requested()
 	bind := func(m supervisor.Mount) {
 		if requested[m.Target] {
 			in.HostConfig.Mounts = append(in.HostConfig.Mounts, inspectedRequest{m.Type, m.Source, m.Target, m.ReadOnly})
@@ -403,7 +410,7 @@ func (in *inspectedContainer) mounts(records supervisor.Records, c supervisor.Co
 			if vol, err := records.Volumes().Get(m.Source); err == nil {
 				im.Source = vol.Dir
 			}
-			if !m.Anonymous {
+			if !m.Anonymous || requested[m.Target] {
 				bind(m)
 			}
 		case supervisor.MountTmpfs, supervisor.MountImage:

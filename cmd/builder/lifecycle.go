@@ -300,7 +300,8 @@ func (e *env) startAttached(ctx context.Context, name string, a attachOptions) e
 		return err
 	}
 	a.tty, a.stdin, a.note = c.Spec.Terminal, a.stdin && c.OpenStdin, noteFor(client.Records, c.Config)
-	code, err := e.attached(a, func(s *supervisor.Session) error {
+	code, err := e.attached(ctx, a, func(ctx context.Context, s *supervisor.Session) error {
+		a.note("attach")
 		if c.State.Alive() {
 			return client.Attach(ctx, c.Config, s)
 		}

@@ -458,9 +458,24 @@ func TestExecDetach(t *testing.T) {
 	if got := w.field("box", "{{json .ExecIDs}}"); got != "[]" {
 		t.Errorf("after its end there is executed %s", got)
 	}
-	events := w.ok("events", "--stream=false", "--filter", "event=exec_detach", "--format", "{{.Actor.Attributes.execID}}")
-	if events != ids+"\n" {
+	events := w.ok("events", "--stream=false", "--filter", "event=exec_detach", "--format", "{{.Action}} {{.Actor.Attributes.execID}}")
+	if events != "exec_detach "+ids+"\n" {
 		t.Errorf("left was %q", events)
+	}
+	// In the background, with a terminal too.
+	w.ok("exec", "-dt", "box", "sleep", "333")
+	w.ok("exec", "-d", "box", "sleep", "334")
+	if got := len(strings.Fields(w.field("box", "{{range .ExecIDs}}{{.}} {{end}}"))); got != 2 || holders() != 1 {
+		t.Errorf("in the background there are %d, and %d terminals are held", got, holders())
+	}
+	w.ok("exec", "box", "sh", "-c", "kill -9 $(pidof sleep | tr ' ' '\\n' | grep -v '^1$')")
+	waitFor(t, "the end of those", func() bool { return holders() == 0 })
+	for range 3 {
+		w.ok("exec", "-d", "box", "true")
+	}
+	w.ok("exec", "-d", "box", "sleep", "335")
+	if noted, err := filepath.Glob(filepath.Join(w.root, "containers", w.field("box", "{{.Id}}"), "exec", "*")); err != nil || len(noted) > 4 {
+		t.Errorf("noted are %q, %v", noted, err)
 	}
 	w.fails(125, []string{"--detach-keys", "unknown key"}, "exec", "-it", "--detach-keys", "ctrl-A", "box", "true")
 }

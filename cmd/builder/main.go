@@ -34,17 +34,17 @@ func main() {
 	container.Init() // does not return in a container's first process
 	userns.Init()
 	whole := startedWhole()
-	ctx, caught, stop := interruptible()
-	e := &env{caught: caught, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv}
+	ctx, interrupts := catchInterrupts()
+	e := &env{interrupts: interrupts, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv}
 	err := dispatch(ctx, e, os.Args[1:])
 	if wantsWhole(err) && !whole { // else this file is one of the two alone
-		if err = ctx.Err(); err == nil {
-			stop()
+		interrupts.stop()
+		if err = interrupts.err(); err == nil {
 			err = becomeWhole()
 		}
 	}
 	code := e.report(err)
-	stop()
+	interrupts.stop()
 	os.Exit(code)
 }
 
@@ -55,7 +55,7 @@ type env struct {
 	getenv         func(string) string
 	tell           func(string) // of registries, with --verbose; nil: nobody
 
-	caught <-chan struct{} // closed when an interrupt ends the command's context; nil for none
+	interrupts *interrupts // nil for none
 
 	root  string // --root
 	debug bool   // --debug
@@ -300,8 +300,8 @@ func (e *env) store() (*store.Store, error) {
 	if e.opened != nil {
 		return e.opened, nil
 	}
-	if e.caught != nil {
-		<-e.caught
+	if e.interrupts != nil {
+		<-e.interrupts.caught
 	}
 	s, err := store.Open(e.stateDir())
 	if err != nil {

@@ -130,11 +130,11 @@ func (e *env) runContainer(ctx context.Context, o *runOptions, name string, args
 		}
 		return e.runByMonitor(ctx, o, c, keys)
 	}
-	return e.runHere(ctx, o, c, lock)
+	return e.runHere(o, c, lock)
 }
 
 // runHere runs a container as a part of this process.
-func (e *env) runHere(ctx context.Context, o *runOptions, c supervisor.Config, lock *filelock.Lock) (int, error) {
+func (e *env) runHere(o *runOptions, c supervisor.Config, lock *filelock.Lock) (int, error) {
 	s, rfs, err := e.rootFS()
 	if err != nil {
 		return 0, errors.Join(err, lock.Release())
@@ -159,14 +159,13 @@ func (e *env) runHere(ctx context.Context, o *runOptions, c supervisor.Config, l
 	defer restore()
 	// Signals go to the process, which decides what they mean: the
 	// container does not end with ctx.
-	streams.Ready = func() error { return ctx.Err() }
 	var caught *caughtSignals
 	if o.sigProxy {
 		caught = beginToCatch()
 		defer caught.stop()
 		streams.Ready = func() error {
 			<-caught.begun
-			return ctx.Err() // what has come before went to nobody else
+			return e.interrupts.err() // what has come before went to nobody else
 		}
 	}
 	records := e.records(s)
@@ -210,25 +209,28 @@ func (e *env) runByMonitor(ctx context.Context, o *runOptions, c supervisor.Conf
 		return 0, nil
 	}
 	a := attachOptions{stdin: o.interactive && o.attaches("stdin"), tty: o.tty, sigProxy: o.sigProxy, keys: keys, note: noteFor(client.Records, c)}
-	return e.attached(a, func(s *supervisor.Session) error {
+	begun := false
+	code, err := e.attached(ctx, a, func(ctx context.Context, s *supervisor.Session) error {
 		if !o.attaches("stdout") && (!o.tty || !o.attaches("stderr")) {
 			s.Stdout = nil
 		}
 		if !o.attaches("stderr") {
 			s.Stderr = nil
 		}
+		a.note("attach")
 		warnings, err := client.Start(ctx, c, s)
 		for _, w := range warnings {
 			e.warn(w)
 		}
-		if err != nil && o.rm {
-			err = errors.Join(err, e.removeCreated(client.Records, c))
-		}
-		if err == nil && s.Stdout == nil && s.Stderr == nil {
+		if begun = err == nil; begun && s.Stdout == nil && s.Stderr == nil {
 			fmt.Fprintln(e.stdout, c.ID)
 		}
 		return err
 	})
+	if !begun && o.rm {
+		err = errors.Join(err, e.removeCreated(client.Records, c))
+	}
+	return code, err
 }
 
 // startDetached starts a container in the background. One that was to remove

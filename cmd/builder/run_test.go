@@ -202,31 +202,52 @@ func TestInitName(t *testing.T) {
 }
 
 // TestSignalAtStart sends a signal at different times of a start: it ends the command before
-// there is a container, or the container, and is never lost.
+// there is a process, or the process, and is never lost.
 func TestSignalAtStart(t *testing.T) {
 	w := newLifeBench(t)
-	w.ok("run", "--rm", "--init", "test/base", "true") // what is made once
-	for i := range 40 {
-		cmd := w.command("run", "--rm", "--init", "test/base", "sleep", "20")
-		var stderr bytes.Buffer
-		cmd.Stderr = &stderr
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(time.Duration(i) * time.Millisecond)
-		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-			t.Fatal(err)
-		}
-		_ = cmd.Wait()
-		st := cmd.ProcessState
-		byItself := st.ExitCode() == -1 // before it caught the signal
-		stopped := st.ExitCode() == 130 && stderr.String() == "builder: interrupted\n"
-		if passedOn := st.ExitCode() == 143; !byItself && !stopped && !passedOn {
-			t.Errorf("after %d ms: %v, %s", i, st, stderr.String())
-		}
+	w.ok("run", "-d", "--name", "box", "test/base", "sleep", "1000")
+	for name, args := range map[string][]string{
+		"here":       {"run", "--rm", "--init", "test/base"},
+		"by monitor": {"run", "--init", "--restart", "on-failure", "test/base"},
+		"exec":       {"exec", "box"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			begin := time.Now()
+			w.ok(append(args, "true")...)
+			step := time.Since(begin) / 30
+			stopped, passedOn := 0, 0
+			for i := range 40 {
+				cmd := w.command(append(args, "sleep", "30")...)
+				var stderr bytes.Buffer
+				cmd.Stderr = &stderr
+				if err := cmd.Start(); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Duration(i) * step)
+				if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+					t.Fatal(err)
+				}
+				_ = cmd.Wait()
+				switch code := cmd.ProcessState.ExitCode(); {
+				case code == -1: // before it was caught
+				case code == 130 && stderr.String() == "builder: interrupted\n":
+					stopped++
+				case code == 143:
+					passedOn++
+				default:
+					t.Errorf("after %v: %v, %s", time.Duration(i)*step, cmd.ProcessState, stderr.String())
+				}
+			}
+			if stopped == 0 || passedOn == 0 {
+				t.Errorf("%d commands were stopped, %d signals passed on: each should have been", stopped, passedOn)
+			}
+		})
 	}
 	w.ok("run", "--rm", "test/base", "true") // sweeps
-	if out := w.ok("ps", "-aq"); out != "" {
-		t.Errorf("containers are left: %q", out)
+	if out := w.ok("ps", "-q"); len(strings.Fields(out)) != 1 {
+		t.Errorf("containers run yet: %q", out)
+	}
+	if out := w.ok("ps", "-aq", "--filter", "status=exited", "--filter", "exited=0"); len(strings.Fields(out)) != 1 {
+		t.Errorf("containers have run to their end, of which one should have: %q", out)
 	}
 }

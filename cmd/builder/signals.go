@@ -12,23 +12,44 @@ import (
 	"builder/container"
 )
 
-// interruptible returns a context that ends when this process is asked to end by a signal.
-// It doesn't wait until that is so: what must not be interrupted otherwise waits for
-// caught to be closed. After stop, signals end the process.
-func interruptible() (ctx context.Context, caught <-chan struct{}, stop func()) {
+// interrupts are the signals by which this process is asked to end.
+type interrupts struct {
+	ch     chan os.Signal // for who waits for one
+	come   chan os.Signal // has one if one has come
+	caught chan struct{}  // closed when they are caught: until then they end the process
+	cancel func()
+}
+
+// catchInterrupts has interrupts end a context. It doesn't wait until that is so.
+func catchInterrupts() (context.Context, *interrupts) {
 	ctx, cancel := context.WithCancel(context.Background())
-	ch, begun := make(chan os.Signal, 1), make(chan struct{})
+	i := &interrupts{make(chan os.Signal, 1), make(chan os.Signal, 1), make(chan struct{}), cancel}
 	go func() {
-		signal.Notify(ch, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-		close(begun)
-		<-ch
+		for _, ch := range []chan os.Signal{i.come, i.ch} {
+			signal.Notify(ch, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+		}
+		close(i.caught)
+		<-i.ch
 		cancel()
 	}()
-	return ctx, begun, func() {
-		<-begun
-		signal.Stop(ch)
-		cancel()
+	return ctx, i
+}
+
+// err is that of the context, also if an interrupt has come of which it doesn't know yet.
+// Without interrupts there is none.
+func (i *interrupts) err() error {
+	if i == nil || len(i.come) == 0 {
+		return nil
 	}
+	i.cancel()
+	return context.Canceled
+}
+
+// stop has interrupts end the process.
+func (i *interrupts) stop() {
+	<-i.caught
+	signal.Stop(i.ch)
+	signal.Stop(i.come)
 }
 
 // signalled is what signals are passed on to.

@@ -302,6 +302,7 @@ func TestMounts(t *testing.T) {
 		{"--tmpfs /d:shared,noatime,nr_inodes=5", "grep ' /d ' /proc/self/mountinfo | grep noatime | grep shared: | grep -c nr_inodes=5", 0, "1\n"},
 		{"--tmpfs /d:unbindable --tmpfs /e:noatime,atime,nr_inodes=2k", "grep -c ' /d .*unbindable' /proc/self/mountinfo; grep -c ' /e .*noatime' /proc/self/mountinfo", 1, "1\n0\n"},
 		{"--tmpfs /d:nr_inodes=few", "true", 125, "nr_inodes=few"},
+		{"--tmpfs /d:nr_inodes=2kb", "true", 125, "nr_inodes=2kb"},
 		{"--tmpfs /d:colour=red", "true", 125, "not supported"},
 		{"--mount type=image,src=test/data,dst=/d", "cat /d/data/one; touch /d/no", 1, "one\n"},
 		{"--mount type=image,src=test/data,dst=/d,image-subpath=data/sub", "ls /d", 0, "two\n"},
@@ -394,9 +395,9 @@ func TestMounts(t *testing.T) {
 	if !strings.Contains(got, dir+":/d:ro") || !strings.Contains(got, "vol:/v") || !strings.HasSuffix(got, "Soft:10]] 1500000000") {
 		t.Errorf("inspect has %s", got)
 	}
-	w.ok("create", "--name", "asked", "--mount", "type=bind,src="+dir+",dst=/d,readonly", "--mount", "type=tmpfs,dst=/t", "-v", "vol:/v", "--cpu-quota", "50000", "test/base", "true")
-	got = w.field("asked", "{{.HostConfig.Binds}} {{range .HostConfig.Mounts}}{{.Type}} {{.Target}};{{end}} {{.HostConfig.NanoCpus}} {{.HostConfig.CpuQuota}}")
-	if got != "[vol:/v] bind /d;tmpfs /t; 0 50000" {
+	w.ok("create", "--name", "asked", "--mount", "type=bind,src="+dir+",dst=/d,readonly", "--mount", "type=tmpfs,dst=/t", "--mount", "type=volume,dst=/a", "--tmpfs", "/u", "-v", "vol:/v", "--cpu-quota", "50000", "test/base", "true")
+	got = w.field("asked", "{{.HostConfig.Binds}} {{range .HostConfig.Mounts}}{{.Type}} {{.Target}};{{end}} {{.HostConfig.Tmpfs}} {{.HostConfig.NanoCpus}} {{.HostConfig.CpuQuota}}")
+	if got != "[vol:/v] bind /d;tmpfs /t;volume /a; map[/u:] 0 50000" {
 		t.Errorf("inspect has %s", got)
 	}
 }

@@ -15,7 +15,8 @@ import (
 // Unmarshal sets the value that v points to, which is empty, as [json.Unmarshal] does, and
 // returns its errors. What isn't common in a document, such as a field that is there
 // twice, is left to that, and so are long ones, of whose values most are of types that it
-// has seen. The types are those of [Marshal].
+// has seen. The types are those of
+// [Marshal], and those with fields that hide ones of embedded structs.
 func Unmarshal(data []byte, v any) error {
 	to := reflect.ValueOf(v).Elem()
 	if len(data) <= short && to.IsZero() && json.Valid(data) {

@@ -70,10 +70,10 @@ var propagations = map[string]struct {
 	"runbindable": {unix.MS_UNBINDABLE, true},
 }
 
-// IsPropagation says whether a word is a value of Mount.Propagation.
+// IsPropagation says whether a word is a value of Mount.Propagation, and not the empty one.
 func IsPropagation(word string) bool {
 	_, is := propagations[word]
-	return is
+	return is && word != ""
 }
 
 // Open makes the mount and returns it detached, ready to be moved to its

@@ -3,6 +3,7 @@
 package network
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
@@ -125,7 +126,7 @@ func (n *Networks) Attach(e Endpoint, ns *os.File) (_ *Attachment, err error) {
 
 // byPriority are the connections in the order in which they may be the way out.
 func (e Endpoint) byPriority() []Connection {
-	return slices.SortedStableFunc(slices.Values(e.Connections), func(a, b Connection) int { return b.GatewayPriority - a.GatewayPriority })
+	return slices.SortedStableFunc(slices.Values(e.Connections), func(a, b Connection) int { return cmp.Compare(b.GatewayPriority, a.GatewayPriority) })
 }
 
 // answerNames has the names of a network answered as long as the container is
@@ -286,7 +287,7 @@ func (a *Attachment) standIn() error {
 	for i := range a.Connected {
 		order[i] = &a.Connected[i]
 	}
-	slices.SortStableFunc(order, func(a, b *Connected) int { return b.Priority - a.Priority })
+	slices.SortStableFunc(order, func(a, b *Connected) int { return cmp.Compare(b.Priority, a.Priority) })
 	for _, c := range order {
 		net, err := a.networks.load(c.Network)
 		if err != nil {

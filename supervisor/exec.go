@@ -40,7 +40,7 @@ func (r Records) Execs(c Config) []string {
 		if _, err := fmt.Sscanf(e.Name(), "%64s-%d-%d", &id, &pid, &start); err != nil {
 			continue
 		}
-		if start != 0 && container.StartTime(pid) == start {
+		if isProcess(pid, start) {
 			ids = append(ids, id)
 			continue
 		}

@@ -74,7 +74,12 @@ func processLives(id string) (lives, is bool) {
 	if _, err := fmt.Sscanf(id, "process-%d-%d-", &pid, &start); err != nil {
 		return false, false
 	}
-	return start > 0 && container.StartTime(pid) == start, true
+	return isProcess(pid, start), true
+}
+
+// isProcess says whether a process lives, by its number and [container.StartTime].
+func isProcess(pid int, start uint64) bool {
+	return start != 0 && container.StartTime(pid) == start
 }
 
 // Root is the state directory.
@@ -334,7 +339,7 @@ func (r Records) readState(id string) State {
 }
 
 func (s State) processLives() bool {
-	return s.Boot == sys.BootID() && container.StartTime(s.Pid) == s.PidStart && s.PidStart != 0
+	return s.Boot == sys.BootID() && isProcess(s.Pid, s.PidStart)
 }
 
 // abandonedState is the state of a container that has ended when nobody held it.

@@ -92,7 +92,7 @@ func runCommit(ctx context.Context, e *env, args []string) error {
 		return err
 	}
 	if len(names) > 0 {
-		noteImageID(s, "tag", img.ID(), img.Config.Config.Labels, names...)
+		noteImageRead(s, "tag", img, names...)
 	}
 	client.Records.Event(c.Config, "commit", map[string]string{"imageID": img.ID().String()})
 	fmt.Fprintln(e.stdout, img.ID())

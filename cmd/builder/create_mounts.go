@@ -217,17 +217,18 @@ func parseVolume(text string) (mountRequest, error) {
 			if m.noCopy = true; m.Type == supervisor.MountBind {
 				return m, errors.New("nocopy is for volumes")
 			}
-		case "private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable":
-			if m.Propagation = opt; m.Type != supervisor.MountBind {
-				return m, fmt.Errorf("%s is for paths of this machine", opt)
-			}
 		case "idmap":
 			m.MapOwners = true // volumes that are no directory of the machine are always mounted so
 		case "rbind":
 		case "bind":
 			m.NonRecursive = true
 		default:
-			return m, fmt.Errorf("option %q is not supported", opt)
+			if !mount.IsPropagation(opt) {
+				return m, fmt.Errorf("option %q is not supported", opt)
+			}
+			if m.Propagation = opt; m.Type != supervisor.MountBind {
+				return m, fmt.Errorf("%s is for paths of this machine", opt)
+			}
 		}
 	}
 	return m, nil
@@ -348,7 +349,7 @@ func checkMount(m *mountRequest, only map[string]string) error {
 			return err
 		}
 		m.Source = abs
-		if !mount.IsPropagation(m.Propagation) {
+		if m.Propagation != "" && !mount.IsPropagation(m.Propagation) {
 			return fmt.Errorf("unknown bind-propagation %q", m.Propagation)
 		}
 	case supervisor.MountVolume:
@@ -382,11 +383,10 @@ func parseTmpfs(text string) (mountRequest, error) {
 		case "":
 		case "noatime", "relatime", "atime":
 			m.NoAtime = key == "noatime"
-		case "private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable":
-			m.Propagation = key
 		case "nr_inodes":
 			m.Inodes = value
-			if _, numErr := strconv.ParseUint(strings.TrimRight(value, "kKmMgG"), 10, 63); numErr != nil || len(value)-len(strings.TrimRight(value, "kKmMgG")) > 1 {
+			digits := strings.TrimRight(value, "kKmMgG")
+			if _, numErr := strconv.ParseUint(digits, 10, 63); numErr != nil || len(value)-len(digits) > 1 {
 				err = fmt.Errorf("nr_inodes=%s: want a number, perhaps with k, m or g", value)
 			}
 		case "ro", "rw":
@@ -407,7 +407,9 @@ func parseTmpfs(text string) (mountRequest, error) {
 		case "gid":
 			m.GID, err = strconv.Atoi(value)
 		default:
-			err = fmt.Errorf("option %q is not supported", o)
+			if m.Propagation = key; !mount.IsPropagation(key) {
+				err = fmt.Errorf("option %q is not supported", o)
+			}
 		}
 		if err != nil {
 			return m, err

@@ -211,6 +211,11 @@ func noteImage(s *store.Store, action string, desc ocispec.Descriptor, names ...
 		noteImageID(s, action, desc.Digest, nil, names...)
 		return
 	}
+	noteImageRead(s, action, img, names...)
+}
+
+// noteImageRead is noteImage for an image that has been read.
+func noteImageRead(s *store.Store, action string, img image.Image, names ...string) {
 	noteImageID(s, action, img.ID(), img.Config.Config.Labels, names...)
 }
 

@@ -109,7 +109,7 @@ func (e *env) importImage(ctx context.Context, file *os.File, opts archive.Impor
 	if err != nil {
 		return err
 	}
-	noteImageID(s, "import", img.ID(), img.Config.Config.Labels, rest.names...)
+	noteImageRead(s, "import", img, rest.names...)
 	fmt.Fprintln(e.stdout, img.ID())
 	return nil
 }

@@ -252,8 +252,10 @@ func inspectContainer(records supervisor.Records, c supervisor.Container) inspec
 		in.State.Health = &inspectedHealth{s.Health.Status, s.Health.FailingStreak, s.Health.Log}
 	}
 	in.config(c.Config)
-	in.hostConfig(records, c.Config)
-	in.mounts(records, c.Config)
+	given := givenFlags(c.Config)
+	requested := given.requested()
+	in.hostConfig(records, c.Config, given, requested)
+	in.mounts(records, c.Config, requested)
 	in.network(records, c)
 	return in
 }
@@ -292,7 +294,7 @@ func capabilityNames(given []string) (names []string) {
 	return names
 }
 
-func (in *inspectedContainer) hostConfig(records supervisor.Records, c supervisor.Config) {
+func (in *inspectedContainer) hostConfig(records supervisor.Records, c supervisor.Config, given flagsGiven, requested map[string]bool) {
 	r := c.Spec.Resources
 	h := inspectedHostConfig{
 		LogConfig: inspectedLog{Type: first(c.Log.Driver, "local"), Config: map[string]string{}}, NetworkMode: networkNames(c),
@@ -304,10 +306,8 @@ func (in *inspectedContainer) hostConfig(records supervisor.Records, c superviso
 		Annotations: c.Annotations, SecurityOpt: securityOptions(c.Spec), inspectedConfinement: confinement(c),
 	}
 	h.Runtime, h.VolumeDriver = "builder", "local"
-	given := givenFlags(c)
 	h.ContainerIDFile, h.PublishAllPorts = given.CIDFile, given.PublishAll == "true"
 	h.MaskedPaths, h.ReadonlyPaths = c.Spec.ProtectedPaths()
-	requested := given.requested()
 	for _, m := range c.Mounts {
 		if m.Type == supervisor.MountTmpfs && !requested[m.Target] {
 			if h.Tmpfs == nil {
@@ -390,8 +390,7 @@ func (f flagsGiven) requested() map[string]bool {
 	return targets
 }
 
-func (in *inspectedContainer) mounts(records supervisor.Records, c supervisor.Config) {
-	requested := givenFlags(c).requested()
+func (in *inspectedContainer) mounts(records supervisor.Records, c supervisor.Config, requested map[string]bool) {
 	bind := func(m supervisor.Mount) {
 		if requested[m.Target] {
 			in.HostConfig.Mounts = append(in.HostConfig.Mounts, inspectedRequest{m.Type, m.Source, m.Target, m.ReadOnly})

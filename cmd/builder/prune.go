@@ -432,10 +432,10 @@ func untagUnused(s *store.Store, p piece) (bool, error) {
 	}
 	for _, e := range gone {
 		if e.Name != "" {
-			noteImageID(s, "untag", p.image.image.ID(), p.image.image.Config.Config.Labels, e.Name)
+			noteImageRead(s, "untag", p.image.image, e.Name)
 		}
 	}
-	noteImageID(s, "delete", p.image.image.ID(), p.image.image.Config.Config.Labels)
+	noteImageRead(s, "delete", p.image.image)
 	return true, nil
 }
 

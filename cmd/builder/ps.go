@@ -231,77 +231,71 @@ func networkNames(c supervisor.Config) string {
 }
 
 // portText is the PORTS column: ports of this machine that lead to the container, and then
-// those that it exposes besides, of which consecutive ones are one word.
+// those that it exposes besides.
 func portText(c supervisor.Container) string {
 	if c.State.Network == nil {
 		return ""
 	}
-	words := publishedText(c.State.Network.Ports)
-	var exposed []network.Port
+	var published, exposed []shownPort
+	for _, p := range c.State.Network.Ports {
+		for _, at := range p.Bindings() {
+			published = append(published, shownPort{p.Protocol, p.Container, at})
+		}
+	}
 	for _, text := range c.Exposed {
-		if ports, err := network.ParsePorts(text); err == nil {
-			exposed = append(exposed, ports...)
+		ports, err := network.ParsePorts(text)
+		if err != nil {
+			continue
+		}
+		for _, p := range ports {
+			here := func(have network.Port) bool { return have.Container == p.Container && have.Protocol == p.Protocol }
+			if !slices.ContainsFunc(c.State.Network.Ports, here) {
+				exposed = append(exposed, shownPort{p.Protocol, p.Container, netip.AddrPortFrom(netip.Addr{}, p.Container)})
+			}
 		}
 	}
-	// Older records have some twice.
-	slices.SortFunc(exposed, func(a, b network.Port) int {
-		return cmp.Or(strings.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Container, b.Container))
-	})
-	exposed = slices.DeleteFunc(slices.Compact(exposed), func(p network.Port) bool {
-		return slices.ContainsFunc(c.State.Network.Ports, func(have network.Port) bool { return have.Container == p.Container && have.Protocol == p.Protocol })
-	})
-	for i := 0; i < len(exposed); {
-		p := exposed[i]
-		last := p.Container
-		for i++; i < len(exposed) && exposed[i].Protocol == p.Protocol && exposed[i].Container == last+1; i++ {
-			last++
-		}
-		word := strconv.Itoa(int(p.Container))
-		if last > p.Container {
-			word += "-" + strconv.Itoa(int(last))
-		}
-		words = append(words, word+"/"+p.Protocol)
-	}
-	return strings.Join(words, ", ")
+	return strings.Join(append(portWords(published), portWords(exposed)...), ", ")
 }
 
-// publishedText shows ports of this machine. Consecutive ones that lead to the same
-// numbers are one word.
-func publishedText(ports []network.Port) (words []string) {
-	type binding struct {
-		host netip.Addr
-		port network.Port
-	}
-	var all []binding
-	for _, p := range ports {
-		for _, at := range p.Bindings() {
-			all = append(all, binding{at.Addr(), p})
-		}
-	}
-	slices.SortStableFunc(all, func(a, b binding) int {
-		return cmp.Or(strings.Compare(a.port.Protocol, b.port.Protocol), cmp.Compare(a.port.Container, b.port.Container), a.host.Compare(b.host))
+// shownPort is a port of a container, and where it is on this machine. One that is
+// nowhere there has no address, and its own number.
+type shownPort struct {
+	protocol string
+	number   uint16
+	at       netip.AddrPort
+}
+
+// portWords shows ports. Consecutive ones that lead to the same numbers are one word.
+func portWords(ports []shownPort) (words []string) {
+	slices.SortStableFunc(ports, func(a, b shownPort) int {
+		return cmp.Or(strings.Compare(a.protocol, b.protocol), cmp.Compare(a.number, b.number), a.at.Addr().Compare(b.at.Addr()))
 	})
-	for len(all) > 0 {
-		at, last := all[0], all[0].port.Container
-		same := func(b binding) bool {
-			return b.host == at.host && b.port.Protocol == at.port.Protocol && b.port.HostPort == b.port.Container
+	ports = slices.Compact(ports) // older records have some twice
+	for len(ports) > 0 {
+		first, last := ports[0], ports[0].number
+		same := func(p shownPort) bool {
+			return p.protocol == first.protocol && p.at.Addr() == first.at.Addr() && p.at.Port() == p.number
 		}
-		all = all[1:]
-		if same(at) {
-			all = slices.DeleteFunc(all, func(b binding) bool {
-				next := same(b) && b.port.Container == last+1
+		ports = ports[1:]
+		if same(first) {
+			ports = slices.DeleteFunc(ports, func(p shownPort) bool {
+				next := same(p) && p.number == last+1
 				if next {
 					last++
 				}
 				return next
 			})
 		}
-		outside, inside := strconv.Itoa(int(at.port.HostPort)), strconv.Itoa(int(at.port.Container))
-		if last > at.port.Container {
+		outside, inside := strconv.Itoa(int(first.at.Port())), strconv.Itoa(int(first.number))
+		if last > first.number {
 			inside += "-" + strconv.Itoa(int(last))
 			outside = inside
 		}
-		words = append(words, fmt.Sprintf("%s->%s/%s", net.JoinHostPort(at.host.String(), outside), inside, at.port.Protocol))
+		word := inside + "/" + first.protocol
+		if first.at.Addr().IsValid() {
+			word = net.JoinHostPort(first.at.Addr().String(), outside) + "->" + word
+		}
+		words = append(words, word)
 	}
 	return words
 }

@@ -111,9 +111,9 @@ func (r removal) sameImage(entry store.Entry) (doomed, error) {
 	if err != nil {
 		return doomed{}, err
 	}
-	d := doomed{id: r.imageID(entry)}
+	d := doomed{id: entry.Desc.Digest} // if it can't be read
 	if img, err := localImage(r.s, entry.Desc); err == nil {
-		d.labels = img.Config.Config.Labels
+		d.id, d.labels = img.ID(), img.Config.Config.Labels
 	}
 	for _, e := range entries {
 		if r.imageID(e) != d.id {
